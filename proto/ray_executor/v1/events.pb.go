@@ -581,7 +581,9 @@ type StatsSnapshot struct {
 	Timed   int64 `protobuf:"varint,6,opt,name=timed,proto3" json:"timed,omitempty"`
 	TimedMs int64 `protobuf:"varint,7,opt,name=timed_ms,json=timedMs,proto3" json:"timed_ms,omitempty"`
 	// What has not ended.
-	Open          []*StatsSnapshot_Open `protobuf:"bytes,8,rep,name=open,proto3" json:"open,omitempty"`
+	Open []*StatsSnapshot_Open `protobuf:"bytes,8,rep,name=open,proto3" json:"open,omitempty"`
+	// Where `open` went if it was too large.
+	OpenRef       string `protobuf:"bytes,9,opt,name=open_ref,json=openRef,proto3" json:"open_ref,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -670,6 +672,13 @@ func (x *StatsSnapshot) GetOpen() []*StatsSnapshot_Open {
 		return x.Open
 	}
 	return nil
+}
+
+func (x *StatsSnapshot) GetOpenRef() string {
+	if x != nil {
+		return x.OpenRef
+	}
+	return ""
 }
 
 // Open is a deliberation that has not ended.
@@ -821,7 +830,7 @@ const file_ray_executor_v1_events_proto_rawDesc = "" +
 	"\aresults\x18\x03 \x03(\v2#.ray_executor.v1.DeliberationResultR\aresults\x12\x1f\n" +
 	"\vresults_ref\x18\x04 \x01(\tR\n" +
 	"resultsRef\x12\x16\n" +
-	"\x06reason\x18\x05 \x01(\tR\x06reason\"\xa0\x04\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"\xbb\x04\n" +
 	"\rStatsSnapshot\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x14\n" +
 	"\x05total\x18\x02 \x01(\x03R\x05total\x12\x1c\n" +
@@ -830,7 +839,8 @@ const file_ray_executor_v1_events_proto_rawDesc = "" +
 	"\tcancelled\x18\x05 \x01(\x03R\tcancelled\x12\x14\n" +
 	"\x05timed\x18\x06 \x01(\x03R\x05timed\x12\x19\n" +
 	"\btimed_ms\x18\a \x01(\x03R\atimedMs\x127\n" +
-	"\x04open\x18\b \x03(\v2#.ray_executor.v1.StatsSnapshot.OpenR\x04open\x1a\x9e\x02\n" +
+	"\x04open\x18\b \x03(\v2#.ray_executor.v1.StatsSnapshot.OpenR\x04open\x12\x19\n" +
+	"\bopen_ref\x18\t \x01(\tR\aopenRef\x1a\x9e\x02\n" +
 	"\x04Open\x12'\n" +
 	"\x0fdeliberation_id\x18\x01 \x01(\tR\x0edeliberationId\x12\x12\n" +
 	"\x04pool\x18\x02 \x01(\tR\x04pool\x12\x1a\n" +

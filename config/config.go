@@ -1,0 +1,283 @@
+// Package config is the one place where settings are read: the environment
+// first, then a file for hosts that pass none, then defaults. Every value is
+// checked before anything starts.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"net"
+	"net/url"
+	"os"
+	"reflect"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/caarlos0/env/v11"
+	"github.com/joho/godotenv"
+)
+
+// File is where settings are read from when the environment has none of them,
+// in the working directory.
+const File = "ray-executor.env"
+
+// Config is all that an operator can set. docs/settings.md lists the names;
+// `ray-executor settings` prints them with their values.
+type Config struct {
+	Port     int `env:"PORT" envDefault:"8080"`
+	GRPCPort int `env:"GRPC_PORT"`
+
+	NATSURL       string `env:"NATS_URL" envDefault:"nats://nats.swe-ai-fleet.svc.cluster.local:4222"`
+	NATSCreds     string `env:"NATS_CREDS"`
+	NATSCA        string `env:"NATS_CA"`
+	WorkerNATSURL string `env:"WORKER_NATS_URL"`
+
+	RayAddress     string `env:"RAY_ADDRESS" envDefault:"ray://ray-gpu-head-svc.ray.svc.cluster.local:10001"`
+	RayAuthToken   string `env:"RAY_AUTH_TOKEN"`
+	WorkerReplicas int    `env:"WORKER_REPLICAS" envDefault:"1"`
+	WorkerPIP      bool   `env:"WORKER_PIP"`
+
+	// PoolList is POOLS as it stands; Pools tells it taken apart.
+	PoolList   []string `env:"POOLS" envDefault:"default"`
+	ModelHosts []string `env:"MODEL_HOSTS"`
+	VLLMURL    string   `env:"VLLM_URL"`
+	VLLMModel  string   `env:"VLLM_MODEL"`
+
+	Functions []string `env:"FUNCTIONS" envDefault:"submit,status,stats,cancel,list"`
+	Keeper    bool     `env:"KEEPER" envDefault:"true"`
+
+	JournalReplicas int           `env:"JOURNAL_REPLICAS" envDefault:"1"`
+	JournalMaxAge   time.Duration `env:"JOURNAL_MAX_AGE" envDefault:"168h"`
+	JournalMaxBytes int64         `env:"JOURNAL_MAX_BYTES" envDefault:"8589934592"`
+
+	LogLevel  slog.Level `env:"LOG_LEVEL" envDefault:"INFO"`
+	LogFormat string     `env:"LOG_FORMAT" envDefault:"auto"`
+}
+
+// DefaultInFlight is how many deliberations of a pool are held by the workers
+// at once where POOLS does not say.
+const DefaultInFlight = 1000
+
+var poolName = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
+
+// Operations are the values that FUNCTIONS may hold.
+var Operations = []string{"submit", "status", "stats", "cancel", "list"}
+
+// Load reads the settings from an environment (os.Environ's form) and, for
+// what is not there, from File where it exists. The error names the setting.
+func Load(environ []string) (Config, error) {
+	settings := env.ToMap(environ)
+	file, err := readFile(File)
+	if err != nil {
+		return Config{}, err
+	}
+	for name, value := range file {
+		if _, ok := settings[name]; !ok {
+			settings[name] = value
+		}
+	}
+	return parse(settings)
+}
+
+func parse(settings map[string]string) (Config, error) {
+	// An empty value is no value: manifests often carry such.
+	maps.DeleteFunc(settings, func(_, value string) bool { return value == "" })
+	var config Config
+	if err := env.ParseWithOptions(&config, env.Options{Environment: settings}); err != nil {
+		return Config{}, named(err, settings)
+	}
+	config.fill()
+	if err := config.validate(); err != nil {
+		return Config{}, err
+	}
+	return config, nil
+}
+
+// named says a parse error with the setting's name in place of the field's.
+func named(err error, settings map[string]string) error {
+	var parse env.ParseError
+	if aggregate, ok := errors.AsType[env.AggregateError](err); ok && len(aggregate.Errors) > 0 {
+		err = aggregate.Errors[0]
+	}
+	if !errors.As(err, &parse) {
+		return fmt.Errorf("read the settings: %w", err)
+	}
+	for _, field := range fields() {
+		if name := field.Tag.Get("env"); field.Name == parse.Name {
+			return fmt.Errorf("%s=%q: must be %s", name, settings[name], kinds[parse.Type.String()])
+		}
+	}
+	return fmt.Errorf("read the settings: %w", err)
+}
+
+// kinds says what a value of a Go type looks like.
+var kinds = map[string]string{
+	"int": "a whole number", "int64": "a whole number", "bool": "true or false",
+	"time.Duration": "a duration such as 168h", "slog.Level": "DEBUG, INFO, WARN or ERROR",
+}
+
+func readFile(path string) (map[string]string, error) {
+	file, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("read the settings: %w", err)
+	}
+	defer file.Close()
+	settings, err := godotenv.Parse(file)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	for _, name := range slices.Sorted(maps.Keys(settings)) {
+		if !slices.Contains(Names(), name) {
+			return nil, fmt.Errorf("%s: %s is not a setting; the settings are %s", path, name, strings.Join(Names(), ", "))
+		}
+	}
+	return settings, nil
+}
+
+// fill puts in the defaults that follow from other settings.
+func (c *Config) fill() {
+	if c.WorkerNATSURL == "" {
+		c.WorkerNATSURL = c.NATSURL
+	}
+	if len(c.ModelHosts) == 0 && c.VLLMURL != "" {
+		if parsed, err := url.Parse(c.VLLMURL); err == nil && parsed.Host != "" {
+			c.ModelHosts = []string{parsed.Host}
+		}
+	}
+}
+
+func (c *Config) validate() error {
+	for _, check := range []error{
+		inRange("PORT", c.Port, 0, 65535),
+		inRange("GRPC_PORT", c.GRPCPort, 0, 65535),
+		inRange("WORKER_REPLICAS", c.WorkerReplicas, 1, 1000),
+		inRange("JOURNAL_REPLICAS", c.JournalReplicas, 1, 5),
+		isURL("NATS_URL", c.NATSURL, "nats", "tls", "ws", "wss"),
+		isURL("WORKER_NATS_URL", c.WorkerNATSURL, "nats", "tls", "ws", "wss"),
+		isURL("RAY_ADDRESS", c.RayAddress, "ray", "http", "https"),
+		oneOf("LOG_FORMAT", c.LogFormat, "auto", "json", "text"),
+	} {
+		if check != nil {
+			return check
+		}
+	}
+	if c.VLLMURL != "" {
+		if err := isURL("VLLM_URL", c.VLLMURL, "http", "https"); err != nil {
+			return err
+		}
+	}
+	if c.JournalMaxAge < time.Hour {
+		return fmt.Errorf("JOURNAL_MAX_AGE=%s: must be 1h or more", c.JournalMaxAge)
+	}
+	if c.JournalMaxBytes < 16<<20 && c.JournalMaxBytes != -1 {
+		return fmt.Errorf("JOURNAL_MAX_BYTES=%d: must be 16777216 (16 MiB) or more, or -1 for no limit", c.JournalMaxBytes)
+	}
+	for _, name := range c.Functions {
+		if err := oneOf("FUNCTIONS", name, Operations...); err != nil {
+			return err
+		}
+	}
+	_, err := c.pools()
+	return err
+}
+
+func inRange(name string, value, low, high int) error {
+	if value < low || value > high {
+		return fmt.Errorf("%s=%d: must be %d to %d", name, value, low, high)
+	}
+	return nil
+}
+
+func oneOf(name, value string, allowed ...string) error {
+	if !slices.Contains(allowed, value) {
+		return fmt.Errorf("%s=%q: must be one of %s", name, value, strings.Join(allowed, ", "))
+	}
+	return nil
+}
+
+// isURL checks a URL, or a comma-separated list of them.
+func isURL(name, value string, schemes ...string) error {
+	for one := range strings.SplitSeq(value, ",") {
+		parsed, err := url.Parse(one)
+		if err != nil || parsed.Host == "" || !slices.Contains(schemes, parsed.Scheme) {
+			return fmt.Errorf("%s: %q must be a URL with %s, a host and a port", name, redact(one), strings.Join(schemes, "://, ")+"://")
+		}
+	}
+	return nil
+}
+
+// redact keeps a password in a malformed URL out of the log.
+func redact(value string) string {
+	if at := strings.LastIndex(value, "@"); at >= 0 {
+		return "…" + value[at:]
+	}
+	return value
+}
+
+// Pool is a declared queue.
+type Pool struct {
+	Name string
+	// InFlight is how many of its deliberations the workers hold at once.
+	InFlight int
+}
+
+// Pools returns the declared pools, in the order of POOLS.
+func (c *Config) Pools() []Pool {
+	pools, _ := c.pools() // validate has seen it
+	return pools
+}
+
+func (c *Config) pools() ([]Pool, error) {
+	pools := make([]Pool, 0, len(c.PoolList))
+	for _, entry := range c.PoolList {
+		name, inFlight, limited := strings.Cut(strings.TrimSpace(entry), ":")
+		pool := Pool{Name: name, InFlight: DefaultInFlight}
+		if !poolName.MatchString(name) {
+			return nil, fmt.Errorf("POOLS: %q must be 1 to 32 characters of a-z 0-9 -", name)
+		}
+		if slices.ContainsFunc(pools, func(p Pool) bool { return p.Name == name }) {
+			return nil, fmt.Errorf("POOLS: %q stands there twice", name)
+		}
+		if limited {
+			n, err := strconv.Atoi(inFlight)
+			if err != nil || n < 1 || n > 100_000 {
+				return nil, fmt.Errorf("POOLS: %q: what a pool has in flight must be 1 to 100000", entry)
+			}
+			pool.InFlight = n
+		}
+		pools = append(pools, pool)
+	}
+	return pools, nil
+}
+
+// PoolNames returns the declared pools' names.
+func (c *Config) PoolNames() []string {
+	var names []string
+	for _, pool := range c.Pools() {
+		names = append(names, pool.Name)
+	}
+	return names
+}
+
+// Listen returns the address that the server listens on.
+func (c *Config) Listen() string { return net.JoinHostPort("", strconv.Itoa(c.Port)) }
+
+// Names lists every setting, in the order of Config.
+func Names() []string {
+	var names []string
+	for _, field := range fields() {
+		names = append(names, field.Tag.Get("env"))
+	}
+	return names
+}
+
+func fields() []reflect.StructField { return reflect.VisibleFields(reflect.TypeFor[Config]()) }

@@ -1,0 +1,72 @@
+package deliberation
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Code says what kind of error a caller is told of. The table from code to
+// HTTP, CloudEvents and gRPC answer is in package functions.
+type Code string
+
+// The codes. Repeating a call helps only with LimitReached and Unavailable.
+const (
+	// Invalid: the request is malformed or a field is out of range.
+	Invalid Code = "invalid_argument"
+	// Conflict: the id stands for another request.
+	Conflict Code = "conflict"
+	// TooLarge: the request is above the size limit.
+	TooLarge Code = "too_large"
+	// NotFound: there is no such deliberation.
+	NotFound Code = "not_found"
+	// LimitReached: the service takes no more right now.
+	LimitReached Code = "limit_reached"
+	// Unavailable: a dependency cannot be reached. The outcome of what was
+	// asked may be unknown; repeating it is safe.
+	Unavailable Code = "unavailable"
+	// Internal: something that was not foreseen. Its cause is logged, never
+	// told.
+	Internal Code = "internal"
+)
+
+// Error is what a caller is told when a call fails: which field or dependency
+// is at fault and what to do about it.
+type Error struct {
+	Code Code
+	// Field is the field or the dependency at fault.
+	Field string
+	// Message says what is wrong and what to do.
+	Message string
+	// DeliberationID is set where one is concerned.
+	DeliberationID string
+	// RetryAfter is when repeating makes sense; 0 where it does not.
+	RetryAfter time.Duration
+	// Cause is for the log.
+	Cause error
+}
+
+// Error implements error with what the caller may read.
+func (e *Error) Error() string {
+	if e.Field == "" {
+		return e.Message
+	}
+	return e.Field + ": " + e.Message
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Cause }
+
+// Invalidf reports a field that is not as it must be.
+func Invalidf(field, format string, args ...any) *Error {
+	return &Error{Code: Invalid, Field: field, Message: fmt.Sprintf(format, args...)}
+}
+
+// AsError returns the coded error in err's chain. What was not foreseen comes
+// back as Internal, with err as its cause and nothing of its text.
+func AsError(err error) *Error {
+	if coded, ok := errors.AsType[*Error](err); ok {
+		return coded
+	}
+	return &Error{Code: Internal, Message: "internal", Cause: err}
+}

@@ -1,0 +1,213 @@
+package deliberation
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+
+	"buf.build/go/protovalidate"
+	"google.golang.org/protobuf/proto"
+
+	pb "rayexecutor/proto/ray_executor/v1"
+)
+
+// Defaults that the contract gives.
+const (
+	DefaultPool           = "default"
+	DefaultTimeoutSeconds = 300
+	DefaultMaxRetries     = 3
+	// MaxRequestBytes is the largest request, in protobuf.
+	MaxRequestBytes = 1 << 20
+)
+
+// Rules says what the operator allows and what stands where a request is
+// silent. Make it with NewRules.
+type Rules struct {
+	pools      []string
+	modelHosts []string
+	modelURL   string
+	model      string
+	validator  protovalidate.Validator
+}
+
+// Settings is what an operator decides about requests.
+type Settings struct {
+	// Pools are the declared pools' names.
+	Pools []string
+	// ModelHosts are the hosts that agents may call: `host`, `host:port` or
+	// `*.domain`.
+	ModelHosts []string
+	// ModelURL and Model stand where a request names none.
+	ModelURL string
+	Model    string
+}
+
+// NewRules returns the rules for the operator's settings. The messages' own
+// rules stand in the proto files and are compiled at their first use.
+func NewRules(settings Settings) (*Rules, error) {
+	validator, err := protovalidate.New()
+	if err != nil {
+		return nil, fmt.Errorf("compile the rules of the proto files: %w", err)
+	}
+	return &Rules{
+		pools: settings.Pools, modelHosts: settings.ModelHosts,
+		modelURL: settings.ModelURL, model: settings.Model,
+		validator: validator,
+	}, nil
+}
+
+// Check holds a request against the rules in its proto file. The error is
+// Invalid and names the first field at fault.
+func (r *Rules) Check(request proto.Message) error {
+	err := r.validator.Validate(request)
+	if err == nil {
+		return nil
+	}
+	violations, ok := errors.AsType[*protovalidate.ValidationError](err)
+	if !ok || len(violations.Violations) == 0 {
+		return fmt.Errorf("validate %s: %w", request.ProtoReflect().Descriptor().FullName(), err)
+	}
+	first := violations.Violations[0].Proto
+	return Invalidf(protovalidate.FieldPathString(first.GetField()), "%s", wording(first.GetMessage()))
+}
+
+// wording says in words what the proto's patterns say.
+func wording(message string) string {
+	switch {
+	case strings.Contains(message, `[^\s\p{Z}]`):
+		return "must not be blank"
+	case strings.Contains(message, `^[A-Za-z0-9_-]{1,64}$`):
+		return "must be 1 to 64 characters of A-Z a-z 0-9 _ -"
+	case strings.Contains(message, `^[A-Za-z0-9_.-]{1,64}$`):
+		return "must be 1 to 64 characters of A-Z a-z 0-9 _ - ."
+	case strings.Contains(message, `^[a-z0-9-]{1,32}$`):
+		return "must be 1 to 32 characters of a-z 0-9 -"
+	default:
+		return message
+	}
+}
+
+// Accept checks a request whole and returns the record of its acceptance under
+// an id: the request as it was sent, beside it what the defaults make of it.
+func (r *Rules) Accept(id string, request *pb.ExecuteDeliberationRequest) (*pb.DeliberationRequested, error) {
+	if size := proto.Size(request); size > MaxRequestBytes {
+		return nil, &Error{
+			Code: TooLarge, Field: "request",
+			Message: fmt.Sprintf("is %d bytes; at most %d are taken: shorten the description, the templates or the metadata", size, MaxRequestBytes),
+		}
+	}
+	if err := r.Check(request); err != nil {
+		return nil, err
+	}
+	record := r.resolve(id, request)
+	if err := r.checkRecord(record); err != nil {
+		return nil, err
+	}
+	return record, nil
+}
+
+func (r *Rules) resolve(id string, request *pb.ExecuteDeliberationRequest) *pb.DeliberationRequested {
+	record := &pb.DeliberationRequested{
+		DeliberationId: id,
+		TaskId:         request.GetTaskId(),
+		Request:        request,
+		Pool:           request.GetPool(),
+		TimeoutSeconds: request.GetConstraints().GetTimeoutSeconds(),
+		MaxRetries:     DefaultMaxRetries,
+		VllmUrl:        strings.TrimRight(request.GetVllmUrl(), "/"),
+		VllmModel:      request.GetVllmModel(),
+	}
+	if record.GetPool() == "" {
+		record.Pool = DefaultPool
+	}
+	if record.GetTimeoutSeconds() == 0 {
+		record.TimeoutSeconds = DefaultTimeoutSeconds
+	}
+	if constraints := request.GetConstraints(); constraints != nil && constraints.MaxRetries != nil {
+		record.MaxRetries = constraints.GetMaxRetries()
+	}
+	if record.GetVllmUrl() == "" {
+		record.VllmUrl = strings.TrimRight(r.modelURL, "/")
+	}
+	if record.GetVllmModel() == "" {
+		record.VllmModel = r.model
+	}
+	return record
+}
+
+func (r *Rules) checkRecord(record *pb.DeliberationRequested) error {
+	if !slices.Contains(r.pools, record.GetPool()) {
+		return Invalidf("pool", "%q is not declared; declared are: %s", record.GetPool(), strings.Join(r.pools, ", "))
+	}
+	if err := r.checkModelURL(record.GetVllmUrl()); err != nil {
+		return err
+	}
+	metadata := record.GetRequest().GetConstraints().GetMetadata()
+	for i, agent := range record.GetRequest().GetAgents() {
+		if agent.GetModel() == "" && record.GetVllmModel() == "" {
+			return Invalidf(fmt.Sprintf("agents[%d].model", i), "is empty, and neither vllm_model nor the operator's VLLM_MODEL names one")
+		}
+		if err := CheckTemplate(agent.GetPromptTemplate(), metadata); err != nil {
+			return Invalidf(fmt.Sprintf("agents[%d].prompt_template", i), "%s", err)
+		}
+	}
+	return nil
+}
+
+func (r *Rules) checkModelURL(raw string) error {
+	const field = "vllm_url"
+	if raw == "" {
+		return Invalidf(field, "is empty, and the operator's VLLM_URL names none")
+	}
+	parsed, err := url.Parse(raw)
+	switch {
+	case err != nil || parsed.Hostname() == "":
+		return Invalidf(field, "must be a URL such as http://vllm.svc:8000")
+	case parsed.Scheme != "http" && parsed.Scheme != "https":
+		return Invalidf(field, "must be http or https")
+	case parsed.User != nil:
+		return Invalidf(field, "must not carry a user or password; the operator's VLLM_API_KEY is sent to the hosts that MODEL_HOSTS allows")
+	case parsed.RawQuery != "" || parsed.ForceQuery || parsed.Fragment != "" || strings.Contains(raw, "#"):
+		return Invalidf(field, "must not carry a query or a fragment")
+	case !HostAllowed(r.modelHosts, parsed):
+		return Invalidf(field, "host %q is not allowed; ask the operator to add it to MODEL_HOSTS", parsed.Host)
+	}
+	return nil
+}
+
+// HostAllowed reports whether a URL's host is covered by one of the patterns:
+// `host` (any port), `host:port`, or `*.domain` (its subdomains, any port;
+// `*.domain:port` for one port).
+func HostAllowed(patterns []string, target *url.URL) bool {
+	host := strings.ToLower(strings.TrimSuffix(target.Hostname(), "."))
+	port := target.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[target.Scheme]
+	}
+	return slices.ContainsFunc(patterns, func(pattern string) bool {
+		name, wanted := splitPattern(strings.ToLower(pattern))
+		if wanted != "" && wanted != port {
+			return false
+		}
+		if domain, ok := strings.CutPrefix(name, "*."); ok {
+			return strings.HasSuffix(host, "."+domain)
+		}
+		return host == name
+	})
+}
+
+// splitPattern takes a host pattern apart; an IPv6 address stands in brackets
+// where a port follows.
+func splitPattern(pattern string) (host, port string) {
+	if rest, ok := strings.CutPrefix(pattern, "["); ok {
+		host, after, _ := strings.Cut(rest, "]")
+		return host, strings.TrimPrefix(after, ":")
+	}
+	if strings.Count(pattern, ":") != 1 {
+		return pattern, ""
+	}
+	host, port, _ = strings.Cut(pattern, ":")
+	return host, port
+}

@@ -1,0 +1,121 @@
+package events
+
+import (
+	"mime"
+	"strings"
+	"time"
+
+	"github.com/cloudevents/sdk-go/v2/event"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	"rayexecutor/deliberation"
+)
+
+// Media types of an event's data.
+const (
+	Protobuf = "application/protobuf"
+	JSON     = "application/json"
+)
+
+// Source is the `source` of every event that the functions write.
+const Source = "/ray-executor"
+
+// TraceParent is the extension that carries the W3C trace context.
+const TraceParent = "traceparent"
+
+// Type returns the event type that stands for a message: its full name.
+func Type(message proto.Message) string {
+	return string(message.ProtoReflect().Descriptor().FullName())
+}
+
+// Decode reads an event's data into a message, as its data content type says;
+// no data is the empty message. The error is deliberation.Invalid or TooLarge.
+func Decode(e *event.Event, into proto.Message) error {
+	data := e.Data()
+	if len(data) > deliberation.MaxRequestBytes {
+		return &deliberation.Error{
+			Code: deliberation.TooLarge, Field: "data",
+			Message: "is above 1 MiB: shorten the description, the templates or the metadata",
+		}
+	}
+	contentType, err := dataContentType(e)
+	if err != nil || len(data) == 0 {
+		return err
+	}
+	if contentType == JSON {
+		return UnmarshalJSON(data, into)
+	}
+	if err := proto.Unmarshal(data, into); err != nil {
+		return deliberation.Invalidf("data", "is not a %s in protobuf", Type(into))
+	}
+	return nil
+}
+
+// dataContentType returns JSON or Protobuf. CloudEvents reads an absent one as
+// JSON.
+func dataContentType(e *event.Event) (string, error) {
+	declared := e.DataContentType()
+	if declared == "" {
+		return JSON, nil
+	}
+	media, _, err := mime.ParseMediaType(declared)
+	if err == nil && (media == JSON || media == Protobuf) {
+		return media, nil
+	}
+	return "", deliberation.Invalidf("datacontenttype", "%q is not read: send %s or %s", declared, Protobuf, JSON)
+}
+
+// UnmarshalJSON reads proto3 JSON, names in snake_case or lowerCamelCase. A
+// field that the message does not have is an error: a misspelt one must not
+// pass silently.
+func UnmarshalJSON(data []byte, into proto.Message) error {
+	if err := protojson.Unmarshal(data, into); err != nil {
+		// The library varies the spaces of its messages on purpose.
+		text := strings.Join(strings.Fields(strings.TrimPrefix(err.Error(), "proto:")), " ")
+		return deliberation.Invalidf("data", "is not a %s in JSON: %s", Type(into), strings.TrimPrefix(text, "proto: "))
+	}
+	return nil
+}
+
+// MarshalJSON writes proto3 JSON in snake_case, zero values included: a count
+// of 0 is told as such.
+func MarshalJSON(message proto.Message) ([]byte, error) {
+	return protojson.MarshalOptions{UseProtoNames: true, EmitDefaultValues: true}.Marshal(message)
+}
+
+// Reply returns the event that answers a request with a message: same data
+// content type and traceparent, and an id that follows from the request's, so
+// that it is the same when the request is sent again.
+func Reply(request *event.Event, message proto.Message, subject string) (*event.Event, error) {
+	reply := event.New()
+	reply.SetType(Type(message))
+	reply.SetSource(Source)
+	reply.SetID(deliberation.Digest(request.Source(), request.ID(), reply.Type()))
+	reply.SetTime(time.Now().UTC())
+	if subject != "" {
+		reply.SetSubject(subject)
+	}
+	if trace, ok := request.Extensions()[TraceParent].(string); ok {
+		reply.SetExtension(TraceParent, trace)
+	}
+	contentType, err := dataContentType(request)
+	if err != nil {
+		contentType = JSON // a refusal of just that
+	}
+	data, err := marshal(message, contentType)
+	if err != nil {
+		return nil, err
+	}
+	reply.SetDataContentType(contentType)
+	reply.DataEncoded = data
+	reply.DataBase64 = contentType == Protobuf
+	return &reply, nil
+}
+
+func marshal(message proto.Message, contentType string) ([]byte, error) {
+	if contentType == JSON {
+		return MarshalJSON(message)
+	}
+	return proto.Marshal(message)
+}

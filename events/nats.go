@@ -1,0 +1,128 @@
+package events
+
+import (
+	"fmt"
+	"strconv"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	"rayexecutor/deliberation"
+	pb "rayexecutor/proto/ray_executor/v1"
+)
+
+// Headers of a CloudEvent in NATS binary mode.
+const (
+	headerSpec        = "ce-specversion"
+	headerID          = "ce-id"
+	headerType        = "ce-type"
+	headerSource      = "ce-source"
+	headerSubject     = "ce-subject"
+	headerTime        = "ce-time"
+	headerContentType = "content-type"
+	headerTrace       = "ce-traceparent"
+	// headerTimeout is an extension on requests: deadlines can be told from
+	// headers alone.
+	headerTimeout = "ce-timeoutseconds"
+)
+
+// Message is a CloudEvent on NATS: the parts of a nats.Msg, without NATS.
+type Message struct {
+	Subject string
+	Header  map[string][]string
+	Data    []byte
+}
+
+// Encode writes a life-cycle message as the CloudEvent that the journal keeps.
+// traceParent may be empty.
+func Encode(lifecycle proto.Message, source, traceParent string) (Message, error) {
+	subject, eventID, err := place(lifecycle)
+	if err != nil {
+		return Message{}, err
+	}
+	data, err := proto.Marshal(lifecycle)
+	if err != nil {
+		return Message{}, fmt.Errorf("marshal %s: %w", Type(lifecycle), err)
+	}
+	_, _, id, _ := ParseSubject(subject)
+	header := map[string][]string{
+		headerSpec:        {"1.0"},
+		headerID:          {eventID},
+		headerType:        {Type(lifecycle)},
+		headerSource:      {source},
+		headerSubject:     {id},
+		headerTime:        {time.Now().UTC().Format(time.RFC3339Nano)},
+		headerContentType: {Protobuf},
+	}
+	if traceParent != "" {
+		header[headerTrace] = []string{traceParent}
+	}
+	if requested, ok := lifecycle.(*pb.DeliberationRequested); ok {
+		header[headerTimeout] = []string{strconv.Itoa(int(requested.GetTimeoutSeconds()))}
+	}
+	return Message{Subject: subject, Header: header, Data: data}, nil
+}
+
+// place returns a life-cycle message's journal subject and event id. The ids
+// are globally unique, and the same however often an event is sent.
+func place(lifecycle proto.Message) (subject, eventID string, err error) {
+	switch m := lifecycle.(type) {
+	case *pb.DeliberationRequested:
+		return Subject(deliberation.KindRequested, m.GetPool(), m.GetDeliberationId()), m.GetDeliberationId() + ".requested", nil
+	case *pb.DeliberationCompleted:
+		return done(deliberation.Completed, m.GetDeliberationId())
+	case *pb.DeliberationFailed:
+		return done(deliberation.Failed, m.GetDeliberationId())
+	case *pb.DeliberationCancelled:
+		return done(deliberation.Cancelled, m.GetDeliberationId())
+	case *pb.AgentCompleted:
+		index := int(m.GetAgentIndex())
+		return AgentSubject(index, m.GetDeliberationId()), fmt.Sprintf("%s.agent.%d", m.GetDeliberationId(), index), nil
+	default:
+		return "", "", fmt.Errorf("%s is not written by Go", Type(lifecycle))
+	}
+}
+
+func done(end deliberation.State, id string) (subject, eventID string, err error) {
+	return Subject(deliberation.KindDone, string(end), id), DoneEventID(id), nil
+}
+
+// DoneEventID is the event id of a deliberation's end, in the journal and
+// wherever the end is announced.
+func DoneEventID(id string) string { return id + ".done" }
+
+// Lifecycle reads a journal message back. An object reference in it is left
+// to the journal.
+func Lifecycle(header map[string][]string, data []byte) (proto.Message, error) {
+	name := first(header, headerType)
+	messageType, err := protoregistry.GlobalTypes.FindMessageByName(protoreflect.FullName(name))
+	if err != nil {
+		return nil, fmt.Errorf("event type %q is unknown", name)
+	}
+	message := messageType.New().Interface()
+	if err := proto.Unmarshal(data, message); err != nil {
+		return nil, fmt.Errorf("read a %s: %w", name, err)
+	}
+	return message, nil
+}
+
+// Timeout returns the time that a request's header allows.
+func Timeout(header map[string][]string) time.Duration {
+	seconds, err := strconv.Atoi(first(header, headerTimeout))
+	if err != nil {
+		seconds = deliberation.DefaultTimeoutSeconds
+	}
+	return time.Duration(seconds) * time.Second
+}
+
+// Trace returns a journal message's traceparent, empty where it has none.
+func Trace(header map[string][]string) string { return first(header, headerTrace) }
+
+func first(header map[string][]string, key string) string {
+	if values := header[key]; len(values) > 0 {
+		return values[0]
+	}
+	return ""
+}

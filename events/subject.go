@@ -1,0 +1,61 @@
+package events
+
+import (
+	"strconv"
+	"strings"
+
+	"rayexecutor/deliberation"
+)
+
+// Journal subjects are `deliberation.<kind>.<qualifier>.<deliberation_id>`.
+const (
+	// JournalSubjects covers all of them.
+	JournalSubjects = "deliberation.*.*.*"
+	// DoneSubjects covers the ends.
+	DoneSubjects = "deliberation.done.*.*"
+	// RequestedSubjects covers the requests of all pools.
+	RequestedSubjects = "deliberation.requested.*.*"
+	// AnnouncementSubjects covers what the Orchestrator hears.
+	AnnouncementSubjects = "orchestration.deliberation.*"
+)
+
+// Subject returns the journal subject of an event.
+func Subject(kind deliberation.Kind, qualifier, id string) string {
+	return "deliberation." + string(kind) + "." + qualifier + "." + id
+}
+
+// AgentSubject returns the subject of the agent at a place in the request.
+func AgentSubject(index int, id string) string {
+	return Subject(deliberation.KindAgent, strconv.Itoa(index), id)
+}
+
+// StorySubject covers one deliberation's whole story.
+func StorySubject(id string) string { return Subject("*", "*", id) }
+
+// EndSubject covers one deliberation's end. Every writer of an end names this
+// wildcard in its compare-and-set, letter by letter: the server keeps what is
+// in flight by that string.
+func EndSubject(id string) string { return Subject(deliberation.KindDone, "*", id) }
+
+// PoolSubject covers the requests of one pool.
+func PoolSubject(pool string) string { return Subject(deliberation.KindRequested, pool, "*") }
+
+// AnnouncementSubject is where the Orchestrator hears of an end.
+func AnnouncementSubject(end deliberation.State) string {
+	return "orchestration.deliberation." + string(end)
+}
+
+// ParseSubject takes a journal subject apart; ok is false for any other.
+func ParseSubject(subject string) (kind deliberation.Kind, qualifier, id string, ok bool) {
+	tokens := strings.Split(subject, ".")
+	if len(tokens) != 4 || tokens[0] != "deliberation" {
+		return "", "", "", false
+	}
+	kind = deliberation.Kind(tokens[1])
+	switch kind {
+	case deliberation.KindRequested, deliberation.KindStarted, deliberation.KindAgent, deliberation.KindDone:
+		return kind, tokens[2], tokens[3], true
+	default:
+		return "", "", "", false
+	}
+}

@@ -1,0 +1,117 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"google.golang.org/protobuf/proto"
+
+	"rayexecutor/deliberation"
+	"rayexecutor/events"
+	pb "rayexecutor/proto/ray_executor/v1"
+)
+
+// errStands says that the compare-and-set found another message standing.
+var errStands = errors.New("another message stands")
+
+// Accept appends a request: it is accepted when this returns nil, nil. Where
+// the id is taken it returns the record that stands, and nothing was written.
+//
+// LimitReached: the journal is fuller than its watermark. Unavailable: NATS
+// did not answer, and the outcome is unknown; repeating is safe.
+func (j *Journal) Accept(ctx context.Context, record *pb.DeliberationRequested, traceParent string) (standing *pb.DeliberationRequested, err error) {
+	if err := j.checkRoom(ctx); err != nil {
+		return nil, err
+	}
+	id := record.GetDeliberationId()
+	size, err := j.append(ctx, record, traceParent, events.StorySubject(id))
+	if errors.Is(err, errStands) {
+		return j.standing(ctx, id)
+	}
+	if err != nil {
+		return nil, err
+	}
+	j.room.add(size)
+	return nil, nil
+}
+
+// standing reads the request that holds an id, from the leader.
+func (j *Journal) standing(ctx context.Context, id string) (*pb.DeliberationRequested, error) {
+	message, err := j.last(ctx, events.Subject(deliberation.KindRequested, "*", id))
+	if err != nil {
+		return nil, err
+	}
+	if message == nil {
+		return nil, &deliberation.Error{
+			Code: deliberation.Conflict, Field: "deliberation_id", DeliberationID: id,
+			Message: "was used by a deliberation that the journal no longer holds whole: use another id",
+		}
+	}
+	entry, err := j.entry(ctx, message)
+	if err != nil {
+		return nil, err
+	}
+	return entry.Event.(*pb.DeliberationRequested), nil
+}
+
+// End appends an end and reports whether it is the one that stands: completion,
+// failure and cancellation race, and the first to be stored wins. Unavailable:
+// the outcome is unknown; repeating is safe.
+func (j *Journal) End(ctx context.Context, id string, end proto.Message, traceParent string) (won bool, err error) {
+	_, err = j.append(ctx, end, traceParent, events.EndSubject(id))
+	if errors.Is(err, errStands) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// append writes an event if nothing stands on the subjects that `free` covers,
+// and returns its size in bytes.
+func (j *Journal) append(ctx context.Context, event proto.Message, traceParent, free string) (int, error) {
+	event, err := j.spill(ctx, event)
+	if err != nil {
+		return 0, err
+	}
+	encoded, err := events.Encode(event, events.Source, traceParent)
+	if err != nil {
+		return 0, err
+	}
+	message := &nats.Msg{Subject: encoded.Subject, Header: encoded.Header, Data: encoded.Data}
+	return message.Size(), j.publish(ctx, message, free)
+}
+
+func (j *Journal) publish(ctx context.Context, message *nats.Msg, free string) error {
+	ctx, cancel := context.WithTimeout(ctx, j.wait)
+	defer cancel()
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+		_, err := j.js.PublishMsg(ctx, message,
+			jetstream.WithExpectLastSequenceForSubject(0, free), jetstream.WithRetryAttempts(0))
+		if err != nil && !inFlight(err) {
+			err = backoff.Permanent(err)
+		}
+		return struct{}{}, err
+	}, backoff.WithBackOff(&backoff.ExponentialBackOff{
+		InitialInterval: 2 * time.Millisecond, RandomizationFactor: 0.5, Multiplier: 2, MaxInterval: 200 * time.Millisecond,
+	}), backoff.WithMaxElapsedTime(j.wait))
+	switch {
+	case err == nil:
+		return nil
+	case hasCode(err, jetstream.JSErrCodeStreamWrongLastSequence):
+		return errStands
+	default:
+		return j.failed("append to the journal", err)
+	}
+}
+
+// inFlight reports whether a message for the same subjects is being stored
+// right now: a moment later it stands or it does not.
+func inFlight(err error) bool { return hasCode(err, jetstream.JSErrCodeStreamWrongLastSequenceConstant) }
+
+func hasCode(err error, code jetstream.ErrorCode) bool {
+	api, ok := errors.AsType[*jetstream.APIError](err)
+	return ok && api.ErrorCode == code
+}

@@ -1,0 +1,98 @@
+package journal
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"rayexecutor/events"
+)
+
+const (
+	maxMessageBytes = 1 << 20
+	// ackWait is how long a worker may be silent about what it holds; it
+	// says that it lives at a third of that.
+	ackWait = 60 * time.Second
+	// duplicateWindow is how long the same announcement is stored once.
+	duplicateWindow = 2 * time.Minute
+)
+
+// Pool is a queue to make a consumer for.
+type Pool struct {
+	Name string
+	// InFlight is how many of its deliberations the workers hold at once.
+	InFlight int
+}
+
+// Layout is what Deploy makes.
+type Layout struct {
+	Pools []Pool
+	// Replicas of every stream: 1, 3 or 5.
+	Replicas int
+	// MaxAge is how long the journal keeps a deliberation.
+	MaxAge time.Duration
+	// MaxBytes bounds the journal's size; -1 for no limit.
+	MaxBytes int64
+}
+
+// Deploy makes the streams, buckets and consumers, or updates their settings.
+// It is safe to repeat, and to run while deliberations are under way.
+func (j *Journal) Deploy(ctx context.Context, layout Layout) error {
+	if err := j.checkServer(); err != nil {
+		return err
+	}
+	if err := j.deployStreams(ctx, layout); err != nil {
+		return err
+	}
+	consumers := []jetstream.ConsumerConfig{{
+		Durable: announcer, Description: "The keeper's: every end, to be announced.",
+		FilterSubject: events.DoneSubjects, AckPolicy: jetstream.AckExplicitPolicy,
+		AckWait: ackWait, MaxDeliver: -1, MaxAckPending: 1000,
+	}}
+	for _, pool := range layout.Pools {
+		consumers = append(consumers, jetstream.ConsumerConfig{
+			Durable: "pool-" + pool.Name, Description: "The Ray workers': what waits in pool " + pool.Name + ".",
+			FilterSubject: events.PoolSubject(pool.Name), AckPolicy: jetstream.AckExplicitPolicy,
+			AckWait: ackWait, MaxDeliver: -1, MaxAckPending: pool.InFlight,
+		})
+	}
+	for _, consumer := range consumers {
+		if _, err := j.js.CreateOrUpdateConsumer(ctx, Stream, consumer); err != nil {
+			return fmt.Errorf("make the consumer %s: %w", consumer.Durable, err)
+		}
+	}
+	return nil
+}
+
+func (j *Journal) deployStreams(ctx context.Context, layout Layout) error {
+	for _, stream := range []jetstream.StreamConfig{{
+		Name: Stream, Description: "The ray-executor's journal: every event of every deliberation.",
+		Subjects: []string{events.JournalSubjects}, Storage: jetstream.FileStorage, Discard: jetstream.DiscardNew,
+		MaxAge: layout.MaxAge, MaxBytes: layout.MaxBytes, MaxMsgSize: maxMessageBytes,
+		Replicas: layout.Replicas, AllowDirect: true,
+	}, {
+		Name: Announcements, Description: "What the Orchestrator hears of deliberations.",
+		Subjects: []string{events.AnnouncementSubjects}, Storage: jetstream.FileStorage, Discard: jetstream.DiscardOld,
+		MaxAge: layout.MaxAge, MaxBytes: layout.MaxBytes, Duplicates: duplicateWindow,
+		Replicas: layout.Replicas, AllowDirect: true,
+	}} {
+		if _, err := j.js.CreateOrUpdateStream(ctx, stream); err != nil {
+			return fmt.Errorf("make the stream %s: %w; if the server lacks the room, set JOURNAL_MAX_BYTES lower", stream.Name, err)
+		}
+	}
+	if _, err := j.js.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{
+		Bucket: Results, Description: "What no message of the journal can hold, by digest.",
+		TTL: layout.MaxAge + time.Hour, Storage: jetstream.FileStorage, Replicas: layout.Replicas,
+	}); err != nil {
+		return fmt.Errorf("make the object store %s: %w", Results, err)
+	}
+	if _, err := j.js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
+		Bucket: Statistics, Description: "The statistics' snapshot.",
+		History: 1, Storage: jetstream.FileStorage, Replicas: layout.Replicas,
+	}); err != nil {
+		return fmt.Errorf("make the bucket %s: %w", Statistics, err)
+	}
+	return nil
+}

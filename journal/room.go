@@ -1,0 +1,63 @@
+package journal
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// watermarkShare is how full the journal may be for a request to be taken: the
+// rest belongs to what was accepted, so that it can always end.
+const watermarkShare = 0.8
+
+// roomFor is how long a look at the stream's state is believed.
+const roomFor = time.Second
+
+// watermark remembers how full the journal is.
+type watermark struct {
+	mu       sync.Mutex
+	seen     time.Time
+	bytes    int64 // stored then, and by us since
+	maxBytes int64 // -1 for no limit
+	messages int64
+	maxMsgs  int64
+}
+
+// add counts a message that was stored since the last look.
+func (w *watermark) add(size int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.bytes += int64(size)
+	w.messages++
+}
+
+func (w *watermark) set(info *jetstream.StreamInfo) {
+	w.seen = time.Now()
+	w.bytes, w.maxBytes = int64(info.State.Bytes), info.Config.MaxBytes
+	w.messages, w.maxMsgs = int64(info.State.Msgs), info.Config.MaxMsgs
+}
+
+func (w *watermark) reached() bool {
+	above := func(used, limit int64) bool { return limit > 0 && float64(used) > watermarkShare*float64(limit) }
+	return above(w.bytes, w.maxBytes) || above(w.messages, w.maxMsgs)
+}
+
+// checkRoom refuses, with LimitReached, while the journal is above the
+// watermark.
+func (j *Journal) checkRoom(ctx context.Context) error {
+	j.room.mu.Lock()
+	defer j.room.mu.Unlock()
+	if time.Since(j.room.seen) > roomFor {
+		info, err := j.info(ctx)
+		if err != nil {
+			return err
+		}
+		j.room.set(info)
+	}
+	if j.room.reached() {
+		return full(nil)
+	}
+	return nil
+}
