@@ -75,7 +75,7 @@ func (j *Journal) deployStreams(ctx context.Context, layout Layout) error {
 	}, {
 		Name: Announcements, Description: "What the Orchestrator hears of deliberations.",
 		Subjects: []string{events.AnnouncementSubjects}, Storage: jetstream.FileStorage, Discard: jetstream.DiscardOld,
-		MaxAge: layout.MaxAge, MaxBytes: layout.MaxBytes, Duplicates: duplicateWindow,
+		MaxAge: layout.MaxAge, MaxBytes: announcementBytes(layout.MaxBytes), Duplicates: duplicateWindow,
 		Replicas: layout.Replicas, AllowDirect: true,
 	}} {
 		if _, err := j.js.CreateOrUpdateStream(ctx, stream); err != nil {
@@ -95,4 +95,13 @@ func (j *Journal) deployStreams(ctx context.Context, layout Layout) error {
 		return fmt.Errorf("make the bucket %s: %w", Statistics, err)
 	}
 	return nil
+}
+
+// announcementBytes gives the announcements a quarter of the journal's room:
+// an end is there once, and listeners drain it.
+func announcementBytes(journal int64) int64 {
+	if journal < 0 {
+		return journal
+	}
+	return journal / 4
 }

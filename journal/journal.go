@@ -61,7 +61,6 @@ type Journal struct {
 	log     *slog.Logger
 	room    watermark
 	reached atomic.Bool
-	clock   atomic.Int64 // the server's clock less ours, in nanoseconds
 }
 
 // Connect starts to connect and returns at once: a NATS that is away is tried
@@ -168,7 +167,7 @@ func supported(version string) bool {
 	return err1 == nil && err2 == nil && (major > 2 || major == 2 && minor >= 12)
 }
 
-// info reads the stream's state from its leader and sets our clock by it.
+// info reads the stream's state from its leader.
 func (j *Journal) info(ctx context.Context) (*jetstream.StreamInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, j.wait)
 	defer cancel()
@@ -176,16 +175,18 @@ func (j *Journal) info(ctx context.Context) (*jetstream.StreamInfo, error) {
 	if err != nil {
 		return nil, j.failed("read the journal's state", err)
 	}
-	info := stream.CachedInfo()
-	if !info.TimeStamp.IsZero() {
-		j.clock.Store(int64(time.Until(info.TimeStamp)))
-	}
-	return info, nil
+	return stream.CachedInfo(), nil
 }
 
-// Now is the time on the server's clock, the one that deadlines count by, as
-// of the last time that the journal's state was read.
-func (j *Journal) Now() time.Time { return time.Now().Add(time.Duration(j.clock.Load())) }
+// Now asks for the time on the server's clock, the one that the journal's
+// timestamps come from and that deadlines count by.
+func (j *Journal) Now(ctx context.Context) (time.Time, error) {
+	info, err := j.info(ctx)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return info.TimeStamp, nil
+}
 
 // failed turns an error of NATS into one that the caller can act on.
 func (j *Journal) failed(doing string, err error) error {

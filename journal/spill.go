@@ -17,13 +17,18 @@ import (
 // store: what the server takes is 1 MiB, headers included.
 const spillAbove = 900 << 10
 
-// spill stores a message that is too large for the journal as an object, named
-// by its digest, and returns what travels instead: the message without its
-// bulky field, with the object's name in `<field>_ref`.
+// spill lightens a message that is too large for the journal.
 func (j *Journal) spill(ctx context.Context, message proto.Message) (proto.Message, error) {
 	if proto.Size(message) <= spillAbove {
 		return message, nil
 	}
+	return j.Lighten(ctx, message)
+}
+
+// Lighten stores a message as an object and returns it without its bulky
+// field, with the object's name in `<field>_ref`. A message that has no such
+// field comes back as it is.
+func (j *Journal) Lighten(ctx context.Context, message proto.Message) (proto.Message, error) {
 	bulky, ref := bulkyField(message)
 	if bulky == nil {
 		return message, nil
@@ -43,7 +48,7 @@ func (j *Journal) spill(ctx context.Context, message proto.Message) (proto.Messa
 	return light, nil
 }
 
-// restore puts back what spill took out.
+// restore puts back what Lighten took out.
 func (j *Journal) restore(ctx context.Context, message proto.Message) error {
 	bulky, ref := bulkyField(message)
 	if bulky == nil {
@@ -82,6 +87,11 @@ func (j *Journal) putObject(ctx context.Context, name string, data []byte) error
 	store, err := j.js.ObjectStore(ctx, Results)
 	if err != nil {
 		return j.failed("reach the object store "+Results, err)
+	}
+	// The name is the content's digest: an object that is there is the same,
+	// and putting it again would pull it away from under its readers.
+	if _, err := store.GetInfo(ctx, name); err == nil {
+		return nil
 	}
 	if _, err := store.Put(ctx, jetstream.ObjectMeta{Name: name}, bytes.NewReader(data)); err != nil {
 		return j.failed("store an object", err)

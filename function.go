@@ -1,0 +1,141 @@
+// Package function is what func scaffolds: the wiring of the functions into
+// one HTTP handler, which `func run`, Knative and `ray-executor serve` start
+// alike. What it is made of is told in doc.go.
+package function
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"os"
+	"sync/atomic"
+
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"rayexecutor/config"
+	"rayexecutor/deliberation"
+	"rayexecutor/functions"
+	"rayexecutor/journal"
+	"rayexecutor/ray"
+)
+
+// Function serves the operations over HTTP. func calls its methods by their
+// names; make it with New.
+type Function struct {
+	parts atomic.Pointer[parts]
+}
+
+// parts is a Function that has started.
+type parts struct {
+	journal   *journal.Journal
+	functions *functions.Functions
+	routes    http.Handler
+}
+
+// New returns a function that has not started.
+func New() *Function { return &Function{} }
+
+// Start reads the settings and connects, without waiting for NATS: what comes
+// before the journal is reached is answered 503. environment is what the host
+// passes; a malformed setting is an error that names it.
+func (f *Function) Start(_ context.Context, environment map[string]string) error {
+	environ := os.Environ()
+	for name, value := range environment {
+		environ = append(environ, name+"="+value)
+	}
+	settings, err := config.Load(environ)
+	if err != nil {
+		return err
+	}
+	return f.StartWith(settings, slog.Default())
+}
+
+// StartWith is Start for settings that have been read.
+func (f *Function) StartWith(settings config.Config, log *slog.Logger) error {
+	rules, err := deliberation.NewRules(deliberation.Settings{
+		Pools: settings.PoolNames(), ModelHosts: settings.ModelHosts,
+		ModelURL: settings.VLLMURL, Model: settings.VLLMModel,
+	})
+	if err != nil {
+		return err
+	}
+	clusters, err := ray.NewFleet(ray.Cluster{
+		Name: "default", Address: settings.RayAddress, Token: settings.RayAuthToken,
+	})
+	if err != nil {
+		return fmt.Errorf("RAY_ADDRESS: %w", err)
+	}
+	events, err := journal.Connect(journal.Settings{
+		URL: settings.NATSURL, Creds: settings.NATSCreds, CA: settings.NATSCA, Name: "ray-executor functions", Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	served := functions.New(functions.Options{
+		Journal: events, Clusters: clusters, Rules: rules, Serve: settings.Functions, Log: log,
+	})
+	f.parts.Store(&parts{journal: events, functions: served, routes: routes(f, served)})
+	return nil
+}
+
+// Stop closes the connections.
+func (f *Function) Stop(context.Context) error {
+	if parts := f.parts.Swap(nil); parts != nil {
+		parts.journal.Close()
+	}
+	return nil
+}
+
+// Alive reports that the process works; NATS is not asked.
+func (f *Function) Alive(context.Context) (bool, error) { return true, nil }
+
+var errStarting = errors.New("starting")
+
+// Ready reports whether the settings are good and NATS and the journal have
+// been reached once. A NATS that goes away later is answered 503, not by going
+// unready.
+func (f *Function) Ready(ctx context.Context) (bool, error) {
+	parts := f.parts.Load()
+	if parts == nil {
+		return false, errStarting
+	}
+	err := parts.functions.Ready(ctx)
+	return err == nil, err
+}
+
+// Handle answers a request on any route.
+func (f *Function) Handle(w http.ResponseWriter, r *http.Request) {
+	parts := f.parts.Load()
+	if parts == nil {
+		w.Header().Set("Retry-After", "1")
+		http.Error(w, "the function is starting; try again in a second", http.StatusServiceUnavailable)
+		return
+	}
+	parts.routes.ServeHTTP(w, r)
+}
+
+func routes(f *Function, served *functions.Functions) http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("/{$}", served)
+	mux.HandleFunc("GET /health/liveness", health(f.Alive))
+	mux.HandleFunc("GET /health/readiness", health(f.Ready))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(served.Metrics(), promhttp.HandlerOpts{}))
+	return mux
+}
+
+// health answers a probe: 200, or 503 and why.
+func health(check func(context.Context) (bool, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		body := map[string]string{"status": "ok"}
+		w.Header().Set("Content-Type", "application/json")
+		if ok, err := check(r.Context()); !ok {
+			w.Header().Set("Retry-After", "1")
+			w.WriteHeader(http.StatusServiceUnavailable)
+			body = map[string]string{"status": "not ready", "reason": deliberation.AsError(err).Error()}
+		}
+		_ = json.NewEncoder(w).Encode(body) // a probe that went away learns nothing more
+	}
+}

@@ -1,0 +1,62 @@
+package functions
+
+import (
+	"context"
+
+	"rayexecutor/deliberation"
+	pb "rayexecutor/proto/ray_executor/v1"
+)
+
+// Cancel ends a deliberation that has not ended, and answers with the end that
+// stands: a completion that came first wins. Workers hear of it at once and
+// stop asking the models. Cancelling twice is fine.
+func (f *Functions) Cancel(ctx context.Context, request *pb.CancelDeliberationRequest, origin Origin) (*pb.CancelDeliberationResponse, error) {
+	if err := f.rules.Check(request); err != nil {
+		return nil, err
+	}
+	id := request.GetDeliberationId()
+	story, err := f.journal.LeaderStory(ctx, id)
+	if err != nil {
+		return nil, about(id, err)
+	}
+	if story.State == deliberation.Queued || story.State == deliberation.Running {
+		story, err = f.cancel(ctx, story, request.GetReason(), origin)
+		if err != nil {
+			return nil, about(id, err)
+		}
+	}
+	return &pb.CancelDeliberationResponse{
+		DeliberationId: id, Status: string(story.State), Message: cancelMessage(story.State),
+	}, nil
+}
+
+// cancel appends the end and returns the story with the end that stands.
+func (f *Functions) cancel(ctx context.Context, story *deliberation.Deliberation, reason string, origin Origin) (*deliberation.Deliberation, error) {
+	if reason == "" {
+		reason = "cancelled by the caller"
+	}
+	id := story.Requested.GetDeliberationId()
+	won, err := f.journal.End(ctx, id, &pb.DeliberationCancelled{
+		DeliberationId: id, TaskId: story.Requested.GetTaskId(),
+		Results: story.Results(), Reason: reason,
+	}, origin.TraceParent)
+	if err != nil {
+		return nil, err
+	}
+	if won {
+		story.State = deliberation.Cancelled
+		return story, nil
+	}
+	return f.journal.LeaderStory(ctx, id)
+}
+
+func cancelMessage(state deliberation.State) string {
+	switch state {
+	case deliberation.Cancelled:
+		return "is cancelled"
+	case deliberation.Completed, deliberation.Failed:
+		return "had ended before it could be cancelled"
+	default:
+		return "no such deliberation: check the id"
+	}
+}

@@ -1,0 +1,200 @@
+// Package functions holds the operations of the ray-executor: submit, status,
+// stats, cancel and list, one file each. They hold no state: the journal does.
+//
+// Every face leads here. An event goes through Handle, which finds the
+// operation by the event's type; other faces call the methods. What goes wrong
+// is a *deliberation.Error, and the table in answer.go says how each face tells
+// it.
+package functions
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cloudevents/sdk-go/v2/event"
+	"google.golang.org/protobuf/proto"
+
+	"rayexecutor/deliberation"
+	"rayexecutor/events"
+	pb "rayexecutor/proto/ray_executor/v1"
+)
+
+// Journal is what the functions need of it. Errors are *deliberation.Error,
+// Unavailable while NATS is away.
+type Journal interface {
+	// Accept appends a request; nil, nil means that it is accepted. Where the
+	// id is taken it returns the record that stands.
+	Accept(ctx context.Context, record *pb.DeliberationRequested, traceParent string) (standing *pb.DeliberationRequested, err error)
+	// End appends an end unless one stands.
+	End(ctx context.Context, id string, end proto.Message, traceParent string) (won bool, err error)
+	// Story folds one deliberation; its state is Unknown where there is none.
+	Story(ctx context.Context, id string) (*deliberation.Deliberation, error)
+	// LeaderStory is Story for decisions.
+	LeaderStory(ctx context.Context, id string) (*deliberation.Deliberation, error)
+	// Page lists stories, newest first; next is 0 at the end.
+	Page(ctx context.Context, query deliberation.Query) (page []*deliberation.Deliberation, next uint64, err error)
+	// Ledger returns the ledger as of the last snapshot.
+	Ledger(ctx context.Context) (ledger *deliberation.Ledger, revision uint64, err error)
+	// CatchUp folds into a ledger all that the journal holds.
+	CatchUp(ctx context.Context, ledger *deliberation.Ledger) error
+	// Ready is nil once the journal has been reached.
+	Ready(ctx context.Context) error
+}
+
+// Clusters tells how the Ray clusters are.
+type Clusters interface {
+	// Clusters asks every cluster; one that cannot be reached says so itself.
+	Clusters(ctx context.Context) []*pb.Cluster
+}
+
+// Options is what the functions are made of.
+type Options struct {
+	Journal  Journal
+	Clusters Clusters
+	Rules    *deliberation.Rules
+	// Serve are the names of the operations to serve.
+	Serve []string
+	Log   *slog.Logger
+}
+
+// Functions are the operations. Make them with New; they are safe for
+// concurrent use.
+type Functions struct {
+	journal  Journal
+	clusters Clusters
+	rules    *deliberation.Rules
+	log      *slog.Logger
+	metrics  *metrics
+	started  time.Time
+	routes   map[string]operation // by event type
+
+	ledger struct { // read once, then caught up
+		sync.Mutex
+		*deliberation.Ledger
+	}
+}
+
+// Origin is what a door knows of a call besides its message.
+type Origin struct {
+	// DeliberationID stands where a submitted request names none; empty for a
+	// fresh one.
+	DeliberationID string
+	// TraceParent is the caller's W3C trace context, empty for none.
+	TraceParent string
+}
+
+// operation is one function behind the router.
+type operation struct {
+	name    string
+	message func() proto.Message
+	call    func(context.Context, proto.Message, Origin) (proto.Message, error)
+}
+
+// New returns the functions.
+func New(options Options) *Functions {
+	f := &Functions{
+		journal: options.Journal, clusters: options.Clusters, rules: options.Rules, log: options.Log,
+		metrics: newMetrics(), started: time.Now(), routes: make(map[string]operation),
+	}
+	route(f, options.Serve, "submit", f.Submit)
+	route(f, options.Serve, "status", f.Status)
+	route(f, options.Serve, "stats", f.Stats)
+	route(f, options.Serve, "stats", f.Jobs)
+	route(f, options.Serve, "cancel", f.Cancel)
+	route(f, options.Serve, "list", f.List)
+	return f
+}
+
+// message is a pointer to T that is a protobuf message.
+type message[T any] interface {
+	*T
+	proto.Message
+}
+
+// route puts an operation behind its request's event type, if it is served.
+func route[T any, Request message[T], Reply proto.Message](f *Functions, served []string, name string, call func(context.Context, Request, Origin) (Reply, error)) {
+	if !slices.Contains(served, name) {
+		return
+	}
+	f.routes[events.Type(Request(new(T)))] = operation{
+		name:    name,
+		message: func() proto.Message { return Request(new(T)) },
+		call: func(ctx context.Context, request proto.Message, origin Origin) (proto.Message, error) {
+			return call(ctx, request.(Request), origin)
+		},
+	}
+}
+
+// Handle answers an event with an event. The error is one of the table's.
+func (f *Functions) Handle(ctx context.Context, e event.Event) (*event.Event, error) {
+	started := time.Now()
+	operation, known := f.routes[e.Type()]
+	reply, err := f.handle(ctx, &e, operation, known)
+	f.metrics.observe(operation.name, err, time.Since(started))
+	f.logFailure(ctx, operation.name, err)
+	return reply, err
+}
+
+func (f *Functions) handle(ctx context.Context, e *event.Event, operation operation, known bool) (*event.Event, error) {
+	if err := events.Validate(e); err != nil {
+		return nil, err
+	}
+	if !known {
+		return nil, f.unknownType(e.Type())
+	}
+	request := operation.message()
+	if err := events.Decode(e, request); err != nil {
+		return nil, err
+	}
+	trace, _ := e.Extensions()[events.TraceParent].(string)
+	reply, err := operation.call(ctx, request, Origin{
+		DeliberationID: deliberation.DerivedID(e.Source(), e.ID()), TraceParent: trace,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return events.Reply(e, reply, subjectOf(reply))
+}
+
+func (f *Functions) unknownType(name string) error {
+	types := make([]string, 0, len(f.routes))
+	for known := range f.routes {
+		types = append(types, known)
+	}
+	slices.Sort(types)
+	return deliberation.Invalidf("type", "%q is not served here; served are %s", name, strings.Join(types, ", "))
+}
+
+// subjectOf returns the deliberation that a reply is about, if one.
+func subjectOf(reply proto.Message) string {
+	if about, ok := reply.(interface{ GetDeliberationId() string }); ok {
+		return about.GetDeliberationId()
+	}
+	return ""
+}
+
+// logFailure logs what a caller is not told: the causes.
+func (f *Functions) logFailure(ctx context.Context, operation string, err error) {
+	if err == nil {
+		return
+	}
+	coded := deliberation.AsError(err)
+	level := slog.LevelDebug
+	switch coded.Code {
+	case deliberation.Internal:
+		level = slog.LevelError
+	case deliberation.Unavailable, deliberation.LimitReached:
+		level = slog.LevelWarn
+	default:
+	}
+	f.log.Log(ctx, level, "refused", "operation", operation, "code", coded.Code,
+		"error", coded.Error(), "cause", fmt.Sprint(coded.Cause), "deliberation", coded.DeliberationID)
+}
+
+// Ready is nil once the journal has been reached.
+func (f *Functions) Ready(ctx context.Context) error { return f.journal.Ready(ctx) }

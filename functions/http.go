@@ -1,0 +1,126 @@
+package functions
+
+import (
+	"encoding/json"
+	"fmt"
+	"math"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+
+	"github.com/cloudevents/sdk-go/v2/event"
+
+	"rayexecutor/deliberation"
+	"rayexecutor/events"
+	pb "rayexecutor/proto/ray_executor/v1"
+)
+
+const (
+	// maxBodyBytes bounds an HTTP request: a batch, or 1 MiB in base64 with
+	// its attributes.
+	maxBodyBytes = 8 << 20
+	// maxBatch is the most events that travel at once.
+	maxBatch = 1000
+)
+
+// ServeHTTP takes CloudEvents over HTTP, in binary, structured and batch mode.
+func (f *Functions) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	defer f.recovered(w, r)
+	if r.Method != http.MethodPost {
+		w.Header().Set("Allow", http.MethodPost)
+		writeProblem(w, http.StatusMethodNotAllowed, "Method not allowed", &deliberation.Error{
+			Code: deliberation.Invalid, Field: "method", Message: "CloudEvents are taken by POST",
+		})
+		return
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, maxBodyBytes)
+	requests, mode, err := events.FromRequest(r)
+	if err == nil && len(requests) > maxBatch {
+		err = deliberation.Invalidf("batch", "holds %d events; at most %d are taken", len(requests), maxBatch)
+	}
+	if err != nil {
+		f.metrics.observe("", err, 0)
+		writeError(w, err)
+		return
+	}
+	replies, err := f.answerAll(r, requests, mode)
+	if err != nil {
+		writeError(w, err)
+		return
+	}
+	if err := events.WriteReplies(r.Context(), w, mode, replies); err != nil {
+		f.log.Debug("the caller went away", "error", err)
+	}
+}
+
+// answerAll answers events in order. What could not be taken for want of a
+// dependency or by a limit refuses a batch whole: repeating it is safe, as
+// each event is the same deliberation again. Any other refusal takes its place
+// among the replies.
+func (f *Functions) answerAll(r *http.Request, requests []event.Event, mode events.Mode) ([]event.Event, error) {
+	replies := make([]event.Event, 0, len(requests))
+	for _, request := range requests {
+		reply, err := f.Handle(r.Context(), request)
+		if err != nil {
+			coded := deliberation.AsError(err)
+			if !mode.IsBatch() || retryable(coded.Code) {
+				return nil, coded
+			}
+			if reply, err = refusal(&request, coded); err != nil {
+				return nil, err
+			}
+		}
+		replies = append(replies, *reply)
+	}
+	return replies, nil
+}
+
+// refusal is the reply, within a batch, to an event that was refused.
+func refusal(request *event.Event, coded *deliberation.Error) (*event.Event, error) {
+	return events.Reply(request, &pb.Error{
+		Code: string(coded.Code), Message: coded.Error(), Field: coded.Field, DeliberationId: coded.DeliberationID,
+	}, coded.DeliberationID)
+}
+
+// recovered turns a panic into the answer to an unforeseen error.
+func (f *Functions) recovered(w http.ResponseWriter, r *http.Request) {
+	if cause := recover(); cause != nil {
+		if cause == http.ErrAbortHandler {
+			panic(cause)
+		}
+		f.log.ErrorContext(r.Context(), "panic", "cause", fmt.Sprint(cause), "stack", string(debug.Stack()))
+		writeError(w, deliberation.AsError(fmt.Errorf("panic: %v", cause)))
+	}
+}
+
+// problem is an error as application/problem+json (RFC 9457).
+type problem struct {
+	Type           string `json:"type"`
+	Title          string `json:"title"`
+	Status         int    `json:"status"`
+	Detail         string `json:"detail"`
+	Code           string `json:"code"`
+	Field          string `json:"field,omitempty"`
+	DeliberationID string `json:"deliberation_id,omitempty"`
+}
+
+// writeError answers an HTTP request with an error, by the table.
+func writeError(w http.ResponseWriter, err error) {
+	coded := deliberation.AsError(err)
+	answer := answers[coded.Code]
+	if retryable(coded.Code) {
+		seconds := max(1, math.Ceil(coded.RetryAfter.Seconds()))
+		w.Header().Set("Retry-After", strconv.Itoa(int(seconds)))
+	}
+	writeProblem(w, answer.status, answer.title, coded)
+}
+
+func writeProblem(w http.ResponseWriter, status int, title string, coded *deliberation.Error) {
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(status)
+	// The status is out: a caller who went away learns nothing more.
+	_ = json.NewEncoder(w).Encode(problem{
+		Type: "about:blank", Title: title, Status: status, Detail: coded.Error(),
+		Code: string(coded.Code), Field: coded.Field, DeliberationID: coded.DeliberationID,
+	})
+}

@@ -1,0 +1,86 @@
+package functions
+
+import (
+	"context"
+	"slices"
+	"strconv"
+
+	"rayexecutor/deliberation"
+	pb "rayexecutor/proto/ray_executor/v1"
+)
+
+const defaultPageSize = 50
+
+// List pages through the deliberations that the journal keeps, newest first.
+// A page may be shorter than asked for and still have a next one: the scan
+// behind it is bounded. The active ones are found without a scan.
+func (f *Functions) List(ctx context.Context, request *pb.ListDeliberationsRequest, _ Origin) (*pb.ListDeliberationsResponse, error) {
+	if err := f.rules.Check(request); err != nil {
+		return nil, err
+	}
+	query, err := queryOf(request)
+	if err != nil {
+		return nil, err
+	}
+	page, next, err := f.page(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	response := &pb.ListDeliberationsResponse{}
+	for _, story := range page {
+		response.Deliberations = append(response.Deliberations, story.Summary())
+	}
+	if next > 0 {
+		response.NextPageToken = strconv.FormatUint(next, 10)
+	}
+	return response, nil
+}
+
+func queryOf(request *pb.ListDeliberationsRequest) (deliberation.Query, error) {
+	query := deliberation.Query{
+		Size: int(request.GetPageSize()), Pool: request.GetPool(), TaskID: request.GetTaskId(),
+		State: deliberation.State(request.GetState()),
+	}
+	if query.Size == 0 {
+		query.Size = defaultPageSize
+	}
+	if token := request.GetPageToken(); token != "" {
+		before, err := strconv.ParseUint(token, 10, 64)
+		if err != nil || before == 0 {
+			return query, deliberation.Invalidf("page_token", "must be a next_page_token, unchanged")
+		}
+		query.Before = before
+	}
+	return query, nil
+}
+
+func (f *Functions) page(ctx context.Context, query deliberation.Query) ([]*deliberation.Deliberation, uint64, error) {
+	if query.State == deliberation.Queued || query.State == deliberation.Running {
+		return f.activePage(ctx, query)
+	}
+	return f.journal.Page(ctx, query)
+}
+
+// activePage finds what has not ended in the ledger.
+func (f *Functions) activePage(ctx context.Context, query deliberation.Query) (page []*deliberation.Deliberation, next uint64, err error) {
+	open, err := f.open(ctx)
+	if err != nil {
+		return nil, 0, err
+	}
+	for _, one := range slices.Backward(open) {
+		if query.Before > 0 && one.Sequence >= query.Before || query.Pool != "" && one.Pool != query.Pool {
+			continue
+		}
+		story, err := f.journal.Story(ctx, one.ID)
+		if err != nil {
+			return nil, 0, err
+		}
+		if story.State != query.State || query.TaskID != "" && story.Requested.GetTaskId() != query.TaskID {
+			continue
+		}
+		if page = append(page, story); len(page) == query.Size {
+			return page, one.Sequence, nil
+		}
+	}
+	return page, 0, nil
+}

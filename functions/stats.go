@@ -1,0 +1,103 @@
+package functions
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"rayexecutor/deliberation"
+	pb "rayexecutor/proto/ray_executor/v1"
+)
+
+const (
+	// clusterWait bounds the question to the Ray clusters.
+	clusterWait = 3 * time.Second
+	// maxJobs is the most that GetActiveJobs lists.
+	maxJobs = 1000
+)
+
+// Stats tells the health, the statistics and the clusters. Reading changes
+// nothing. Health is degraded, with the reasons, while a Ray cluster or its
+// worker is not as it should be: deliberations are accepted all the same.
+func (f *Functions) Stats(ctx context.Context, _ *pb.GetStatusRequest, _ Origin) (*pb.GetStatusResponse, error) {
+	asked := make(chan []*pb.Cluster, 1)
+	go func() {
+		ctx, cancel := context.WithTimeout(ctx, clusterWait)
+		defer cancel()
+		asked <- f.clusters.Clusters(ctx)
+	}()
+	var stats *pb.RayExecutorStats
+	err := f.withLedger(ctx, func(ledger *deliberation.Ledger) { stats = ledger.Stats() })
+	clusters := <-asked
+	if err != nil {
+		return nil, err
+	}
+	response := &pb.GetStatusResponse{
+		Status: "healthy", UptimeSeconds: int64(time.Since(f.started).Seconds()),
+		Stats: stats, Clusters: clusters, Reasons: reasons(clusters),
+	}
+	if len(response.GetReasons()) > 0 {
+		response.Status = "degraded"
+	}
+	return response, nil
+}
+
+// reasons says what is amiss with the clusters.
+func reasons(clusters []*pb.Cluster) []string {
+	var reasons []string
+	for _, cluster := range clusters {
+		switch {
+		case !cluster.GetReachable():
+			reasons = append(reasons, fmt.Sprintf("cluster %s cannot be reached: %s", cluster.GetName(), cluster.GetError()))
+		case cluster.GetWorkerReplicas() < cluster.GetWorkerReplicasTarget() || cluster.GetWorkerReplicas() == 0:
+			reasons = append(reasons, fmt.Sprintf("cluster %s runs %d of %d worker replicas: %s",
+				cluster.GetName(), cluster.GetWorkerReplicas(), cluster.GetWorkerReplicasTarget(), cluster.GetError()))
+		}
+	}
+	return reasons
+}
+
+// Jobs lists what is queued or running, the oldest first, at most 1,000.
+func (f *Functions) Jobs(ctx context.Context, _ *pb.GetActiveJobsRequest, _ Origin) (*pb.GetActiveJobsResponse, error) {
+	open, err := f.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	response := &pb.GetActiveJobsResponse{}
+	for _, one := range open[:min(len(open), maxJobs)] {
+		story, err := f.journal.Story(ctx, one.ID)
+		if err != nil {
+			return nil, err
+		}
+		if story.State == deliberation.Queued || story.State == deliberation.Running {
+			response.Jobs = append(response.Jobs, story.Job(time.Now()))
+		}
+	}
+	return response, nil
+}
+
+// open returns what has not ended, the oldest first.
+func (f *Functions) open(ctx context.Context) ([]deliberation.Open, error) {
+	var open []deliberation.Open
+	err := f.withLedger(ctx, func(ledger *deliberation.Ledger) { open = ledger.Open() })
+	return open, err
+}
+
+// withLedger reads the ledger as of now. It is kept between calls and caught
+// up, so that a call costs what happened since the last one.
+func (f *Functions) withLedger(ctx context.Context, read func(*deliberation.Ledger)) error {
+	f.ledger.Lock()
+	defer f.ledger.Unlock()
+	if f.ledger.Ledger == nil {
+		ledger, _, err := f.journal.Ledger(ctx)
+		if err != nil {
+			return err
+		}
+		f.ledger.Ledger = ledger
+	}
+	if err := f.journal.CatchUp(ctx, f.ledger.Ledger); err != nil {
+		return err
+	}
+	read(f.ledger.Ledger)
+	return nil
+}

@@ -1,0 +1,88 @@
+// Package keeper does what must happen even when no worker and no caller is
+// there: it announces ends, ends what is overdue, and carries the statistics'
+// snapshot forward. Any number of keepers may run; the journal's
+// compare-and-set keeps them out of each other's way.
+package keeper
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/cenkalti/backoff/v5"
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/protobuf/proto"
+
+	"rayexecutor/deliberation"
+	"rayexecutor/journal"
+	pb "rayexecutor/proto/ray_executor/v1"
+)
+
+// Journal is what the keeper needs of it.
+type Journal interface {
+	// Ends hands over each end at least once, until ctx ends or NATS is away.
+	Ends(ctx context.Context, announce func(context.Context, journal.Delivery) error) error
+	// Announce stores what listeners hear; a repeated id is stored once within
+	// the duplicate window.
+	Announce(ctx context.Context, subject, id string, header map[string][]string, data []byte) error
+	// MaxAnnouncement is the largest announcement, in bytes.
+	MaxAnnouncement() int
+	// Lighten moves a message's bulky field to the object store.
+	Lighten(ctx context.Context, message proto.Message) (proto.Message, error)
+
+	// Ledger returns the ledger as of the last snapshot, and its revision.
+	Ledger(ctx context.Context) (ledger *deliberation.Ledger, revision uint64, err error)
+	// Follow tells every mark from a sequence on until ctx ends or NATS is
+	// away.
+	Follow(ctx context.Context, from uint64, apply func(deliberation.Mark)) error
+	// SaveSnapshot stores a snapshot unless another keeper was faster.
+	SaveSnapshot(ctx context.Context, snapshot *pb.StatsSnapshot, revision uint64) (newRevision uint64, saved bool, err error)
+
+	// Now is the time on the journal's clock.
+	Now(ctx context.Context) (time.Time, error)
+	// LeaderStory folds one deliberation, for decisions.
+	LeaderStory(ctx context.Context, id string) (*deliberation.Deliberation, error)
+	// End appends an end unless one stands.
+	End(ctx context.Context, id string, end proto.Message, traceParent string) (won bool, err error)
+}
+
+// Keeper keeps one journal. Make it with New.
+type Keeper struct {
+	journal Journal
+	log     *slog.Logger
+}
+
+// New returns a keeper.
+func New(journal Journal, log *slog.Logger) *Keeper { return &Keeper{journal: journal, log: log} }
+
+// Run keeps the journal until ctx ends. While NATS is away it tries again.
+func (k *Keeper) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return k.always(ctx, "announce", k.announceEnds) })
+	group.Go(func() error { return k.always(ctx, "keep the ledger", k.keepLedger) })
+	return group.Wait()
+}
+
+// always runs a task again whenever it ends, with growing pauses, until ctx
+// ends.
+func (k *Keeper) always(ctx context.Context, doing string, task func(context.Context) error) error {
+	pause := backoff.NewExponentialBackOff()
+	pause.MaxInterval = 5 * time.Second
+	for {
+		started := time.Now()
+		err := task(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if time.Since(started) > time.Minute {
+			pause.Reset()
+		}
+		wait := pause.NextBackOff()
+		k.log.Warn("the keeper tries again", "doing", doing, "in", wait, "error", err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(wait):
+		}
+	}
+}

@@ -1,0 +1,89 @@
+package keeper
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"rayexecutor/deliberation"
+)
+
+const (
+	// tick is how often deadlines are looked at.
+	tick = time.Second
+	// grace is how long the workers have to write an end at the deadline
+	// themselves.
+	grace = 2 * time.Second
+	// snapshotEvery is how often a snapshot is stored if anything happened.
+	snapshotEvery = 5 * time.Second
+)
+
+// book is the ledger as it is being kept.
+type book struct {
+	mu       sync.Mutex
+	ledger   *deliberation.Ledger
+	revision uint64 // of the last snapshot
+	saved    uint64 // the sequence that it reached
+}
+
+// keepLedger folds the journal as it grows, and looks at what is overdue and
+// at the snapshot meanwhile.
+func (k *Keeper) keepLedger(ctx context.Context) error {
+	ledger, revision, err := k.journal.Ledger(ctx)
+	if err != nil {
+		return err
+	}
+	kept := &book{ledger: ledger, revision: revision, saved: ledger.Sequence()}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		return k.journal.Follow(ctx, ledger.Sequence()+1, func(mark deliberation.Mark) {
+			kept.mu.Lock()
+			defer kept.mu.Unlock()
+			kept.ledger.Apply(mark)
+		})
+	})
+	group.Go(func() error { return every(ctx, tick, func() error { return k.endOverdue(ctx, kept) }) })
+	group.Go(func() error { return every(ctx, snapshotEvery, func() error { return k.snapshot(ctx, kept) }) })
+	return group.Wait()
+}
+
+// every calls a function at intervals until it fails or ctx ends.
+func every(ctx context.Context, interval time.Duration, call func() error) error {
+	ticker := time.NewTicker(interval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+			if err := call(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// snapshot stores how far the ledger has come. A keeper that was overtaken
+// compares with the newer snapshot from then on.
+func (k *Keeper) snapshot(ctx context.Context, kept *book) error {
+	kept.mu.Lock()
+	if kept.ledger.Sequence() == kept.saved {
+		kept.mu.Unlock()
+		return nil
+	}
+	snapshot := kept.ledger.Snapshot()
+	kept.mu.Unlock()
+
+	revision, saved, err := k.journal.SaveSnapshot(ctx, snapshot, kept.revision)
+	if err != nil {
+		return err
+	}
+	if !saved {
+		_, kept.revision, err = k.journal.Ledger(ctx)
+		return err
+	}
+	kept.revision, kept.saved = revision, snapshot.GetSequence()
+	return nil
+}
