@@ -72,20 +72,31 @@ var Operations = []string{"submit", "status", "stats", "cancel", "list"}
 // Load reads the settings from an environment (os.Environ's form) and, for
 // what is not there, from File where it exists. The error names the setting.
 func Load(environ []string) (Config, error) {
-	settings := env.ToMap(environ)
-	file, err := readFile(File)
+	settings, err := Given(environ)
 	if err != nil {
 		return Config{}, err
 	}
+	return Parse(settings)
+}
+
+// Given returns what an environment and File set, by name: `dev` starts what
+// is not in it.
+func Given(environ []string) (map[string]string, error) {
+	settings := env.ToMap(environ)
+	file, err := readFile(File)
+	if err != nil {
+		return nil, err
+	}
 	for name, value := range file {
-		if _, ok := settings[name]; !ok {
+		if settings[name] == "" {
 			settings[name] = value
 		}
 	}
-	return parse(settings)
+	return settings, nil
 }
 
-func parse(settings map[string]string) (Config, error) {
+// Parse reads settings by name; defaults stand for what is not there.
+func Parse(settings map[string]string) (Config, error) {
 	// An empty value is no value: manifests often carry such.
 	maps.DeleteFunc(settings, func(_, value string) bool { return value == "" })
 	var config Config
