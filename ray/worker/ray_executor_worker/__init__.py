@@ -1,0 +1,13 @@
+"""The Ray worker of ray-executor.
+
+It runs as a Ray Serve application on the cluster, pulls deliberations from the
+journal (NATS JetStream), asks the agents' models, and writes what happened
+back. Where to start reading:
+
+- ``app``: what Serve deploys
+- ``worker``: everything that one replica holds, from start to hand-back
+- ``puller``: how work arrives
+- ``deliberation``: one deliberation, from claim to end
+- ``journal``: the compare-and-set that decides every race
+- ``model``: one agent's call
+"""

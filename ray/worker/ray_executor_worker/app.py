@@ -1,0 +1,56 @@
+"""What Ray Serve deploys: ``ray_executor_worker.app:build``.
+
+No request ever reaches the deployment. Serve keeps the replicas alive, rolls
+them when the package changes, and tells them when to go.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import serve
+
+from .messages import Schema
+from .settings import Secrets, Settings
+from .worker import Worker
+
+# Serve's own processes ask for no CPUs; two replicas and what else a node of
+# two CPUs runs still fit.
+_NUM_CPUS = 0.5
+_SHUTDOWN_S = 30
+
+
+class Replica:
+    """A worker, as Serve starts, checks and stops it."""
+
+    def __init__(self, args: dict[str, Any]) -> None:
+        settings = Settings.from_args(args)
+        replica = serve.get_replica_context().replica_id.unique_id
+        self._worker = Worker(settings, Secrets.from_environment(), Schema.shipped(), replica)
+        # Serve calls this inside the event loop that the replica lives in.
+        self._worker.start()
+
+    async def check_health(self) -> None:
+        """Fails on what a new replica would mend: not because NATS is away."""
+        self._worker.check()
+
+    async def __del__(self) -> None:
+        """Hands back: Serve's drain waits for Serve's requests only."""
+        await self._worker.stop()
+
+
+def build(args: dict[str, Any]) -> Any:
+    """The application; args are the Serve config's, checked before anything starts."""
+    settings = Settings.from_args(args)
+    deployment = serve.deployment(
+        Replica,
+        name="Worker",
+        num_replicas=settings.replicas,
+        ray_actor_options={"num_cpus": _NUM_CPUS},
+        # Nobody sends requests; Serve insists on a number.
+        max_ongoing_requests=1,
+        graceful_shutdown_timeout_s=_SHUTDOWN_S,
+        # The drain has nothing to wait for, and its first wait would be 2 s.
+        graceful_shutdown_wait_loop_s=0.1,
+    )
+    return deployment.bind(args)

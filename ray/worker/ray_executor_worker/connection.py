@@ -1,0 +1,215 @@
+"""One NATS connection for the life of a replica.
+
+nats-py reconnects by itself while the server is away, but closes for good when
+the server turns the login down or expires it. A worker never gives up: this
+makes a new client then, and moves the subscriptions over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Callable, Optional
+from urllib.parse import urlsplit
+
+from nats import errors as nats_errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from .settings import Secrets, SettingError
+from .teller import Teller
+
+log = logging.getLogger(f"ray.serve.{__name__}")
+
+Handler = Callable[[Msg], Awaitable[None]]
+
+# The compare-and-set on wildcards, and ts in every answer.
+MIN_SERVER = (2, 12)
+REQUEST_TIMEOUT_S = 5.0
+_CONNECT_TIMEOUT_S = 10.0
+_RETRY_S = (0.5, 10.0)
+_RECONNECT_WAIT_S = 1
+# A peer that is gone without a word is noticed within a minute.
+_PING_S = 15
+
+
+class UnavailableError(Exception):
+    """NATS did not answer; what was sent may have arrived or not."""
+
+
+@dataclass
+class _Interest:
+    """A subscription that outlives the client that makes it."""
+
+    subject: str
+    handler: Handler
+    live: Optional[Subscription] = None
+
+
+@dataclass
+class Connection:
+    """Keeps a client connected, and says when it is a new connection."""
+
+    urls: Sequence[str]
+    secrets: Secrets
+    name: str
+    # Called after each connect and reconnect: what the server kept for the
+    # connection is gone, and messages may have been missed.
+    on_connected: Callable[[], None] = lambda: None
+    _client: Optional[Client] = None
+    _interests: list[_Interest] = field(default_factory=list)
+    _teller: Teller = field(default_factory=lambda: Teller(log))
+
+    @property
+    def client(self) -> Client:
+        """The connected client; raises UnavailableError where there is none."""
+        if self._client is None:
+            raise UnavailableError("not connected")
+        return self._client
+
+    async def request(
+        self, subject: str, data: bytes, headers: Optional[dict[str, str]] = None
+    ) -> Msg:
+        """One request and its reply."""
+        try:
+            return await self.client.request(
+                subject, data, timeout=REQUEST_TIMEOUT_S, headers=headers
+            )
+        except (nats_errors.Error, asyncio.TimeoutError, OSError) as error:
+            raise UnavailableError(_describe(error)) from error
+
+    async def publish(self, subject: str, data: bytes, reply: str = "") -> None:
+        """Sends without an answer."""
+        try:
+            await self.client.publish(subject, data, reply)
+        except (nats_errors.Error, OSError) as error:
+            raise UnavailableError(_describe(error)) from error
+
+    async def subscribe(self, subject: str, handler: Handler) -> None:
+        """Hears the subject on this client and on those after it."""
+        interest = _Interest(subject, handler)
+        self._interests.append(interest)
+        if self._client is not None:
+            # A client that is being lost will not do it; the next one will.
+            with contextlib.suppress(nats_errors.Error, OSError):
+                interest.live = await _attach(self._client, interest)
+
+    async def unsubscribe(self, subject: str) -> None:
+        """Ends the interest; what the server had sent by then is still handled."""
+        gone = [i for i in self._interests if i.subject == subject]
+        self._interests = [i for i in self._interests if i.subject != subject]
+        for interest in gone:
+            if interest.live is not None:
+                with contextlib.suppress(nats_errors.Error, OSError):
+                    await interest.live.drain()  # type: ignore[no-untyped-call]
+
+    async def close(self) -> None:
+        """Sends what is left to send, and disconnects; keep() has ended by then."""
+        client, self._client = self._client, None
+        if client is None:
+            return
+        with contextlib.suppress(nats_errors.Error, asyncio.TimeoutError, OSError):
+            await client.flush(timeout=2)
+        await client.close()
+
+    async def keep(self) -> None:
+        """Connects, and stays at it until it is cancelled."""
+        wait = _RETRY_S[0]
+        while True:
+            closed = asyncio.Event()
+            try:
+                client = await self._connect(closed)
+            except (ValueError, nats_errors.Error, asyncio.TimeoutError, OSError) as error:
+                self._teller.warn(f"NATS at {_hosts(self.urls)} cannot be used: {_describe(error)}")
+                await asyncio.sleep(wait * random.uniform(0.5, 1))  # noqa: S311
+                wait = min(wait * 2, _RETRY_S[1])
+                continue
+            wait = _RETRY_S[0]
+            log.info("connected to NATS %s", client.connected_server_version)
+            self._client = client
+            self.on_connected()
+            await closed.wait()
+            self._client = None
+            self._teller.warn("the connection to NATS was closed; connecting anew")
+
+    async def _connect(self, closed: asyncio.Event) -> Client:
+        client = Client()
+
+        async def lost() -> None:
+            closed.set()
+
+        async def reconnected() -> None:
+            try:
+                _check_version(client)
+            except ValueError as error:
+                self._teller.warn(str(error))
+                await client.close()
+                return
+            log.info("reconnected to NATS")
+            self.on_connected()
+
+        async def troubled(error: Exception) -> None:
+            self._teller.warn(f"NATS: {_describe(error)}")
+
+        try:
+            await asyncio.wait_for(
+                client.connect(
+                    servers=list(self.urls),
+                    name=self.name,
+                    closed_cb=lost,
+                    reconnected_cb=reconnected,
+                    error_cb=troubled,
+                    max_reconnect_attempts=-1,
+                    reconnect_time_wait=_RECONNECT_WAIT_S,
+                    ping_interval=_PING_S,
+                    # Nothing is sent after its caller was told that it failed.
+                    pending_size=0,
+                    **self.secrets.nats_options(),
+                ),
+                _CONNECT_TIMEOUT_S,
+            )
+            _check_version(client)
+            for interest in self._interests:
+                interest.live = await _attach(client, interest)
+        except BaseException:
+            await client.close()
+            raise
+        return client
+
+
+async def _attach(client: Client, interest: _Interest) -> Subscription:
+    # Without limits on what waits: a message that nats-py drops here would be
+    # missing for a whole ack wait, and the pools bound what is asked for.
+    return await client.subscribe(
+        interest.subject, cb=interest.handler, pending_msgs_limit=0, pending_bytes_limit=0
+    )
+
+
+def _check_version(client: Client) -> None:
+    version = client.connected_server_version
+    if (version.major, version.minor) < MIN_SERVER:
+        raise SettingError(
+            f"NATS {version.major}.{version.minor} is too old: "
+            f"{MIN_SERVER[0]}.{MIN_SERVER[1]} or newer is needed"
+        )
+
+
+def _hosts(urls: Sequence[str]) -> str:
+    """The servers without what a URL may carry of logins."""
+    return ", ".join(urlsplit(u if "//" in u else f"//{u}").netloc.rpartition("@")[2] for u in urls)
+
+
+def _describe(error: BaseException) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def status_of(headers: Optional[Mapping[str, str]], data: bytes) -> Optional[str]:
+    """The status of a message by which the server tells something, else None."""
+    if not headers or data:
+        return None
+    return headers.get("Status")

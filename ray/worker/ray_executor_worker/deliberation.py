@@ -1,0 +1,423 @@
+"""One deliberation, from the claim to its end.
+
+Nothing here is remembered beyond this attempt: whoever takes the deliberation
+over reads the journal and goes on from there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from . import prompt
+from .journal import AbandonedError, Event, Expectation, Journal, Subjects
+from .messages import (
+    AGENT,
+    REQUESTED,
+    STARTED,
+    Requested,
+    Result,
+    Schema,
+    Started,
+    UnreadableError,
+    read_requested,
+    read_result,
+    read_started,
+)
+from .model import ModelClient, Question
+from .puller import Delivery
+from .retry import CallError, Progress
+
+log = logging.getLogger(f"ray.serve.{__name__}")
+
+# After so many starts without an end the deliberation is taken to be what
+# brings workers down.
+MAX_ATTEMPTS = 5
+# The keeper ends what is overdue; so long past the deadline we still try.
+_GRACE_S = 30.0
+_MAX_REASON_CHARS = 1_000
+_MAX_AGENT_REASON_CHARS = 200
+
+
+class Settlement(enum.Enum):
+    """What becomes of the work item."""
+
+    # It has its end: acknowledged, it never comes again.
+    ENDED = "ended"
+    # Not ours to say: it comes again, to us or to someone else.
+    LEFT = "left"
+
+
+class Claim(enum.Enum):
+    """How the attempt to start came out."""
+
+    STARTED = "started"
+    ENDED = "ended"
+    EXHAUSTED = "exhausted"
+    OVERDUE = "overdue"
+    # Another worker holds it, and has started it just now.
+    TAKEN = "taken"
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all deliberations of a replica share."""
+
+    journal: Journal
+    schema: Schema
+    models: ModelClient
+    cluster: str
+    replica: str
+
+
+class Deliberation:
+    """One attempt at one deliberation."""
+
+    def __init__(self, context: Context, delivery: Delivery, data: bytes) -> None:
+        self._context = context
+        self._journal = context.journal
+        self._delivery = delivery
+        self._data = data
+        self._subjects = Subjects(delivery.id, delivery.pool)
+        self._begun = asyncio.get_running_loop().time()
+        self._deadline = self._begun
+        # 0 until this attempt has been published.
+        self.attempt = 0
+        self._results: dict[int, Result] = {}
+        self._progress: dict[int, Progress] = {}
+        # Set by _read; every later step has it.
+        self._requested: Requested
+
+    async def run(self) -> Settlement:
+        """Sees it through. Cancelling stops everything and writes nothing."""
+        try:
+            try:
+                self._requested = await self._read()
+            except UnreadableError as error:
+                return await self._refuse(error)
+            claim = await self._claim()
+            if claim is Claim.ENDED:
+                return Settlement.ENDED
+            if claim is Claim.TAKEN:
+                return Settlement.LEFT
+            if claim is Claim.STARTED:
+                await self._ask_missing()
+            await self._end(claim)
+        except AbandonedError as error:
+            log.warning("%s: left to the keeper: %s", self._delivery.id, error)
+            return Settlement.LEFT
+        return Settlement.ENDED
+
+    async def ended(self) -> bool:
+        """Whether the leader knows an end of it."""
+        until = self._now() + _GRACE_S
+        return await self._journal.last(self._subjects.ends, until) is not None
+
+    async def superseded(self) -> bool:
+        """Whether another worker has started it since this one did."""
+        if not self.attempt:
+            return False
+        last = await self._last_start(self._now() + _GRACE_S)
+        return last is not None and last[0].attempt > self.attempt
+
+    # The request
+
+    async def _read(self) -> Requested:
+        # Not kept: thousands of deliberations wait here for their models.
+        data, self._data = self._data, b""
+        message = self._context.schema.parse(REQUESTED, data)
+        self._deadline = (
+            self._journal.clock.monotonic_of(self._delivery.accepted_at) + message.timeout_seconds
+        )
+        if message.request_ref:
+            whole = await self._journal.fetch(message.request_ref, self._until_end())
+            message.request.CopyFrom(self._context.schema.parse(REQUESTED, whole).request)
+        requested = read_requested(message)
+        if requested.deliberation_id != self._delivery.id or not requested.agents:
+            raise UnreadableError("the request names another deliberation, or no agents")
+        return requested
+
+    async def _refuse(self, error: UnreadableError) -> Settlement:
+        """Ends what no worker will ever be able to read."""
+        log.error("%s: unreadable: %s", self._delivery.id, error)
+        failed = self._context.schema.failed(
+            self._delivery.id, "", [], 0.0, f"the journal's request is unreadable: {error}"
+        )
+        await self._append_end("failed", failed)
+        return Settlement.ENDED
+
+    # The claim
+
+    async def _claim(self) -> Claim:
+        """Writes the next attempt, unless there is an end or no point in one."""
+        if self._delivery.delivered > 1 or self._left() <= 0:
+            return await self._claim_again(ours=0)
+        # Nobody can have started it before, and one expectation over
+        # everything about it also proves that it has not ended.
+        expected = Expectation(self._delivery.sequence, self._subjects.all)
+        if await self._start(1, None, expected):
+            return Claim.STARTED
+        return await self._claim_again(ours=1)
+
+    async def _claim_again(self, ours: int) -> Claim:
+        """Claims what may have been started or ended before.
+
+        `ours` is the attempt that this worker has tried to write: it may stand
+        although the journal's answer was lost.
+        """
+        if await self._journal.last(self._subjects.ends, self._until_end()) is not None:
+            return Claim.ENDED
+        last = await self._last_start(self._until_end())
+        await self._recall()
+        if self._left() <= 0:
+            return Claim.OVERDUE
+        if last is None:
+            attempt, first_ns, expected = 1, None, Expectation(0)
+        else:
+            started, sequence = last
+            if self._is_ours(started, ours):
+                self.attempt = started.attempt
+                return Claim.STARTED
+            attempt, first_ns = started.attempt + 1, started.first_started_ns
+            expected = Expectation(sequence)
+        if attempt > MAX_ATTEMPTS:
+            return Claim.EXHAUSTED
+        if await self._start(attempt, first_ns, expected):
+            return Claim.STARTED
+        last = await self._last_start(self._until_end())
+        if last is not None and self._is_ours(last[0], attempt):
+            self.attempt = attempt
+            return Claim.STARTED
+        return Claim.TAKEN
+
+    def _is_ours(self, started: Started, attempt: int) -> bool:
+        return started.attempt == attempt and started.replica == self._context.replica
+
+    async def _start(self, attempt: int, first_ns: Optional[int], expected: Expectation) -> bool:
+        event = Event(
+            subject=self._subjects.started,
+            id=f"{self._delivery.id}.started.{attempt}",
+            deliberation_id=self._delivery.id,
+            payload=self._context.schema.started(
+                self._requested,
+                attempt=attempt,
+                first_started_ns=first_ns,
+                cluster=self._context.cluster,
+                replica=self._context.replica,
+            ),
+            traceparent=self._delivery.traceparent,
+        )
+        if not await self._journal.append(event, expected, self._deadline):
+            return False
+        self.attempt = attempt
+        log.debug("%s: attempt %d started", self._delivery.id, attempt)
+        return True
+
+    async def _last_start(self, until: float) -> Optional[tuple[Started, int]]:
+        record = await self._journal.last(self._subjects.started, until)
+        if record is None:
+            return None
+        message = self._context.schema.parse(STARTED, record.data)
+        return read_started(message, record.recorded_ns), record.sequence
+
+    async def _recall(self) -> None:
+        """Reads what agents came to in earlier attempts: they are not asked again."""
+        if await self._journal.last(self._subjects.agents, self._until_end()) is None:
+            return
+        await asyncio.gather(*(self._recall_agent(i) for i in self._missing()))
+
+    async def _recall_agent(self, index: int) -> None:
+        until = self._until_end()
+        record = await self._journal.last(self._subjects.agent(index), until)
+        if record is None:
+            return
+        try:
+            message: Any = self._context.schema.parse(AGENT, record.data)
+            if message.result_ref:
+                whole = await self._journal.fetch(message.result_ref, until)
+                message = self._context.schema.parse(AGENT, whole)
+        except UnreadableError as error:
+            # It counts as recorded all the same: it can be written only once.
+            log.error("%s: agent %d: unreadable: %s", self._delivery.id, index, error)  # noqa: TRY400
+            self._results[index] = self._failure(index, "unreadable", str(error))
+            return
+        self._results[index] = read_result(message)
+
+    # The agents
+
+    async def _ask_missing(self) -> None:
+        """Asks all agents that have no result, until the deadline."""
+        tasks = [asyncio.create_task(self._ask(index)) for index in self._missing()]
+        if not tasks:
+            return
+        try:
+            await asyncio.wait(tasks, timeout=max(0.0, self._left()))
+        finally:
+            await cancel(tasks)
+
+    async def _ask(self, index: int) -> None:
+        try:
+            result = await self._propose(index)
+        except Exception as error:  # one agent's trouble is not the others'
+            log.exception("%s: agent %d", self._delivery.id, index)
+            result = self._failure(index, "internal", type(error).__name__)
+        # Held before it is recorded: the end tells it even if the deadline
+        # comes while the journal cannot be reached.
+        self._results[index] = result
+        event = Event(
+            subject=self._subjects.agent(index),
+            id=f"{self._delivery.id}.agent.{index}",
+            deliberation_id=self._delivery.id,
+            payload=self._context.schema.agent(self._requested, index, result),
+            bulky="result",
+            traceparent=self._delivery.traceparent,
+        )
+        try:
+            if not await self._journal.append(event, Expectation(0), self._deadline):
+                await self._recall_agent(index)
+        except AbandonedError as error:
+            log.warning("%s: agent %d not recorded: %s", self._delivery.id, index, error)
+
+    async def _propose(self, index: int) -> Result:
+        requested, agent = self._requested, self._requested.agents[index]
+        named = prompt.values(
+            task_description=requested.task_description,
+            role=agent.role or requested.role,
+            agent_id=agent.id,
+            metadata=requested.metadata,
+        )
+        question = Question(
+            base_url=requested.vllm_url,
+            model=agent.model or requested.vllm_model,
+            messages=prompt.messages(agent.prompt_template, named),
+            max_retries=requested.max_retries,
+            deadline=self._deadline,
+        )
+        progress = self._progress[index] = Progress()
+        begun = self._now()
+        try:
+            answer = await self._context.models.ask(question, progress)
+        except CallError as error:
+            return self._failure(index, error.error_type, error.text, self._now() - begun)
+        metadata = self._metadata(index, "completed", self._now() - begun)
+        metadata.update(answer.metadata)
+        return Result(agent.id, answer.content, answer.reasoning, metadata=metadata)
+
+    def _failure(
+        self, index: int, error_type: str, error: str, duration_s: Optional[float] = None
+    ) -> Result:
+        metadata = self._metadata(index, "failed", duration_s)
+        metadata.update(error=error, error_type=error_type)
+        return Result(self._requested.agents[index].id, metadata=metadata)
+
+    def _metadata(self, index: int, status: str, duration_s: Optional[float]) -> dict[str, str]:
+        agent = self._requested.agents[index]
+        progress = self._progress.get(index)
+        metadata = {
+            "status": status,
+            "model": agent.model or self._requested.vllm_model,
+            "role": agent.role or self._requested.role,
+            "attempts": str(progress.attempts if progress else 0),
+        }
+        if duration_s is not None:
+            metadata["duration_ms"] = str(round(duration_s * 1000))
+        return metadata
+
+    def _missing(self) -> list[int]:
+        return [i for i in range(len(self._requested.agents)) if i not in self._results]
+
+    # The end
+
+    async def _end(self, claim: Claim) -> None:
+        missing = self._missing()
+        for index in missing:
+            self._results[index] = self._cut_off(index, claim)
+        results = [self._results[i] for i in range(len(self._requested.agents))]
+        duration = self._now() - self._begun
+        schema = self._context.schema
+        if any(result.completed for result in results):
+            await self._append_end(
+                "completed", schema.completed(self._requested, results, duration)
+            )
+            return
+        why = _why(results)
+        if missing:
+            why = f"{self._cut_off_reason(claim)}: {why}"
+        await self._append_end(
+            "failed",
+            schema.failed(self._delivery.id, self._requested.task_id, results, duration, why),
+        )
+
+    def _cut_off(self, index: int, claim: Claim) -> Result:
+        """The result of an agent that had none when the end came."""
+        error_type = "attempts" if claim is Claim.EXHAUSTED else "timeout"
+        error = self._cut_off_reason(claim)
+        progress = self._progress.get(index)
+        if progress is None:
+            return self._failure(index, error_type, f"{error}, before it was asked")
+        if progress.last_error is not None:
+            error = f"{error}; the last call but this one failed: {progress.last_error.text}"
+        return self._failure(index, error_type, error, self._now() - self._begun)
+
+    def _cut_off_reason(self, claim: Claim) -> str:
+        if claim is Claim.EXHAUSTED:
+            return (
+                f"given up after {MAX_ATTEMPTS} attempts: the worker died or was stopped each time"
+            )
+        return f"timed out after {self._requested.timeout_seconds} s"
+
+    async def _append_end(self, how: str, payload: Any) -> None:
+        event = Event(
+            subject=self._subjects.end(how),
+            id=f"{self._delivery.id}.done",
+            deliberation_id=self._delivery.id,
+            payload=payload,
+            bulky="results",
+            traceparent=self._delivery.traceparent,
+        )
+        # Refused: someone else ended it, or an earlier try of ours did.
+        taken = await self._journal.append(
+            event, Expectation(0, self._subjects.ends), self._until_end()
+        )
+        log.debug("%s: %s%s", self._delivery.id, how, "" if taken else ", but another end stands")
+
+    # Time
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    def _left(self) -> float:
+        return self._deadline - self._now()
+
+    def _until_end(self) -> float:
+        return max(self._deadline, self._now()) + _GRACE_S
+
+
+async def cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancels the tasks and waits for them.
+
+    Before Python 3.12 asyncio.wait_for swallows a cancellation that meets the
+    result: hence again, until they have ended.
+    """
+    pending = {task for task in tasks if not task.done()}
+    while pending:
+        for task in pending:
+            task.cancel()
+        _, pending = await asyncio.wait(pending, timeout=1)
+
+
+def _why(results: list[Result]) -> str:
+    """Why there is no proposal, in a bounded text."""
+    count = len(results)
+    text = f"none of {count} agents completed: " if count > 1 else "the agent did not complete: "
+    for number, result in enumerate(results):
+        error = result.error[:_MAX_AGENT_REASON_CHARS]
+        part = f"{result.agent_id}: {error}"
+        if len(text) + len(part) > _MAX_REASON_CHARS:
+            return f"{text}and {count - number} more"
+        text += part if number == count - 1 else part + "; "
+    return text

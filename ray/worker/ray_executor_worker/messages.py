@@ -1,0 +1,223 @@
+"""The payloads: protobuf classes made at run time, and plain types over them.
+
+The classes come from ``descriptors.binpb``, which travels with this package,
+so that neither generated code nor a protobuf version is locked to the
+cluster's. They live in a pool of their own: whatever else the cluster loads
+cannot clash with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+from google.protobuf.message import DecodeError, Message
+
+PACKAGE = "ray_executor.v1"
+REQUESTED = f"{PACKAGE}.DeliberationRequested"
+STARTED = f"{PACKAGE}.DeliberationStarted"
+AGENT = f"{PACKAGE}.AgentCompleted"
+COMPLETED = f"{PACKAGE}.DeliberationCompleted"
+FAILED = f"{PACKAGE}.DeliberationFailed"
+
+_NANOS = 1_000_000_000
+
+
+class UnreadableError(ValueError):
+    """A message is not what its type says."""
+
+
+@dataclass(frozen=True)
+class Agent:
+    """One agent as the request names it."""
+
+    id: str
+    role: str
+    model: str
+    prompt_template: str
+
+
+@dataclass(frozen=True)
+class Requested:
+    """A deliberation as it was accepted, with its defaults resolved."""
+
+    deliberation_id: str
+    task_id: str
+    task_description: str
+    role: str
+    agents: tuple[Agent, ...]
+    metadata: Mapping[str, str]
+    timeout_seconds: int
+    max_retries: int
+    vllm_url: str
+    vllm_model: str
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one agent came to."""
+
+    agent_id: str
+    proposal: str = ""
+    reasoning: str = ""
+    score: float = 0.0
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def completed(self) -> bool:
+        """Whether there is a proposal."""
+        return self.metadata.get("status") == "completed"
+
+    @property
+    def error(self) -> str:
+        """Why there is none."""
+        return self.metadata.get("error", "")
+
+
+@dataclass(frozen=True)
+class Started:
+    """One attempt; its time is the journal's, in nanoseconds since 1970."""
+
+    attempt: int
+    replica: str
+    first_started_ns: int
+
+
+class Schema:
+    """Makes and reads the messages of ``ray_executor.v1``."""
+
+    def __init__(self, descriptors: bytes) -> None:
+        pool = descriptor_pool.DescriptorPool()
+        for file in descriptor_pb2.FileDescriptorSet.FromString(descriptors).file:
+            pool.Add(file)  # type: ignore[no-untyped-call, unused-ignore]
+        self._classes = {
+            name: message_factory.GetMessageClass(pool.FindMessageTypeByName(name))
+            for name in (REQUESTED, STARTED, AGENT, COMPLETED, FAILED)
+        }
+
+    @classmethod
+    def shipped(cls) -> Schema:
+        """The schema that travels with the package."""
+        return cls(Path(__file__).with_name("descriptors.binpb").read_bytes())
+
+    def parse(self, name: str, data: bytes) -> Any:
+        """Reads a message of that full name; raises UnreadableError."""
+        try:
+            return self._classes[name].FromString(data)
+        except DecodeError as error:
+            raise UnreadableError(f"not a {name}: {error}") from error
+
+    def started(
+        self,
+        requested: Requested,
+        *,
+        attempt: int,
+        first_started_ns: Optional[int],
+        cluster: str,
+        replica: str,
+    ) -> Message:
+        """The start of an attempt; the first carries no first start."""
+        message: Any = self._new(STARTED, requested.deliberation_id, requested.task_id)
+        message.attempt = attempt
+        message.cluster = cluster
+        message.replica = replica
+        if first_started_ns is not None:
+            message.first_started_at.seconds = first_started_ns // _NANOS
+            message.first_started_at.nanos = first_started_ns % _NANOS
+        return message  # type: ignore[no-any-return]
+
+    def agent(self, requested: Requested, index: int, result: Result) -> Message:
+        """What one agent came to."""
+        message: Any = self._new(AGENT, requested.deliberation_id, requested.task_id)
+        message.agent_index = index
+        _write_result(message.result, result)
+        return message  # type: ignore[no-any-return]
+
+    def completed(
+        self, requested: Requested, results: Iterable[Result], duration_s: float
+    ) -> Message:
+        """The end with at least one proposal."""
+        message = self._new(COMPLETED, requested.deliberation_id, requested.task_id)
+        return _ended(message, results, duration_s)
+
+    def failed(
+        self,
+        deliberation_id: str,
+        task_id: str,
+        results: Iterable[Result],
+        duration_s: float,
+        error_message: str,
+    ) -> Message:
+        """The end with none, and why."""
+        message: Any = self._new(FAILED, deliberation_id, task_id)
+        message.error_message = _utf8(error_message)
+        return _ended(message, results, duration_s)
+
+    def _new(self, name: str, deliberation_id: str, task_id: str) -> Any:
+        return self._classes[name](deliberation_id=deliberation_id, task_id=task_id)
+
+
+def read_requested(message: Any) -> Requested:
+    """The plain form of a whole DeliberationRequested."""
+    request = message.request
+    return Requested(
+        deliberation_id=message.deliberation_id,
+        task_id=message.task_id,
+        task_description=request.task_description,
+        role=request.role,
+        agents=tuple(
+            Agent(agent.id, agent.role, agent.model, agent.prompt_template)
+            for agent in request.agents
+        ),
+        metadata=dict(request.constraints.metadata),
+        timeout_seconds=message.timeout_seconds,
+        max_retries=message.max_retries,
+        vllm_url=message.vllm_url,
+        vllm_model=message.vllm_model,
+    )
+
+
+def read_started(message: Any, recorded_ns: int) -> Started:
+    """The plain form of a DeliberationStarted that the journal took at that time."""
+    first = recorded_ns
+    if message.HasField("first_started_at"):
+        first = message.first_started_at.seconds * _NANOS + message.first_started_at.nanos
+    return Started(message.attempt, message.replica, first)
+
+
+def read_result(message: Any) -> Result:
+    """The plain form of a whole AgentCompleted's result."""
+    result = message.result
+    return Result(
+        agent_id=result.agent_id,
+        proposal=result.proposal,
+        reasoning=result.reasoning,
+        score=result.score,
+        metadata=dict(result.metadata),
+    )
+
+
+def _ended(message: Any, results: Iterable[Result], duration_s: float) -> Message:
+    for result in results:
+        _write_result(message.results.add(), result)
+    nanos = max(0, round(duration_s * _NANOS))
+    message.duration.seconds = nanos // _NANOS
+    message.duration.nanos = nanos % _NANOS
+    return message  # type: ignore[no-any-return]
+
+
+def _write_result(message: Any, result: Result) -> None:
+    message.agent_id = result.agent_id
+    message.proposal = _utf8(result.proposal)
+    message.reasoning = _utf8(result.reasoning)
+    message.score = result.score
+    for key, value in result.metadata.items():
+        message.metadata[key] = _utf8(value)
+
+
+def _utf8(text: str) -> str:
+    """JSON can spell half a surrogate pair, which protobuf refuses."""
+    return text if text.isascii() else text.encode("utf-8", errors="replace").decode("utf-8")

@@ -1,0 +1,236 @@
+"""The call of an OpenAI-compatible model server."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Optional, Union
+
+import aiohttp
+from yarl import URL
+
+from .hosts import AllowedHosts
+from .retry import CallError, Progress, Retrier, retry_after, retryable_status
+
+log = logging.getLogger(f"ray.serve.{__name__}")
+
+# A proposal is text; more than this is a server gone wrong.
+MAX_BODY_BYTES = 16 * 1024 * 1024
+_MAX_ERROR_BODY_BYTES = 64 * 1024
+_MAX_ERROR_CHARS = 500
+_LARGE_BODY_BYTES = 256 * 1024
+# Below uvicorn's 5 s, vLLM's default: a connection that the server is about
+# to close is not used again.
+_KEEPALIVE_S = 3.0
+_CONNECT_S = 10.0
+_JSON = "application/json"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model said."""
+
+    content: str
+    reasoning: str
+    # finish_reason and token counts, where told.
+    metadata: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Question:
+    """One agent's call, and its bounds."""
+
+    base_url: str
+    model: str
+    messages: Sequence[Mapping[str, str]]
+    max_retries: int
+    # On the loop's monotonic clock.
+    deadline: float
+
+
+class ModelClient:
+    """Calls models over shared connections; use it inside one event loop."""
+
+    def __init__(
+        self,
+        hosts: AllowedHosts,
+        api_key: str,
+        *,
+        retrier: Optional[Retrier] = None,
+        max_body_bytes: int = MAX_BODY_BYTES,
+    ) -> None:
+        self._hosts = hosts
+        self._api_key = api_key
+        self._retrier = retrier or Retrier()
+        self._max_body_bytes = max_body_bytes
+        self._headers = {"Content-Type": _JSON, "Accept": _JSON}
+        if api_key:
+            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._session = aiohttp.ClientSession(
+            # The pools bound how many calls there are, the deadline how long one takes.
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    async def close(self) -> None:
+        """Closes all connections, also those in use."""
+        await self._session.close()
+
+    async def ask(self, question: Question, progress: Progress) -> Answer:
+        """Asks until there is an answer or no use in asking; raises CallError.
+
+        Cancelling closes the connection, by which vLLM stops generating.
+        """
+        url = self._endpoint(question.base_url)
+        if not question.model:
+            raise CallError("invalid_request", "no model: neither agent, request nor VLLM_MODEL")
+        body = json.dumps(
+            {"model": question.model, "messages": question.messages}, ensure_ascii=False
+        ).encode("utf-8", errors="replace")
+        return await self._retrier.run(
+            lambda: self._call(url, body),
+            max_retries=question.max_retries,
+            deadline=question.deadline,
+            progress=progress,
+        )
+
+    def _endpoint(self, base_url: str) -> URL:
+        if not base_url:
+            raise CallError("invalid_request", "no model server: neither request nor VLLM_URL")
+        try:
+            url = _endpoint(base_url)
+        except ValueError as error:
+            raise CallError("invalid_request", f"vllm_url: {error}") from error
+        if not self._hosts.covers(url):
+            raise CallError(
+                "host_not_allowed", f"host {url.host}:{url.port} is not covered by MODEL_HOSTS"
+            )
+        return url
+
+    async def _call(self, url: URL, body: bytes) -> Answer:
+        try:
+            async with self._session.post(
+                url, data=_payload(body), headers=self._headers, allow_redirects=False
+            ) as response:
+                if response.status != 200:
+                    raise await self._refusal(response)
+                return _answer(await self._read(response))
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+            failure = CallError("connection", self._clean(_told(error)), retryable=True)
+            log.debug("call of %s failed: %s", url.host, failure.text)
+            raise failure from error
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
+        body = await _read_up_to(response, self._max_body_bytes)
+        if len(body) > self._max_body_bytes:
+            raise CallError("too_large", f"the answer exceeds {self._max_body_bytes} bytes")
+        return body
+
+    async def _refusal(self, response: aiohttp.ClientResponse) -> CallError:
+        retryable = retryable_status(response.status)
+        try:
+            body = await _read_up_to(response, _MAX_ERROR_BODY_BYTES)
+        except (aiohttp.ClientError, asyncio.TimeoutError, OSError):
+            body = b""  # the status alone says enough
+        text = _error_text(body) or response.reason or "no reason given"
+        if 300 <= response.status <= 399:
+            text = "redirects are not followed"
+        failure = CallError(
+            "http_status",
+            self._clean(f"HTTP {response.status}: {text}"),
+            retryable=retryable,
+            retry_after=retry_after(response.headers) if retryable else None,
+        )
+        log.debug("call of %s failed: %s", response.url.host, failure.text)
+        return failure
+
+    def _clean(self, text: str) -> str:
+        """One bounded line without the key: it goes into the journal."""
+        if self._api_key:
+            text = text.replace(self._api_key, "***")
+        text = " ".join(text.split())
+        return text if len(text) <= _MAX_ERROR_CHARS else text[: _MAX_ERROR_CHARS - 1] + "…"
+
+
+def _payload(body: bytes) -> Union[bytes, io.BytesIO]:
+    """A large body goes out in pieces: the loop has other agents to serve."""
+    return body if len(body) <= _LARGE_BODY_BYTES else io.BytesIO(body)
+
+
+@lru_cache(maxsize=256)
+def _endpoint(base_url: str) -> URL:
+    return URL(base_url.rstrip("/") + "/v1/chat/completions")
+
+
+def _told(error: BaseException) -> str:
+    text = str(error)
+    name = type(error).__name__
+    return f"{name}: {text}" if text else name
+
+
+async def _read_up_to(response: aiohttp.ClientResponse, limit: int) -> bytes:
+    """The body, or its first bytes, more than limit, where it is longer."""
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in response.content.iter_any():
+        chunks.append(chunk)
+        size += len(chunk)
+        if size > limit:
+            response.close()  # what is left is not wanted
+            break
+    return b"".join(chunks)
+
+
+def _error_text(body: bytes) -> str:
+    """The error in words: OpenAI sends an object, others a string or plain text."""
+    text = body.decode("utf-8", errors="replace")
+    try:
+        error = json.loads(text)["error"]
+        message = error["message"] if isinstance(error, dict) else error
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return text
+    return message if isinstance(message, str) else text
+
+
+def _answer(body: bytes) -> Answer:
+    try:
+        parsed = json.loads(body)
+        choice = parsed["choices"][0]
+        message = choice["message"]
+        content = message["content"]
+    except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
+        raise CallError(
+            "bad_response", f"not a chat completion: {_told(error)[:_MAX_ERROR_CHARS]}"
+        ) from error
+    finish_reason = choice.get("finish_reason")
+    if content is not None and not isinstance(content, str):
+        raise CallError("bad_response", "not a chat completion: content is not a string")
+    if not content or not content.strip():
+        why = f" (finish_reason {finish_reason})" if isinstance(finish_reason, str) else ""
+        raise CallError("empty_content", f"the model answered with empty content{why}")
+    return Answer(content, _reasoning(message), _metadata(finish_reason, parsed.get("usage")))
+
+
+def _reasoning(message: Mapping[str, Any]) -> str:
+    for name in ("reasoning", "reasoning_content"):
+        value = message.get(name)
+        if value and isinstance(value, str):
+            return value
+    return ""
+
+
+def _metadata(finish_reason: Any, usage: Any) -> dict[str, str]:
+    told: dict[str, str] = {}
+    if isinstance(finish_reason, str):
+        told["finish_reason"] = finish_reason
+    if isinstance(usage, dict):
+        for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
+            if isinstance(usage.get(name), int):
+                told[name] = str(usage[name])
+    return told

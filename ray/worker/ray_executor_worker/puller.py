@@ -1,0 +1,199 @@
+"""How work arrives: a pull on a pool's durable consumer.
+
+There is one request at a time, for as many deliberations as there is room for.
+The server answers it as work comes in, so a deliberation costs no poll; when
+all slots are taken nothing is asked for, and the work is left to others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import logging
+import secrets
+from dataclasses import dataclass
+from typing import Callable, Optional
+
+from nats.aio.msg import Msg
+
+from .connection import Connection, UnavailableError, status_of
+from .journal import STREAM
+from .teller import Teller
+
+log = logging.getLogger(f"ray.serve.{__name__}")
+
+ACK = b"+ACK"
+NAK = b"-NAK"
+IN_PROGRESS = b"+WPI"
+
+_EXPIRES_S = 30
+_HEARTBEAT_S = 5
+# Without a heartbeat for so long the request is lost.
+_SILENCE_S = 2.5 * _HEARTBEAT_S
+_RETRY_S = (0.5, 5.0)
+_BATCH = 1_000
+# Ends a request in the ordinary way: it expired, or took what there was.
+_SPENT = frozenset({"404", "408"})
+_HEARTBEAT = "100"
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A deliberation that the server handed to this replica."""
+
+    id: str
+    pool: str
+    # Where acknowledgements go.
+    reply: str
+    # The place of `requested` in the journal, and its time there.
+    sequence: int
+    accepted_at: float
+    # More than 1: someone may have had it before.
+    delivered: int
+    traceparent: str
+
+
+class Puller:
+    """Keeps one pool's slots filled."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        pool: str,
+        slots: int,
+        accept: Callable[[Delivery, bytes], bool],
+    ) -> None:
+        self._connection = connection
+        self._pool = pool
+        self._slots = slots
+        # Takes a delivery over; False where it took no slot.
+        self._accept = accept
+        self._inbox = ""
+        self._numbers = itertools.count(1)
+        self._open: Optional[str] = None  # the inbox of the request in force
+        self._wanted = 0
+        self._held = 0
+        self._heard_at = 0.0
+        self._wake = asyncio.Event()
+        self._refused = ""
+        self._stopping = False
+        self._teller = Teller(log)
+
+    def release(self) -> None:
+        """Gives a slot back."""
+        self._held -= 1
+        if self._open is None:
+            self._wake.set()
+
+    def reset(self) -> None:
+        """Asks anew: the server forgot the request with the connection."""
+        self._open = None
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Pulls until it is cancelled."""
+        self._inbox = f"_INBOX.{secrets.token_hex(12)}"
+        await self._connection.subscribe(f"{self._inbox}.*", self._on_message)
+        wait = _RETRY_S[0]
+        while True:
+            self._wake.clear()
+            try:
+                await self._request()
+            except UnavailableError as error:
+                self._refused = str(error)
+            await self._rest()
+            if not self._refused:
+                wait = _RETRY_S[0]
+                continue
+            self._teller.warn(f"pool {self._pool}: cannot pull: {self._refused}; trying again")
+            self._refused = ""
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, _RETRY_S[1])
+
+    async def stop(self) -> None:
+        """Takes no more; what is under way to here goes back at once."""
+        self._stopping = True
+        if self._inbox:
+            await self._connection.unsubscribe(f"{self._inbox}.*")
+
+    async def _request(self) -> None:
+        room = self._slots - self._held
+        if self._open is not None or room <= 0:
+            return
+        batch = min(room, _BATCH)
+        inbox = f"{self._inbox}.{next(self._numbers)}"
+        query = {
+            "batch": batch,
+            "expires": _EXPIRES_S * 1_000_000_000,
+            "idle_heartbeat": _HEARTBEAT_S * 1_000_000_000,
+        }
+        self._open, self._wanted = inbox, batch
+        self._heard_at = asyncio.get_running_loop().time()
+        try:
+            await self._connection.publish(
+                f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.pool-{self._pool}",
+                json.dumps(query).encode(),
+                inbox,
+            )
+        except UnavailableError:
+            self._open = None
+            raise
+
+    async def _rest(self) -> None:
+        """Waits for something to do, and notices a request that was lost."""
+        while not self._wake.is_set() and not self._refused:
+            try:
+                await asyncio.wait_for(self._wake.wait(), _HEARTBEAT_S)
+            except asyncio.TimeoutError:
+                silence = asyncio.get_running_loop().time() - self._heard_at
+                if self._open is not None and silence > _SILENCE_S:
+                    self._open = None
+                    self._refused = "no heartbeat"
+                    return
+
+    async def _on_message(self, message: Msg) -> None:
+        self._heard_at = asyncio.get_running_loop().time()
+        status = status_of(message.headers, message.data)
+        if status is not None:
+            self._on_status(status, message)
+            return
+        # A request that was given up may still bring something.
+        if self._stopping or self._held >= self._slots:
+            await self._hand_back(message)
+            return
+        if self._accept(_delivery(message, self._pool), message.data):
+            self._held += 1
+        if self._open is None:
+            return
+        self._wanted -= 1
+        if self._wanted == 0:
+            self.reset()
+
+    def _on_status(self, status: str, message: Msg) -> None:
+        if status == _HEARTBEAT or message.subject != self._open:
+            return
+        if status not in _SPENT:
+            told = (message.headers or {}).get("Description", "")
+            # 503 has no description: nobody listens there.
+            self._refused = f"{status} {told or 'no such consumer; has deploy made it?'}"
+        self.reset()
+
+    async def _hand_back(self, message: Msg) -> None:
+        try:
+            await self._connection.publish(message.reply, NAK)
+        except UnavailableError:
+            log.debug("could not hand back %s: it is delivered again later", message.subject)
+
+
+def _delivery(message: Msg, pool: str) -> Delivery:
+    metadata = message.metadata
+    return Delivery(
+        id=message.subject.rpartition(".")[2],
+        pool=pool,
+        reply=message.reply,
+        sequence=metadata.sequence.stream,
+        accepted_at=metadata.timestamp.timestamp(),
+        delivered=metadata.num_delivered,
+        traceparent=(message.headers or {}).get("ce-traceparent", ""),
+    )

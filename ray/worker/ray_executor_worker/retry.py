@@ -1,0 +1,125 @@
+"""When a failed call is tried again, and after how long."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from typing import Awaitable, Callable, Optional, TypeVar
+
+T = TypeVar("T")
+
+_STATUSES = frozenset({408, 409, 425, 429})
+
+
+class CallError(Exception):
+    """One call of a model failed."""
+
+    def __init__(
+        self,
+        error_type: str,
+        text: str,
+        *,
+        retryable: bool = False,
+        retry_after: Optional[float] = None,
+    ) -> None:
+        super().__init__(text)
+        self.error_type = error_type
+        self.text = text
+        self.retryable = retryable
+        # Seconds that the server asks to be left alone for.
+        self.retry_after = retry_after
+
+
+def retryable_status(status: int) -> bool:
+    """Whether another try may mend what the status says."""
+    return status in _STATUSES or 500 <= status <= 599
+
+
+def retry_after(headers: Mapping[str, str], now: Optional[float] = None) -> Optional[float]:
+    """Reads Retry-After, in seconds or as an HTTP date.
+
+    A date is read against the answer's own Date, where it has one: the two
+    machines' clocks may differ.
+    """
+    value = headers.get("Retry-After", "").strip()
+    if not value:
+        return None
+    if value.isascii() and value.isdigit():
+        return float(value)
+    until = _http_date(value)
+    if until is None:
+        return None
+    sent = _http_date(headers.get("Date", ""))
+    if sent is None:
+        sent = time.time() if now is None else now
+    return max(0.0, until - sent)
+
+
+def _http_date(value: str) -> Optional[float]:
+    try:
+        return parsedate_to_datetime(value).timestamp()
+    except (TypeError, ValueError, IndexError, OverflowError):
+        return None
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """Exponential with full jitter, so that callers do not come back together."""
+
+    base: float = 0.5
+    cap: float = 30.0
+    # Uniform over [0, x]; replaced in tests.
+    jitter: Callable[[float], float] = field(default=lambda x: random.uniform(0, x))  # noqa: S311
+
+    def wait(self, retry: int, retry_after: Optional[float] = None) -> float:
+        """Seconds before the retry (from 1), on top of what the server asked for."""
+        # The exponent is bounded: 2.0**1024 overflows.
+        drawn = self.jitter(min(self.cap, self.base * 2.0 ** min(retry - 1, 32)))
+        return drawn + (retry_after or 0.0)
+
+
+@dataclass
+class Progress:
+    """How far a call has come; told when the deadline cuts it off."""
+
+    attempts: int = 0
+    last_error: Optional[CallError] = None
+
+
+@dataclass(frozen=True)
+class Retrier:
+    """Repeats a call while repeating can help and the deadline allows."""
+
+    backoff: Backoff = field(default_factory=Backoff)
+    now: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+    async def run(
+        self,
+        call: Callable[[], Awaitable[T]],
+        *,
+        max_retries: int,
+        deadline: float,
+        progress: Progress,
+    ) -> T:
+        """Calls up to 1 + max_retries times; raises the last CallError."""
+        while True:
+            progress.attempts += 1
+            try:
+                return await call()
+            except CallError as error:
+                progress.last_error = error
+                retry = progress.attempts
+                if not error.retryable or retry > max_retries:
+                    raise
+                wait = self.backoff.wait(retry, error.retry_after)
+                if self.now() + wait >= deadline:
+                    raise CallError(
+                        error.error_type,
+                        f"{error.text} (no time left for another try before the deadline)",
+                    ) from error
+            await self.sleep(wait)

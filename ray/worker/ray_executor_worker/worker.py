@@ -1,0 +1,237 @@
+"""Everything that one replica does, from its start to the hand-back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Optional
+
+from nats.aio.msg import Msg
+
+from .clock import JournalClock
+from .connection import Connection, UnavailableError
+from .deliberation import Context, Deliberation, Settlement, cancel
+from .hosts import AllowedHosts
+from .journal import AbandonedError, Journal
+from .messages import Schema
+from .model import ModelClient
+from .puller import ACK, IN_PROGRESS, NAK, Delivery, Puller
+from .settings import Secrets, Settings
+
+log = logging.getLogger(f"ray.serve.{__name__}")
+
+# A third of the consumers' ack wait of 60 s.
+_HEARTBEAT_S = 20.0
+_CLOCK_S = 60.0
+_CANCELLED = "deliberation.done.cancelled.*"
+
+
+@dataclass
+class _Held:
+    """A deliberation in this replica's hands."""
+
+    deliberation: Deliberation
+    reply: str
+    beat_at: float
+    task: Optional[asyncio.Task[None]] = None
+    # Why its task is being cancelled: it ended, or another worker has it.
+    ended: bool = False
+    superseded: bool = False
+    checking: bool = False
+
+
+class Worker:
+    """Pulls, runs and settles deliberations."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        secrets: Secrets,
+        schema: Schema,
+        replica: str,
+        *,
+        models: Optional[ModelClient] = None,
+    ) -> None:
+        self._settings = settings
+        self._connection = Connection(
+            urls=settings.nats_urls,
+            secrets=secrets,
+            name=f"ray-executor worker {replica}",
+            on_connected=self._on_connected,
+        )
+        self._journal = Journal(self._connection, JournalClock())
+        self._models = models or ModelClient(AllowedHosts(settings.model_hosts), secrets.api_key())
+        self._context = Context(
+            journal=self._journal,
+            schema=schema,
+            models=self._models,
+            cluster=settings.cluster,
+            replica=replica,
+        )
+        self._pullers = {
+            pool: Puller(self._connection, pool, slots, partial(self._accept, pool))
+            for pool, slots in settings.pools.items()
+        }
+        self._held: dict[str, _Held] = {}
+        self._helpers: set[asyncio.Task[None]] = set()
+        self._connected = asyncio.Event()
+        self._failure: Optional[BaseException] = None
+
+    def start(self) -> None:
+        """Begins, inside a running event loop; never waits for NATS."""
+        log.info(
+            "worker %s of cluster %r: package %s, pools %s",
+            self._context.replica,
+            self._settings.cluster,
+            self._settings.version or "unnamed",
+            dict(self._settings.pools),
+        )
+        self._help(self._connection.keep())
+        self._help(self._begin())
+        self._help(self._heartbeats())
+
+    async def stop(self) -> None:
+        """Hands back what is held, so that another worker has it at once."""
+        await asyncio.gather(*(puller.stop() for puller in self._pullers.values()))
+        await cancel(self._helpers)
+        held = list(self._held.values())
+        await cancel(h.task for h in held if h.task is not None)
+        for h in held:
+            # Those that settled themselves meanwhile are no longer there.
+            if not (h.ended or h.superseded):
+                await self._send(h.reply, NAK)
+        await self._models.close()
+        await self._connection.close()
+        log.info("worker %s stopped; %d handed back", self._context.replica, len(held))
+
+    def check(self) -> None:
+        """Raises what must never happen; NATS being away is no such thing."""
+        if self._failure is not None:
+            raise RuntimeError("the worker stopped pulling") from self._failure
+
+    # Start
+
+    async def _begin(self) -> None:
+        """Pulls once the server's time is known: deadlines need it."""
+        await self._connection.subscribe(_CANCELLED, self._on_cancelled)
+        told = False
+        while True:
+            await self._connected.wait()
+            try:
+                await self._journal.observe_clock()
+                break
+            except UnavailableError as error:
+                (log.debug if told else log.warning)("the journal cannot be reached: %s", error)
+                told = True
+                await asyncio.sleep(1)
+        for puller in self._pullers.values():
+            self._help(puller.run())
+        self._help(self._watch_clock())
+
+    def _on_connected(self) -> None:
+        self._connected.set()
+        for puller in self._pullers.values():
+            puller.reset()
+        # Whatever ended while the connection was away was not heard.
+        for held in self._held.values():
+            self._check(held)
+
+    async def _watch_clock(self) -> None:
+        while True:
+            await asyncio.sleep(_CLOCK_S)
+            try:
+                await self._journal.observe_clock()
+            except UnavailableError as error:
+                log.debug("the server's time: %s", error)
+
+    # Work
+
+    def _accept(self, pool: str, delivery: Delivery, data: bytes) -> bool:
+        now = asyncio.get_running_loop().time()
+        known = self._held.get(delivery.id)
+        if known is not None:
+            # Our heartbeats were lost and it came back to us: go on with it.
+            known.reply, known.beat_at = delivery.reply, now + _HEARTBEAT_S
+            return False
+        deliberation = Deliberation(self._context, delivery, data)
+        held = _Held(deliberation, delivery.reply, now + _HEARTBEAT_S)
+        self._held[delivery.id] = held
+        held.task = asyncio.create_task(self._run(held, delivery.id))
+        held.task.add_done_callback(lambda _: self._pullers[pool].release())
+        return True
+
+    async def _run(self, held: _Held, deliberation_id: str) -> None:
+        try:
+            settlement = await held.deliberation.run()
+        except asyncio.CancelledError:
+            if not held.ended and not held.superseded:
+                raise  # stop() hands it back
+            settlement = Settlement.ENDED if held.ended else Settlement.LEFT
+        except Exception:
+            # Redelivered after the ack wait, and given up after some attempts.
+            log.exception("%s: not seen through", deliberation_id)
+            settlement = Settlement.LEFT
+        del self._held[deliberation_id]
+        if settlement is Settlement.ENDED:
+            held.ended = True
+            await self._send(held.reply, ACK)
+
+    async def _heartbeats(self) -> None:
+        """Tells the server that what is held is worked on."""
+        while True:
+            await asyncio.sleep(1)
+            now = asyncio.get_running_loop().time()
+            for held in list(self._held.values()):
+                if held.beat_at <= now:
+                    held.beat_at = now + _HEARTBEAT_S
+                    await self._send(held.reply, IN_PROGRESS)
+
+    # Ends written by others
+
+    async def _on_cancelled(self, message: Msg) -> None:
+        held = self._held.get(message.subject.rpartition(".")[2])
+        if held is not None:
+            self._check(held)
+
+    def _check(self, held: _Held) -> None:
+        if not held.checking:
+            held.checking = True
+            self._help(self._stop_if_over(held))
+
+    async def _stop_if_over(self, held: _Held) -> None:
+        """Stops what has its end, or a newer attempt elsewhere.
+
+        A subscriber also hears what the stream then refused: the leader knows.
+        """
+        try:
+            held.ended = held.ended or await held.deliberation.ended()
+            if not held.ended:
+                held.superseded = await held.deliberation.superseded()
+        except AbandonedError as error:
+            log.debug("whether it is over: %s", error)
+        finally:
+            held.checking = False
+        if (held.ended or held.superseded) and held.task is not None:
+            await cancel([held.task])
+
+    # Small things
+
+    async def _send(self, reply: str, what: bytes) -> None:
+        try:
+            await self._connection.publish(reply, what)
+        except UnavailableError as error:
+            # Then it is delivered again, and what the journal says holds.
+            log.debug("%s not sent: %s", what.decode(), error)
+
+    def _help(self, work: Any) -> None:
+        task: asyncio.Task[None] = asyncio.create_task(work)
+        self._helpers.add(task)
+        task.add_done_callback(self._helped)
+
+    def _helped(self, task: asyncio.Task[None]) -> None:
+        self._helpers.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._failure = task.exception()
+            log.error("a task of the worker failed", exc_info=self._failure)

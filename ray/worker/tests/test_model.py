@@ -1,0 +1,195 @@
+"""The call of a model, against a server that misbehaves."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from harness import FakeModel, until
+from yarl import URL
+
+from ray_executor_worker.hosts import AllowedHosts
+from ray_executor_worker.model import Answer, ModelClient, Question
+from ray_executor_worker.retry import Backoff, CallError, Progress, Retrier
+
+KEY = "sk-secret"
+
+
+@pytest_asyncio.fixture
+async def client() -> AsyncIterator[ModelClient]:
+    client = ModelClient(
+        AllowedHosts(["127.0.0.1"]),
+        KEY,
+        retrier=Retrier(Backoff(base=0.0)),
+        max_body_bytes=1024 * 1024,
+    )
+    yield client
+    await client.close()
+
+
+async def ask(
+    client: ModelClient, url: str, model: str, retries: int = 0, progress: Progress | None = None
+) -> Answer:
+    deadline = asyncio.get_running_loop().time() + 20
+    question = Question(url, model, [{"role": "user", "content": "x"}], retries, deadline)
+    return await client.ask(question, progress or Progress())
+
+
+async def test_an_answer(client: ModelClient, model: FakeModel) -> None:
+    answer = await ask(client, model.url + "/", "reasoned")
+    assert answer == Answer(
+        content="yes",
+        reasoning="because",
+        metadata={
+            "finish_reason": "stop",
+            "prompt_tokens": "3",
+            "completion_tokens": "4",
+            "total_tokens": "7",
+        },
+    )
+    assert model.requests[0] == {
+        "model": "reasoned",
+        "messages": [{"role": "user", "content": "x"}],
+    }
+    assert model.headers[0]["Authorization"] == f"Bearer {KEY}"
+
+
+@pytest.mark.parametrize(
+    ("name", "error_type", "text", "calls"),
+    [
+        ("404", "http_status", "HTTP 404: no 404", 1),
+        ("503", "http_status", "HTTP 503: no 503", 3),
+        ("429", "http_status", "HTTP 429: no 429", 3),
+        ("string-error", "http_status", "HTTP 401: Unauthorized", 1),
+        ("moved", "http_status", "HTTP 307: redirects are not followed", 1),
+        ("empty", "empty_content", "the model answered with empty content", 1),
+        ("nonsense", "bad_response", "not a chat completion", 1),
+        ("big", "too_large", "the answer exceeds 1048576 bytes", 1),
+        ("broken", "connection", "", 3),
+        ("cut", "connection", "", 3),
+    ],
+)
+async def test_failures(  # noqa: PLR0913, PLR0917
+    client: ModelClient, model: FakeModel, name: str, error_type: str, text: str, calls: int
+) -> None:
+    with pytest.raises(CallError) as told:
+        await ask(client, model.url, name, retries=2)
+    assert told.value.error_type == error_type
+    assert told.value.text.startswith(text)
+    assert told.value.text
+    assert model.calls[name] == calls
+
+
+async def test_a_retry_may_mend_it(client: ModelClient, model: FakeModel) -> None:
+    progress = Progress()
+    answer = await ask(client, model.url, "500x1", retries=3, progress=progress)
+    assert answer.content == "at last"
+    assert progress.attempts == 2
+
+
+async def test_nobody_listens(client: ModelClient) -> None:
+    progress = Progress()
+    with pytest.raises(CallError) as told:
+        await ask(client, "http://127.0.0.1:1", "ok", retries=1, progress=progress)
+    assert told.value.error_type == "connection"
+    assert progress.attempts == 2
+
+
+async def test_cancelling_closes_the_connection(client: ModelClient, model: FakeModel) -> None:
+    task = asyncio.create_task(ask(client, model.url, "slow"))
+    await until(lambda: model.open, 1)
+    task.cancel()
+    await until(lambda: (model.open, model.aborted), (0, 1))
+
+
+async def test_connections_are_used_again(client: ModelClient, model: FakeModel) -> None:
+    for _ in range(3):
+        await ask(client, model.url, "ok")
+    connector = client._session.connector
+    assert connector is not None
+    assert sum(len(free) for free in connector._conns.values()) == 1
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://localhost:1",
+        "http://127.0.0.2",
+        "ftp://127.0.0.1",
+        "http://127.0.0.1@elsewhere",
+        "http://127.0.0.1.elsewhere",
+        "//127.0.0.1",
+    ],
+)
+async def test_other_hosts_are_not_called(client: ModelClient, url: str) -> None:
+    with pytest.raises(CallError) as told:
+        await ask(client, url, "ok")
+    assert told.value.error_type == "host_not_allowed"
+
+
+@pytest.mark.parametrize("url", ["", "http://[", "http://x:port"])
+async def test_a_url_that_is_none(client: ModelClient, url: str) -> None:
+    with pytest.raises(CallError) as told:
+        await ask(client, url, "ok")
+    assert told.value.error_type == "invalid_request"
+
+
+async def test_no_model_at_all(client: ModelClient, model: FakeModel) -> None:
+    with pytest.raises(CallError, match="no model"):
+        await ask(client, model.url, "")
+
+
+async def test_the_key_is_neither_logged_nor_told(
+    client: ModelClient, model: FakeModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(CallError) as told:
+        await ask(client, model.url, f"401{KEY}")
+    assert told.value.text == "HTTP 401: no 401***"
+    assert KEY not in caplog.text
+
+
+async def test_without_a_key_none_is_sent(model: FakeModel) -> None:
+    client = ModelClient(AllowedHosts(["127.0.0.1"]), "")
+    await ask(client, model.url, "ok")
+    await client.close()
+    assert "Authorization" not in model.headers[0]
+
+
+@pytest.mark.parametrize(
+    ("entry", "url", "covered"),
+    [
+        ("host", "http://host", True),
+        ("host", "https://HOST:8000", True),
+        ("Host", "http://host", True),
+        ("host", "http://a.host", False),
+        ("host:8000", "http://host:8000", True),
+        ("host:8000", "http://host", False),
+        ("host:80", "http://host", True),
+        ("host:443", "https://host", True),
+        ("*.svc.local", "http://a.svc.local:1", True),
+        ("*.svc.local", "http://a.b.svc.local", True),
+        ("*.svc.local", "http://svc.local", False),
+        ("*.svc.local", "http://asvc.local", False),
+        ("*.svc.local:8000", "http://a.svc.local", False),
+        ("[::1]:8000", "http://[::1]:8000", True),
+        ("::1", "http://[::1]", False),
+        ("10.0.0.1", "http://10.0.0.1:8000", True),
+    ],
+)
+def test_hosts(entry: str, url: str, covered: bool) -> None:  # noqa: FBT001
+    try:
+        hosts = AllowedHosts([entry])
+    except ValueError:
+        assert not covered
+        return
+    assert hosts.covers(URL(url)) is covered
+
+
+@pytest.mark.parametrize("entry", ["", "*", "a.*", "*.", "host/path", "host:port", "http://host"])
+def test_a_malformed_host_is_refused(entry: str) -> None:
+    with pytest.raises(ValueError, match="model_hosts"):
+        AllowedHosts([entry])

@@ -1,0 +1,423 @@
+"""A worker against a real NATS: what it writes, and how it loses races."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from typing import Any
+
+import pytest
+from harness import FakeModel, Journalist, a, until, working
+from nats.js.errors import APIError
+
+from ray_executor_worker.journal import RESULTS_BUCKET
+from ray_executor_worker.messages import AGENT, COMPLETED, REQUESTED, STARTED, Result
+
+DONE = {"status": "completed"}
+
+
+def proposals(message: Any) -> list[str]:
+    return [result.proposal for result in message.results]
+
+
+def errors(message: Any) -> list[str]:
+    return [result.metadata["error"] for result in message.results]
+
+
+async def test_a_deliberation_is_seen_through(journalist: Journalist, model: FakeModel) -> None:
+    async with working(journalist):
+        await journalist.submit("d1", [a("a1", "one"), a("a2", "reasoned", role="QA")], model.url)
+        how, end = await journalist.end("d1")
+        await journalist.settled()
+
+    assert how == "completed"
+    assert proposals(end) == ["proposal of one", "yes"]
+    assert end.results[1].reasoning == "because"
+    assert end.duration.nanos > 0
+    metadata = dict(end.results[1].metadata)
+    assert int(metadata.pop("duration_ms")) >= 0
+    assert metadata == {
+        "status": "completed",
+        "model": "reasoned",
+        "role": "QA",
+        "attempts": "1",
+        "finish_reason": "stop",
+        "prompt_tokens": "3",
+        "completion_tokens": "4",
+        "total_tokens": "7",
+    }
+    story = await journalist.story("d1")
+    kinds = await journalist.kinds("d1")
+    assert kinds[:2] == ["requested.default", "started.default"]
+    assert sorted(kinds[2:4]) == ["agent.0", "agent.1"]
+    assert kinds[4:] == ["done.completed"]
+    started = journalist.schema.parse(STARTED, story[1].data)
+    assert (started.attempt, started.cluster, started.replica) == (1, "test", "one")
+    assert not started.HasField("first_started_at")
+
+
+async def test_events_are_cloud_events(journalist: Journalist, model: FakeModel) -> None:
+    async with working(journalist):
+        await journalist.submit("d1", [a("a1")], model.url)
+        await journalist.end("d1")
+    _, started, agent, done = await journalist.story("d1")
+
+    assert [e.headers["ce-id"] for e in (started, agent, done)] == [
+        "d1.started.1",
+        "d1.agent.0",
+        "d1.done",
+    ]
+    assert [e.headers["ce-type"] for e in (started, agent, done)] == [STARTED, AGENT, COMPLETED]
+    for entry in (started, agent, done):
+        assert entry.headers["ce-specversion"] == "1.0"
+        assert entry.headers["ce-source"] == "/ray-executor/worker"
+        assert entry.headers["ce-subject"] == "d1"
+        assert entry.headers["ce-time"].endswith("Z")
+        assert entry.headers["content-type"] == "application/protobuf"
+        assert entry.headers["ce-traceparent"] == f"00-{'1' * 32}-{'2' * 16}-01"
+
+
+async def test_the_first_start_is_one_append_over_everything(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    await journalist.submit("d1", [a("a1")], model.url)
+    async with working(journalist):
+        await journalist.end("d1")
+    started = (await journalist.story("d1"))[1]
+    assert started.headers["Nats-Expected-Last-Subject-Sequence-Subject"] == "deliberation.*.*.d1"
+
+
+async def test_what_ended_before_it_was_pulled_is_acknowledged(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    await journalist.submit("d1", [a("a1")], model.url)
+    await journalist.cancel("d1")
+    async with working(journalist):
+        await journalist.settled()
+    assert await journalist.kinds("d1") == ["requested.default", "done.cancelled"]
+    assert model.requests == []
+
+
+async def test_a_resumed_deliberation_asks_only_the_missing_agents(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    first = await journalist.submit("d1", [a("a1"), a("a2"), a("a3")], model.url)
+    await journalist.start("d1", 1)
+    await journalist.agent("d1", 0, Result("a1", "kept", metadata=DONE))
+    await journalist.agent("d1", 2, Result("a3", metadata={"status": "failed", "error": "gone"}))
+    async with working(journalist):
+        how, end = await journalist.end("d1")
+    assert how == "completed"
+    assert proposals(end) == ["kept", "proposal of ok", ""]
+    assert model.asked() == ["a2"]
+    started = [e for e in await journalist.story("d1") if ".started." in e.subject]
+    second = journalist.schema.parse(STARTED, started[1].data)
+    assert second.attempt == 2
+    assert second.HasField("first_started_at")
+    assert started[1].headers["Nats-Expected-Last-Subject-Sequence"] == str(first + 1)
+
+
+async def test_a_deliberation_that_brings_workers_down_is_given_up(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    await journalist.submit("d1", [a("a1")], model.url)
+    for attempt in range(1, 6):
+        await journalist.start("d1", attempt)
+    async with working(journalist):
+        how, end = await journalist.end("d1")
+        await journalist.settled()
+    assert how == "failed"
+    assert end.error_message.startswith("given up after 5 attempts")
+    assert end.results[0].metadata["error_type"] == "attempts"
+    assert model.requests == []
+
+
+async def test_none_completed(journalist: Journalist, model: FakeModel) -> None:
+    async with working(journalist):
+        await journalist.submit("d1", [a("a1", "404"), a("a2", "empty")], model.url)
+        how, end = await journalist.end("d1")
+    assert how == "failed"
+    assert end.error_message == (
+        "none of 2 agents completed: a1: HTTP 404: no 404; "
+        "a2: the model answered with empty content (finish_reason stop)"
+    )
+    assert [r.metadata["error_type"] for r in end.results] == ["http_status", "empty_content"]
+    assert end.task_id == "task-d1"
+
+
+async def test_one_failure_does_not_fail_the_others(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    async with working(journalist):
+        await journalist.submit("d1", [a("a1", "404"), a("a2")], model.url)
+        how, end = await journalist.end("d1")
+    assert how == "completed"
+    assert [r.metadata["status"] for r in end.results] == ["failed", "completed"]
+
+
+async def test_a_host_outside_the_list_fails_the_agent(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    async with working(journalist, model_hosts=("elsewhere",)):
+        await journalist.submit("d1", [a("a1")], model.url)
+        how, end = await journalist.end("d1")
+    assert how == "failed"
+    assert "not covered by MODEL_HOSTS" in end.error_message
+    assert model.requests == []
+
+
+async def test_the_deadline_completes_with_what_there_is(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    async with working(journalist):
+        await journalist.submit("d1", [a("a1"), a("a2", "slow")], model.url, timeout_seconds=1)
+        how, end = await journalist.end("d1")
+        await until(lambda: model.aborted, 1)
+    assert how == "completed"
+    assert proposals(end) == ["proposal of ok", ""]
+    assert end.results[1].metadata["error"] == "timed out after 1 s"
+    assert end.results[1].metadata["error_type"] == "timeout"
+
+
+async def test_the_deadline_with_none_fails(journalist: Journalist, model: FakeModel) -> None:
+    async with working(journalist):
+        await journalist.submit("d1", [a("a1", "slow")], model.url, timeout_seconds=1)
+        how, end = await journalist.end("d1")
+    assert how == "failed"
+    assert end.error_message.startswith("timed out after 1 s")
+
+
+async def test_what_waited_too_long_ends_without_a_call(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    await journalist.submit("d1", [a("a1")], model.url, timeout_seconds=1)
+    await asyncio.sleep(1.1)  # the journal's clock cannot be moved
+    async with working(journalist):
+        how, end = await journalist.end("d1")
+        await journalist.settled()
+    assert how == "failed"
+    assert "before it was asked" in end.results[0].metadata["error"]
+    assert await journalist.kinds("d1") == ["requested.default", "done.failed"]
+    assert model.requests == []
+
+
+async def test_a_cancelled_deliberation_lets_go_of_its_model_at_once(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    async with working(journalist):
+        await journalist.submit("d1", [a("a1", "slow"), a("a2", "slow")], model.url)
+        await until(lambda: model.open, 2)
+        await journalist.cancel("d1")
+        await until(lambda: (model.open, model.aborted), (0, 2))
+        await journalist.settled()
+    assert await journalist.kinds("d1") == [
+        "requested.default",
+        "started.default",
+        "done.cancelled",
+    ]
+
+
+async def test_a_refused_cancel_stops_nothing(journalist: Journalist, model: FakeModel) -> None:
+    async with working(journalist):
+        await journalist.submit("d1", [a("a1", "slow")], model.url)
+        await until(lambda: model.open, 1)
+        with pytest.raises(APIError, match="10071"):
+            await journalist.append(
+                "deliberation.done.cancelled.d1",
+                b"",
+                **{"Nats-Expected-Last-Subject-Sequence": "99"},
+            )
+        await asyncio.sleep(0.2)  # nothing is to happen
+        assert model.aborted == 0
+        model.let_go.set()
+        assert (await journalist.end("d1"))[0] == "completed"
+
+
+async def test_a_lost_race_for_the_end(journalist: Journalist, model: FakeModel) -> None:
+    async with working(journalist):
+        await journalist.submit("d1", [a("a1", "slow")], model.url)
+        await until(lambda: model.open, 1)
+        # The keeper's end is not announced to workers.
+        await journalist.append("deliberation.done.failed.d1", b"")
+        model.let_go.set()
+        await journalist.settled()
+    assert (await journalist.kinds("d1"))[-2:] == ["done.failed", "agent.0"]
+
+
+async def test_an_agent_recorded_by_another_worker_stands(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    async with working(journalist):
+        await journalist.submit("d1", [a("a1", "slow")], model.url)
+        await until(lambda: model.open, 1)
+        await journalist.agent("d1", 0, Result("a1", "theirs", metadata=DONE))
+        model.let_go.set()
+        _, end = await journalist.end("d1")
+    assert proposals(end) == ["theirs"]
+
+
+async def test_a_stopped_worker_hands_back(journalist: Journalist, model: FakeModel) -> None:
+    async with working(journalist, "one"):
+        await journalist.submit("d1", [a("a1"), a("a2", "slow")], model.url)
+        await journalist.wait_for("deliberation.agent.0.d1")
+        await until(lambda: model.open, 1)
+    assert model.aborted == 1
+    model.let_go.set()
+    # Long before the ack wait of 60 s is over.
+    async with working(journalist, "two"):
+        how, end = await journalist.end("d1")
+        await journalist.settled()
+    assert how == "completed"
+    assert proposals(end) == ["proposal of ok", "proposal of slow"]
+    assert sorted(model.asked()) == ["a1", "a2", "a2"]
+
+
+async def test_two_workers_share_a_pool(journalist: Journalist, model: FakeModel) -> None:
+    async with working(journalist, "one", slots=3), working(journalist, "two", slots=3):
+        for i in range(40):
+            await journalist.submit(f"d{i}", [a("a1"), a("a2")], model.url)
+        for i in range(40):
+            assert (await journalist.end(f"d{i}"))[0] == "completed"
+        await journalist.settled()
+    assert len(model.requests) == 80
+
+
+async def test_no_more_than_the_slots_are_held(journalist: Journalist, model: FakeModel) -> None:
+    async with working(journalist, slots=2):
+        for i in range(5):
+            await journalist.submit(f"d{i}", [a("a1", "slow")], model.url)
+        await until(lambda: model.open, 2)
+        await asyncio.sleep(0.2)  # no third is to come
+        assert len(model.requests) == 2
+        model.let_go.set()
+        for i in range(5):
+            assert (await journalist.end(f"d{i}"))[0] == "completed"
+
+
+async def test_nats_comes_later(journalist: Journalist, model: FakeModel) -> None:
+    journalist.server.stop()
+    async with working(journalist) as worker:
+        await asyncio.sleep(0.3)
+        worker.check()
+        journalist.server.start()
+        await until(lambda: journalist.nc.is_connected, wanted=True)
+        await journalist.submit("d1", [a("a1")], model.url)
+        assert (await journalist.end("d1"))[0] == "completed"
+
+
+async def test_a_result_outlives_an_absence_of_nats(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    async with working(journalist):
+        await journalist.submit("d1", [a("a1", "slow")], model.url)
+        await until(lambda: model.open, 1)
+        journalist.server.stop()
+        model.let_go.set()
+        await until(lambda: model.open, 0)
+        journalist.server.start()
+        await until(lambda: journalist.nc.is_connected, wanted=True)
+        assert (await journalist.end("d1"))[0] == "completed"
+    assert model.calls["slow"] == 1
+
+
+async def test_a_cancel_during_an_absence_is_noticed(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    async with working(journalist) as worker:
+        await journalist.submit("d1", [a("a1", "slow")], model.url)
+        await until(lambda: model.open, 1)
+        # As though the message had been missed: the handler is not there.
+        await worker._connection.unsubscribe("deliberation.done.cancelled.*")
+        await journalist.cancel("d1")
+        await worker._connection.client.force_reconnect()
+        await until(lambda: model.aborted, 1)
+        await journalist.settled()
+
+
+async def test_a_newer_attempt_elsewhere_is_left_alone(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    async with working(journalist) as worker:
+        await journalist.submit("d1", [a("a1", "slow")], model.url)
+        await until(lambda: model.open, 1)
+        await journalist.start("d1", 2)
+        await worker._connection.client.force_reconnect()
+        await until(lambda: model.aborted, 1)
+    assert (await journalist.kinds("d1"))[-1] == "started.default"
+
+
+async def test_a_large_result_goes_to_the_object_store(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    async with working(journalist):
+        await journalist.submit("d1", [a("a1", "big")], model.url)
+        _, end = await journalist.end("d1")
+    agent = journalist.read_agent((await journalist.story("d1"))[2])
+    assert not agent.HasField("result")
+    assert not end.results
+    store = await journalist.nc.jetstream().object_store(RESULTS_BUCKET)
+    for ref, name in ((agent.result_ref, AGENT), (end.results_ref, COMPLETED)):
+        whole = (await store.get(ref)).data
+        assert whole is not None
+        assert ref == f"sha256-{hashlib.sha256(whole).hexdigest()}"
+        message = journalist.schema.parse(name, whole)
+        result = message.result if name == AGENT else message.results[0]
+        assert len(result.proposal) == 1536 * 1024
+
+
+async def test_a_large_recorded_result_is_put_back(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    async with working(journalist):
+        await journalist.submit("d1", [a("a1", "big"), a("a2", "slow")], model.url)
+        await journalist.wait_for("deliberation.agent.0.d1")
+    model.let_go.set()
+    async with working(journalist, "two"):
+        _, end = await journalist.end("d1")
+    store = await journalist.nc.jetstream().object_store(RESULTS_BUCKET)
+    whole = journalist.schema.parse(COMPLETED, (await store.get(end.results_ref)).data or b"")
+    assert [len(p) for p in proposals(whole)] == [1536 * 1024, len("proposal of slow")]
+    assert model.calls["big"] == 1
+
+
+async def test_a_large_request_is_read_from_the_object_store(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    task = "x" * (1024 * 1024)
+    message = journalist.request("d1", [a("a1")], model.url, task_description=task)
+    whole = message.SerializeToString()
+    message.ClearField("request")
+    message.request_ref = f"sha256-{hashlib.sha256(whole).hexdigest()}"
+    store = await journalist.nc.jetstream().object_store(RESULTS_BUCKET)
+    await store.put(message.request_ref, whole)
+    await journalist.append("deliberation.requested.default.d1", message)
+    async with working(journalist):
+        assert (await journalist.end("d1"))[0] == "completed"
+    assert task in model.requests[0]["messages"][1]["content"]
+
+
+async def test_what_cannot_be_read_fails(journalist: Journalist) -> None:
+    await journalist.append("deliberation.requested.default.d1", b"\xff\xff")
+    missing = journalist.schema._classes[REQUESTED](
+        deliberation_id="d2", timeout_seconds=30, request_ref="sha256-nowhere"
+    )
+    await journalist.append("deliberation.requested.default.d2", missing)
+    async with working(journalist):
+        for id_ in ("d1", "d2"):
+            how, end = await journalist.end(id_)
+            assert how == "failed"
+            assert "unreadable" in end.error_message
+        await journalist.settled()
+
+
+async def test_the_key_reaches_the_model_and_nothing_else(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    async with working(journalist, environ={"VLLM_API_KEY": "sk-secret"}):
+        await journalist.submit("d1", [a("a1"), a("a2", "401sk-secret")], model.url)
+        _, end = await journalist.end("d1")
+    assert {h["Authorization"] for h in model.headers} == {"Bearer sk-secret"}
+    for entry in await journalist.story("d1"):
+        if not entry.subject.startswith("deliberation.requested"):
+            assert b"no 401sk-secret" not in entry.data
+    assert errors(end)[1] == "HTTP 401: no 401***"
