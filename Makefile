@@ -1,0 +1,102 @@
+# Everything that one does with this project. `make help` lists it.
+
+SHELL  := bash
+PYTHON ?= python3
+GO     ?= go
+
+# Tools that the checks use, built from their modules into .tools.
+BUF_VERSION           := v1.75.0
+PROTOC_GEN_GO_VERSION := v1.36.12
+GOLANGCI_VERSION      := v2.15.0
+
+TOOLS := $(CURDIR)/.tools
+VENV  ?= .venv
+
+# The worker's Python dependencies travel in the binary.
+WHEELS := ray/worker/wheels/.fetched
+
+.DEFAULT_GOAL := help
+.PHONY: help build run test test-go test-python test-ray-249 test-vllm lint generate check-generated bench tools clean
+
+help: ## List what there is
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: $(WHEELS) ## Build bin/ray-executor, complete
+	$(GO) build -trimpath -ldflags '-s -w' -o bin/ray-executor ./cmd/ray-executor
+
+run: build $(VENV)/.made ## Run everything on this machine and send one deliberation through it
+	@bin/ray-executor dev --venv $(VENV)
+
+test: test-python test-go ## Test everything, on real Ray and real NATS
+
+test-go: build $(VENV)/.made $(TOOLS)/func ## Test the Go side, end to end on real Ray
+	RAY_VENV=$(CURDIR)/$(VENV) FUNC_CLI=$(TOOLS)/func $(GO) test -timeout 20m ./...
+
+test-python: $(TOOLS)/worker-venv/.made $(TOOLS)/nats-server ## Test, lint and type-check the Ray worker
+	cd ray/worker && export PATH=$(TOOLS)/worker-venv/bin:$$PATH NATS_SERVER=$(TOOLS)/nats-server && \
+	  ruff check . && ruff format --check . && mypy && python -m pytest -q
+
+test-ray-249: build .venv-ray-2.49/.made ## Test end to end on the oldest Ray that is supported
+	RAY_VENV=$(CURDIR)/.venv-ray-2.49 $(GO) test -timeout 15m -count 1 ./tests/e2e/...
+
+test-vllm: build $(VENV)/.made ## Test end to end against a real vLLM on the CPU (6 GB to install)
+	RAY_VENV=$(CURDIR)/$(VENV) $(GO) test -timeout 25m -count 1 -tags vllm -v ./tests/vllm/...
+
+lint: $(TOOLS)/golangci-lint $(TOOLS)/buf ## Lint the Go code and the proto files
+	$(TOOLS)/golangci-lint run
+	$(TOOLS)/buf lint
+	$(TOOLS)/buf format --diff --exit-code proto/ray_executor
+	@if git rev-parse -q --verify main~1 >/dev/null; then \
+	  $(TOOLS)/buf breaking --against '.git#ref=main~1'; fi
+
+generate: $(TOOLS)/buf $(TOOLS)/protoc-gen-go ## Make the Go code of the proto files again
+	install -m 644 "$$($(GO) list -m -f '{{.Dir}}' github.com/bufbuild/protovalidate)/proto/protovalidate/buf/validate/validate.proto" proto/buf/validate/validate.proto
+	PATH=$(TOOLS):$$PATH $(TOOLS)/buf generate
+
+check-generated: generate ## Fail when generated code is stale
+	git diff --exit-code -- proto
+
+bench: build ## Print the figures of the hot paths
+	$(GO) test -run '^$$' -bench . -benchmem ./events ./functions ./journal
+
+clean: ## Remove what was built, not what was downloaded
+	rm -rf bin .func .ray-executor
+
+# --- what the targets above need ---
+
+tools: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/golangci-lint $(TOOLS)/func $(TOOLS)/nats-server ## Build the tools
+
+$(WHEELS): ray/worker/requirements.txt
+	$(PYTHON) -m pip download -q --require-hashes --no-deps --only-binary=:all: -d $(@D) -r $<
+	@touch $@
+
+$(VENV)/.made: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	@echo 'installing Ray into $(VENV) …'
+	$(VENV)/bin/python -m pip install -q --require-hashes -r $<
+	@touch $@
+
+.venv-ray-2.49/.made: requirements-ray-2.49.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install -q --require-hashes -r $<
+	@touch $@
+
+$(TOOLS)/worker-venv/.made: ray/worker/requirements-dev.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install -q --require-hashes -r $<
+	@touch $@
+
+$(TOOLS)/buf:
+	GOBIN=$(TOOLS) $(GO) install github.com/bufbuild/buf/cmd/buf@$(BUF_VERSION)
+
+$(TOOLS)/protoc-gen-go:
+	GOBIN=$(TOOLS) $(GO) install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO_VERSION)
+
+$(TOOLS)/golangci-lint:
+	GOBIN=$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+
+$(TOOLS)/func: tools/func/go.mod
+	cd tools/func && $(GO) build -o $@ knative.dev/func/cmd/func
+
+$(TOOLS)/nats-server: go.mod
+	$(GO) build -o $@ github.com/nats-io/nats-server/v2

@@ -1,0 +1,93 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"rayexecutor/config"
+	"rayexecutor/journal"
+	"rayexecutor/ray"
+)
+
+func (p program) deployCommand() *cobra.Command {
+	var only string
+	command := &cobra.Command{
+		Use:   "deploy",
+		Short: "Make or update the journal, its consumers and the Ray worker",
+		Long: `Make or update the journal's streams and consumers on NATS_URL, then the
+worker on RAY_ADDRESS. It is safe to repeat: what is as it should be is left
+alone, and so are other applications of the cluster.`,
+		Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			settings, log, err := p.load()
+			if err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(command.Context(), 5*time.Minute)
+			defer cancel()
+			say := func(line string) { fmt.Fprintln(p.out, line) }
+			if only != "worker" {
+				if err := deployJournal(ctx, settings, log, say); err != nil {
+					return err
+				}
+			}
+			if only != "journal" {
+				return deployWorker(ctx, settings, say)
+			}
+			return nil
+		},
+	}
+	command.Flags().StringVar(&only, "only", "", "deploy only the `part`: journal or worker")
+	command.PreRunE = func(*cobra.Command, []string) error {
+		if only != "" && only != "journal" && only != "worker" {
+			return fmt.Errorf("--only=%s: must be journal or worker", only)
+		}
+		return nil
+	}
+	return command
+}
+
+func deployJournal(ctx context.Context, settings config.Config, log *slog.Logger, say func(string)) error {
+	events, err := journal.Connect(journal.Settings{
+		URL: settings.NATSURL, Creds: settings.NATSCreds, CA: settings.NATSCA, Name: "ray-executor deploy", Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	defer events.Close()
+	layout := journal.Layout{
+		Replicas: settings.JournalReplicas, MaxAge: settings.JournalMaxAge, MaxBytes: settings.JournalMaxBytes,
+	}
+	for _, pool := range settings.Pools() {
+		layout.Pools = append(layout.Pools, journal.Pool(pool))
+	}
+	if err := events.Deploy(ctx, layout); err != nil {
+		return err
+	}
+	say("journal: streams and consumers are in place")
+	return nil
+}
+
+func deployWorker(ctx context.Context, settings config.Config, say func(string)) error {
+	client, err := ray.NewClient(clusterOf(settings))
+	if err != nil {
+		return err
+	}
+	pools := make(map[string]int)
+	for _, pool := range settings.Pools() {
+		pools[pool.Name] = pool.InFlight
+	}
+	return ray.Deploy(ctx, client, ray.Options{
+		NATSURL: settings.WorkerNATSURL, Pools: pools, ClusterName: clusterOf(settings).Name,
+		ModelHosts: settings.ModelHosts, Replicas: settings.WorkerReplicas, PIP: settings.WorkerPIP, Progress: say,
+	})
+}
+
+// clusterOf is the one cluster that RAY_ADDRESS names.
+func clusterOf(settings config.Config) ray.Cluster {
+	return ray.Cluster{Name: "default", Address: settings.RayAddress, Token: settings.RayAuthToken}
+}

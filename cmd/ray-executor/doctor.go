@@ -1,0 +1,153 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"rayexecutor/config"
+	"rayexecutor/journal"
+	"rayexecutor/ray"
+)
+
+// errUnhealthy makes doctor exit with 1; what is amiss has been said.
+var errUnhealthy = errors.New("something is amiss; each line above says what to do")
+
+// check is one thing that doctor looks at; it returns what it found.
+type check struct {
+	name string
+	look func(context.Context) (found string, err error)
+}
+
+func (p program) doctorCommand() *cobra.Command {
+	var server string
+	command := &cobra.Command{
+		Use:   "doctor",
+		Short: "Look at everything that a deliberation needs, and say what is amiss",
+		Args:  cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			settings, log, err := p.load()
+			if err != nil {
+				return err
+			}
+			checks := []check{
+				{"server", func(ctx context.Context) (string, error) { return checkServer(ctx, server) }},
+				{"journal", func(ctx context.Context) (string, error) {
+					events, err := journal.Connect(journal.Settings{
+						URL: settings.NATSURL, Creds: settings.NATSCreds, CA: settings.NATSCA,
+						Name: "ray-executor doctor", Wait: 3 * time.Second, Log: log,
+					})
+					if err != nil {
+						return "", err
+					}
+					defer events.Close()
+					return "NATS and the stream " + journal.Stream + " are there", awaitReady(ctx, events)
+				}},
+				{"worker", func(ctx context.Context) (string, error) { return checkWorker(ctx, settings) }},
+				{"model", func(ctx context.Context) (string, error) { return checkModel(ctx, settings) }},
+			}
+			return examine(command.Context(), p.out, checks)
+		},
+	}
+	command.Flags().StringVar(&server, "server", "http://localhost:8080", "the function server's `URL`")
+	return command
+}
+
+func examine(ctx context.Context, out io.Writer, checks []check) error {
+	healthy := true
+	for _, check := range checks {
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+		found, err := check.look(ctx)
+		cancel()
+		if err != nil {
+			healthy = false
+			fmt.Fprintf(out, "%-8s amiss: %v\n", check.name, err)
+			continue
+		}
+		fmt.Fprintf(out, "%-8s ok: %s\n", check.name, found)
+	}
+	if !healthy {
+		return errUnhealthy
+	}
+	return nil
+}
+
+// awaitReady gives the connection a moment to come about.
+func awaitReady(ctx context.Context, events *journal.Journal) error {
+	for {
+		err := events.Ready(ctx)
+		if err == nil || ctx.Err() != nil || errors.Is(err, journal.ErrServerTooOld) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+func checkServer(ctx context.Context, server string) (string, error) {
+	url := strings.TrimRight(server, "/") + "/health/readiness"
+	status, body, err := get(ctx, url)
+	if err != nil {
+		return "", fmt.Errorf("%w; start it with `ray-executor serve`, or name it with --server", err)
+	}
+	if status != http.StatusOK {
+		return "", fmt.Errorf("%s is not ready: %s", server, body)
+	}
+	return server + " is ready", nil
+}
+
+func checkWorker(ctx context.Context, settings config.Config) (string, error) {
+	fleet, err := ray.NewFleet(clusterOf(settings))
+	if err != nil {
+		return "", fmt.Errorf("RAY_ADDRESS: %w", err)
+	}
+	for _, cluster := range fleet.Clusters(ctx) {
+		if !cluster.GetReachable() {
+			return "", errors.New(cluster.GetError())
+		}
+		if cluster.GetWorkerReplicas() == 0 {
+			return "", fmt.Errorf("no worker replica runs on %s: run `ray-executor deploy`; %s", cluster.GetAddress(), cluster.GetError())
+		}
+		return fmt.Sprintf("%d replicas on Ray %s at %s", cluster.GetWorkerReplicas(), cluster.GetRayVersion(), cluster.GetAddress()), nil
+	}
+	return "", errors.New("no cluster is set: RAY_ADDRESS names one")
+}
+
+func checkModel(ctx context.Context, settings config.Config) (string, error) {
+	if settings.VLLMURL == "" {
+		return "VLLM_URL is not set: each request must name its model server", nil
+	}
+	status, body, err := get(ctx, strings.TrimRight(settings.VLLMURL, "/")+"/v1/models")
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("VLLM_URL: %w", err)
+	case status == http.StatusUnauthorized:
+		return settings.VLLMURL + " is there and wants a key: set VLLM_API_KEY on the Ray nodes", nil
+	case status != http.StatusOK:
+		return "", fmt.Errorf("VLLM_URL: %s answered %d: %s", settings.VLLMURL, status, body)
+	}
+	return settings.VLLMURL + " answers", nil
+}
+
+func get(ctx context.Context, url string) (status int, body string, err error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	if err != nil {
+		return 0, "", err
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return 0, "", err
+	}
+	defer response.Body.Close()
+	data, err := io.ReadAll(io.LimitReader(response.Body, 500))
+	return response.StatusCode, strings.TrimSpace(string(data)), err
+}

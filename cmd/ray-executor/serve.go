@@ -1,0 +1,174 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/oklog/run"
+	"github.com/spf13/cobra"
+
+	function "rayexecutor"
+	"rayexecutor/config"
+	"rayexecutor/deliberation"
+	"rayexecutor/journal"
+	"rayexecutor/keeper"
+)
+
+// drain is how long requests under way have to end after SIGTERM; Kubernetes
+// kills after 30 s.
+const drain = 25 * time.Second
+
+func (p program) serveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "serve",
+		Short: "Serve the functions",
+		Long: `Serve the functions on PORT, and on GRPC_PORT where it is set: CloudEvents on
+POST /, health under /health, metrics under /metrics. HTTP/1.1 and h2c.
+
+A keeper runs along unless KEEPER=false. SIGTERM ends what is under way, then
+the process.`,
+		Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			settings, log, err := p.load()
+			if err != nil {
+				return err
+			}
+			return serve(command.Context(), settings, log, nil)
+		},
+	}
+}
+
+func (p program) keeperCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "keeper",
+		Short: "Run a keeper alone: announce ends, end what is overdue, carry the statistics forward",
+		Args:  cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			settings, log, err := p.load()
+			if err != nil {
+				return err
+			}
+			return keep(command.Context(), settings, log)
+		},
+	}
+}
+
+// serve runs the function server, and a keeper beside it, until ctx ends or a
+// part fails. listening is called with the server's address; it may be nil.
+func serve(ctx context.Context, settings config.Config, log *slog.Logger, listening func(net.Addr)) error {
+	served := function.New()
+	if err := served.StartWith(settings, log); err != nil {
+		return err
+	}
+	defer served.Stop(context.WithoutCancel(ctx))
+	var group run.Group
+	ports := []int{settings.Port}
+	if settings.GRPCPort != 0 {
+		ports = append(ports, settings.GRPCPort)
+	}
+	for _, port := range ports {
+		server, err := listen(port, http.HandlerFunc(served.Handle))
+		if err != nil {
+			return err
+		}
+		log.Info("serving", "address", server.listener.Addr().String())
+		if listening != nil {
+			listening(server.listener.Addr())
+		}
+		group.Add(server.run, server.interrupt)
+	}
+	// This one ends with ctx, and with it the group.
+	addTask(ctx, &group, func(ctx context.Context) error { return awaitJournal(ctx, served, log) })
+	if settings.Keeper {
+		addTask(ctx, &group, func(ctx context.Context) error { return keep(ctx, settings, log) })
+	}
+	return group.Run()
+}
+
+// addTask adds an actor that runs until it fails or the group ends.
+func addTask(ctx context.Context, group *run.Group, task func(context.Context) error) {
+	ctx, cancel := context.WithCancel(ctx)
+	group.Add(func() error { return task(ctx) }, func(error) { cancel() })
+}
+
+// awaitJournal waits until the journal has been reached once, then until ctx
+// ends. A server that is too old ends the process: no waiting mends it.
+func awaitJournal(ctx context.Context, served *function.Function, log *slog.Logger) error {
+	ticker := time.NewTicker(200 * time.Millisecond)
+	defer ticker.Stop()
+	for said := ""; ; {
+		ready, err := served.Ready(ctx)
+		switch {
+		case ready:
+			log.Info("ready")
+			<-ctx.Done()
+			return ctx.Err()
+		case errors.Is(err, journal.ErrServerTooOld):
+			return err
+		case said != deliberation.AsError(err).Error():
+			said = deliberation.AsError(err).Error()
+			log.Warn("not ready yet", "reason", said)
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-ticker.C:
+		}
+	}
+}
+
+// keep runs a keeper until ctx ends.
+func keep(ctx context.Context, settings config.Config, log *slog.Logger) error {
+	kept, err := journal.Connect(journal.Settings{
+		URL: settings.NATSURL, Creds: settings.NATSCreds, CA: settings.NATSCA, Name: "ray-executor keeper", Log: log,
+	})
+	if err != nil {
+		return err
+	}
+	defer kept.Close()
+	return keeper.New(kept, log).Run(ctx)
+}
+
+// server is an HTTP server that listens.
+type server struct {
+	*http.Server
+	listener net.Listener
+}
+
+func listen(port int, handler http.Handler) (*server, error) {
+	listener, err := net.Listen("tcp", net.JoinHostPort("", strconv.Itoa(port)))
+	if err != nil {
+		return nil, fmt.Errorf("PORT=%d: %w; set another", port, err)
+	}
+	var protocols http.Protocols
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return &server{
+		// No limit on a request's time: streams may last. A client that does
+		// not send its headers is cut.
+		Server:   &http.Server{Handler: handler, Protocols: &protocols, ReadHeaderTimeout: 10 * time.Second},
+		listener: listener,
+	}, nil
+}
+
+func (s *server) run() error {
+	if err := s.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve: %w", err)
+	}
+	return nil
+}
+
+// interrupt takes no more, lets what is under way end, then closes.
+func (s *server) interrupt(error) {
+	ctx, cancel := context.WithTimeout(context.Background(), drain)
+	defer cancel()
+	if err := s.Shutdown(ctx); err != nil {
+		_ = s.Close() // whoever is still here has had the time
+	}
+}
