@@ -1,6 +1,7 @@
 package deliberation
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"time"
@@ -62,11 +63,18 @@ func Invalidf(field, format string, args ...any) *Error {
 	return &Error{Code: Invalid, Field: field, Message: fmt.Sprintf(format, args...)}
 }
 
-// AsError returns the coded error in err's chain. What was not foreseen comes
-// back as Internal, with err as its cause and nothing of its text.
+// AsError returns the coded error in err's chain. A call that was given up, by
+// its caller or a server that stops, is Unavailable. What was not foreseen
+// comes back as Internal, with err as its cause and nothing of its text.
 func AsError(err error) *Error {
 	if coded, ok := errors.AsType[*Error](err); ok {
 		return coded
+	}
+	if errors.Is(err, context.Canceled) {
+		return &Error{
+			Code: Unavailable, Field: "request", RetryAfter: time.Second, Cause: err,
+			Message: "was given up before it was answered: its outcome is unknown, repeating it is safe",
+		}
 	}
 	return &Error{Code: Internal, Message: "internal", Cause: err}
 }

@@ -128,23 +128,24 @@ func (l *Ledger) start(mark Mark) {
 	l.open[mark.DeliberationID] = open
 }
 
+// end closes an open deliberation: the first end counts, a later one finds
+// none.
 func (l *Ledger) end(mark Mark) {
 	open, ok := l.open[mark.DeliberationID]
-	if !ok {
+	end := State(mark.Qualifier)
+	if !ok || !end.Ended() {
 		return
 	}
 	delete(l.open, mark.DeliberationID)
-	switch State(mark.Qualifier) {
+	switch end {
 	case Completed:
 		l.counts.Completed++
 	case Failed:
 		l.counts.Failed++
-	case Cancelled:
-		l.counts.Cancelled++
-		return
 	default:
+		l.counts.Cancelled++
 	}
-	if !open.Started.IsZero() {
+	if end != Cancelled && !open.Started.IsZero() {
 		l.counts.Timed++
 		l.counts.TimedMs += mark.Time.Sub(open.Started).Milliseconds()
 	}
@@ -177,15 +178,10 @@ func (l *Ledger) Open() []Open {
 	})
 }
 
-// Overdue returns what should have ended by a time on the journal's clock.
+// Overdue returns what should have ended by a time on the journal's clock, the
+// oldest first.
 func (l *Ledger) Overdue(now time.Time) []Open {
-	var overdue []Open
-	for _, open := range l.open {
-		if now.After(open.Deadline()) {
-			overdue = append(overdue, open)
-		}
-	}
-	return overdue
+	return slices.DeleteFunc(l.Open(), func(open Open) bool { return !now.After(open.Deadline()) })
 }
 
 // Snapshot tells the ledger whole, for NewLedger to start from.

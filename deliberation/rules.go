@@ -3,9 +3,13 @@ package deliberation
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"net/url"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
 
 	"buf.build/go/protovalidate"
 	"google.golang.org/protobuf/proto"
@@ -47,7 +51,7 @@ type Settings struct {
 // NewRules returns the rules for the operator's settings. The messages' own
 // rules stand in the proto files and are compiled at their first use.
 func NewRules(settings Settings) (*Rules, error) {
-	validator, err := protovalidate.New()
+	validator, err := protovalidate.New(protovalidate.WithFailFast())
 	if err != nil {
 		return nil, fmt.Errorf("compile the rules of the proto files: %w", err)
 	}
@@ -70,7 +74,11 @@ func (r *Rules) Check(request proto.Message) error {
 		return fmt.Errorf("validate %s: %w", request.ProtoReflect().Descriptor().FullName(), err)
 	}
 	first := violations.Violations[0].Proto
-	return Invalidf(protovalidate.FieldPathString(first.GetField()), "%s", wording(first.GetMessage()))
+	field := protovalidate.FieldPathString(first.GetField())
+	if field == "" { // a rule over the whole message is named `<field>.<what>`
+		field, _, _ = strings.Cut(first.GetRuleId(), ".")
+	}
+	return Invalidf(field, "%s", strings.TrimPrefix(wording(first.GetMessage()), field+": "))
 }
 
 // wording says in words what the proto's patterns say.
@@ -116,7 +124,7 @@ func (r *Rules) resolve(id string, request *pb.ExecuteDeliberationRequest) *pb.D
 		Pool:           request.GetPool(),
 		TimeoutSeconds: request.GetConstraints().GetTimeoutSeconds(),
 		MaxRetries:     DefaultMaxRetries,
-		VllmUrl:        strings.TrimRight(request.GetVllmUrl(), "/"),
+		VllmUrl:        request.GetVllmUrl(),
 		VllmModel:      request.GetVllmModel(),
 	}
 	if record.GetPool() == "" {
@@ -129,8 +137,9 @@ func (r *Rules) resolve(id string, request *pb.ExecuteDeliberationRequest) *pb.D
 		record.MaxRetries = constraints.GetMaxRetries()
 	}
 	if record.GetVllmUrl() == "" {
-		record.VllmUrl = strings.TrimRight(r.modelURL, "/")
+		record.VllmUrl = r.modelURL
 	}
+	record.VllmUrl = strings.TrimRight(record.GetVllmUrl(), "/")
 	if record.GetVllmModel() == "" {
 		record.VllmModel = r.model
 	}
@@ -138,6 +147,9 @@ func (r *Rules) resolve(id string, request *pb.ExecuteDeliberationRequest) *pb.D
 }
 
 func (r *Rules) checkRecord(record *pb.DeliberationRequested) error {
+	if err := checkWords(record.GetRequest()); err != nil {
+		return err
+	}
 	if !slices.Contains(r.pools, record.GetPool()) {
 		return Invalidf("pool", "%q is not declared; declared are: %s", record.GetPool(), strings.Join(r.pools, ", "))
 	}
@@ -156,6 +168,23 @@ func (r *Rules) checkRecord(record *pb.DeliberationRequested) error {
 	return nil
 }
 
+// checkWords refuses text that shows nothing. The pattern in the proto file
+// says so too, for what RE2 calls a blank; here is all of Unicode's.
+func checkWords(request *pb.ExecuteDeliberationRequest) error {
+	for _, field := range []struct{ name, value string }{
+		{"task_id", request.GetTaskId()},
+		{"task_description", request.GetTaskDescription()},
+		{"role", request.GetRole()},
+	} {
+		if strings.TrimFunc(field.value, invisible) == "" {
+			return Invalidf(field.name, "must not be blank")
+		}
+	}
+	return nil
+}
+
+func invisible(r rune) bool { return unicode.In(r, unicode.Z, unicode.Cc, unicode.Cf) }
+
 func (r *Rules) checkModelURL(raw string) error {
 	const field = "vllm_url"
 	if raw == "" {
@@ -163,7 +192,7 @@ func (r *Rules) checkModelURL(raw string) error {
 	}
 	parsed, err := url.Parse(raw)
 	switch {
-	case err != nil || parsed.Hostname() == "":
+	case err != nil || !plainHost(parsed):
 		return Invalidf(field, "must be a URL such as http://vllm.svc:8000")
 	case parsed.Scheme != "http" && parsed.Scheme != "https":
 		return Invalidf(field, "must be http or https")
@@ -177,26 +206,44 @@ func (r *Rules) checkModelURL(raw string) error {
 	return nil
 }
 
+var hostName = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?$`)
+
+// plainHost reports whether a URL names its host in a way that every parser
+// reads alike: a DNS name or an IP address, and a port that there is.
+func plainHost(target *url.URL) bool {
+	_, notIP := netip.ParseAddr(target.Hostname())
+	if notIP != nil && !hostName.MatchString(target.Hostname()) || strings.HasSuffix(target.Host, ":") {
+		return false
+	}
+	port, err := strconv.Atoi(target.Port())
+	return target.Port() == "" || err == nil && port > 0 && port <= 65535
+}
+
 // HostAllowed reports whether a URL's host is covered by one of the patterns:
 // `host` (any port), `host:port`, or `*.domain` (its subdomains, any port;
 // `*.domain:port` for one port).
 func HostAllowed(patterns []string, target *url.URL) bool {
-	host := strings.ToLower(strings.TrimSuffix(target.Hostname(), "."))
+	host := canonicalHost(target.Hostname())
 	port := target.Port()
 	if port == "" {
 		port = map[string]string{"http": "80", "https": "443"}[target.Scheme]
 	}
 	return slices.ContainsFunc(patterns, func(pattern string) bool {
-		name, wanted := splitPattern(strings.ToLower(pattern))
+		name, wanted := splitPattern(pattern)
+		name = canonicalHost(name)
 		if wanted != "" && wanted != port {
 			return false
 		}
 		if domain, ok := strings.CutPrefix(name, "*."); ok {
-			return strings.HasSuffix(host, "."+domain)
+			return domain != "" && len(host) > len(domain)+1 && strings.HasSuffix(host, "."+domain)
 		}
 		return host == name
 	})
 }
+
+// canonicalHost is how a host compares: without case, and without the dot that
+// DNS allows at the end.
+func canonicalHost(host string) string { return strings.ToLower(strings.TrimSuffix(host, ".")) }
 
 // splitPattern takes a host pattern apart; an IPv6 address stands in brackets
 // where a port follows.

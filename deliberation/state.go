@@ -54,7 +54,8 @@ type Query struct {
 // Deliberation is the fold of one deliberation's entries. The zero value is
 // one that nobody has asked for.
 type Deliberation struct {
-	// Requested is nil while the state is Unknown.
+	// Requested is nil while the state is Unknown, and where the journal no
+	// longer keeps the beginning.
 	Requested *pb.DeliberationRequested
 	State     State
 	// Attempts is how often a worker has started it.
@@ -90,7 +91,7 @@ func (d *Deliberation) apply(entry Entry) {
 	}
 	switch event := entry.Event.(type) {
 	case *pb.DeliberationRequested:
-		d.Requested, d.State, d.Submitted = event, Queued, entry.Time
+		d.request(event, entry.Time)
 	case *pb.DeliberationStarted:
 		d.start(event, entry.Time)
 	case *pb.AgentCompleted:
@@ -104,6 +105,18 @@ func (d *Deliberation) apply(entry Entry) {
 		d.end(Failed, entry.Time, event.GetResults(), event.GetErrorMessage())
 	case *pb.DeliberationCancelled:
 		d.end(Cancelled, entry.Time, event.GetResults(), event.GetReason())
+	}
+}
+
+// request takes the acceptance. A start that stands before it in the journal
+// is not undone.
+func (d *Deliberation) request(event *pb.DeliberationRequested, at time.Time) {
+	if d.Requested != nil {
+		return
+	}
+	d.Requested, d.Submitted = event, at
+	if d.State == Unknown {
+		d.State = Queued
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 // does something. Any other brace stands for itself.
 var (
 	placeholder       = regexp.MustCompile(`\{([A-Za-z_][A-Za-z0-9_]*)\}`)
-	brokenPlaceholder = regexp.MustCompile(`\{[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_]|\[)[^{}]*\}`)
+	brokenPlaceholder = regexp.MustCompile(`\{[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*|\[[^\[\]{}]*\])+\}`)
 )
 
 // BuiltinPlaceholders are the names that every template may use; the keys of
