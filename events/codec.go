@@ -1,7 +1,9 @@
 package events
 
 import (
+	"bytes"
 	"mime"
+	"regexp"
 	"strings"
 	"time"
 
@@ -44,6 +46,9 @@ func Decode(e *event.Event, into proto.Message) error {
 		return err
 	}
 	if contentType == JSON {
+		if bytes.Equal(data, []byte("null")) { // how structured JSON can say that there is none
+			return nil
+		}
 		return UnmarshalJSON(data, into)
 	}
 	if err := proto.Unmarshal(data, into); err != nil {
@@ -84,6 +89,23 @@ func MarshalJSON(message proto.Message) ([]byte, error) {
 	return protojson.MarshalOptions{UseProtoNames: true, EmitDefaultValues: true}.Marshal(message)
 }
 
+// traceForm is what a traceparent is made of, now and in later versions of the
+// W3C's text. Anything else is no trace context, and stays out of headers.
+var traceForm = regexp.MustCompile(`^[0-9A-Za-z-]{1,128}$`)
+
+// TraceOf returns an event's traceparent, empty where it has none.
+func TraceOf(e *event.Event) string {
+	trace, _ := e.Extensions()[TraceParent].(string)
+	return validTrace(trace)
+}
+
+func validTrace(trace string) string {
+	if !traceForm.MatchString(trace) {
+		return ""
+	}
+	return trace
+}
+
 // Reply returns the event that answers a request with a message: same data
 // content type and traceparent, and an id that follows from the request's, so
 // that it is the same when the request is sent again.
@@ -96,7 +118,7 @@ func Reply(request *event.Event, message proto.Message, subject string) (*event.
 	if subject != "" {
 		reply.SetSubject(subject)
 	}
-	if trace, ok := request.Extensions()[TraceParent].(string); ok {
+	if trace := TraceOf(request); trace != "" {
 		reply.SetExtension(TraceParent, trace)
 	}
 	contentType, err := dataContentType(request)

@@ -1,66 +1,86 @@
 package events
 
 import (
-	"context"
-	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
+	"maps"
+	"mime"
 	"net/http"
+	"slices"
+	"strings"
 
-	// Registers application/cloudevents+protobuf.
-	_ "github.com/cloudevents/sdk-go/binding/format/protobuf/v2"
 	"github.com/cloudevents/sdk-go/v2/binding"
-	"github.com/cloudevents/sdk-go/v2/binding/format"
 	"github.com/cloudevents/sdk-go/v2/event"
 	cehttp "github.com/cloudevents/sdk-go/v2/protocol/http"
+	"github.com/cloudevents/sdk-go/v2/types"
 
 	"rayexecutor/deliberation"
 )
 
 // Mode is how events travel over HTTP; a reply travels as its request did.
 type Mode struct {
-	structured format.Format // nil in binary mode
+	structured *structured // nil in binary and batch mode
 	batch      bool
 }
 
 // IsBatch reports whether several events travel at once.
 func (m Mode) IsBatch() bool { return m.batch }
 
+const batchType = event.ApplicationCloudEventsBatchJSON
+
 // FromRequest reads the events of an HTTP request in binary, structured or
-// batch mode. The error is deliberation.Invalid or TooLarge; in a batch it
-// concerns the batch as a whole, what is amiss with one event is for Validate.
-func FromRequest(r *http.Request) ([]event.Event, Mode, error) {
-	if cehttp.IsHTTPBatch(r.Header) {
-		events, err := readBatch(r.Body)
-		return events, Mode{batch: true}, err
+// batch mode. The error is deliberation.Invalid or TooLarge. In a batch it
+// concerns the batch as a whole; an event in it that cannot be read stands at
+// its place all the same, for Validate to refuse.
+func FromRequest(r *http.Request) (events []event.Event, mode Mode, err error) {
+	media, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")) // what cannot be parsed is no envelope
+	if media != batchType && structuredAs(media) == nil {
+		one, err := readBinary(r)
+		return []event.Event{one}, Mode{}, err
 	}
-	message := cehttp.NewMessageFromHttpRequest(r)
-	mode := Mode{}
-	switch message.ReadEncoding() {
-	case binding.EncodingBinary:
-	case binding.EncodingStructured:
-		mode.structured = format.Lookup(r.Header.Get("Content-Type"))
-	default:
-		return nil, mode, deliberation.Invalidf("request", "is not a CloudEvent: send the ce-id, ce-source, ce-specversion and ce-type headers, or a body of application/cloudevents+json")
-	}
-	one, err := binding.ToEvent(r.Context(), message)
+	mode = Mode{structured: structuredAs(media), batch: media == batchType}
+	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		return nil, mode, readError(err)
 	}
-	return []event.Event{*one}, mode, nil
+	if mode.batch {
+		events, err = readBatch(body)
+		return events, mode, err
+	}
+	one, err := mode.structured.read(body)
+	if err != nil {
+		return nil, mode, readError(err)
+	}
+	return []event.Event{one}, mode, nil
 }
 
-func readBatch(body io.Reader) ([]event.Event, error) {
-	data, err := io.ReadAll(body)
+// readBinary reads an event whose attributes are headers and whose data is the
+// body.
+func readBinary(r *http.Request) (event.Event, error) {
+	message := cehttp.NewMessage(attributes(r.Header), r.Body)
+	if message.ReadEncoding() != binding.EncodingBinary {
+		return event.Event{}, deliberation.Invalidf("request", "is not a CloudEvent: send the headers ce-specversion (1.0), ce-id, ce-source and ce-type, or a body of %s, %s or %s", event.ApplicationCloudEventsJSON, protobufEnvelope.media, batchType)
+	}
+	one, err := binding.ToEvent(r.Context(), message)
 	if err != nil {
-		return nil, readError(err)
+		return event.Event{}, readError(err)
 	}
-	var events []event.Event
-	if err := json.Unmarshal(data, &events); err != nil {
-		return nil, readError(err)
+	return *one, nil
+}
+
+// attributes returns the headers that make up an event, decoded.
+func attributes(header http.Header) http.Header {
+	event := make(http.Header, 8)
+	for name, values := range header {
+		switch {
+		case len(values) == 0:
+		case name == "Content-Type":
+			event[name] = values[:1]
+		case strings.HasPrefix(name, "Ce-") && len(name) > len("Ce-"):
+			event[name] = []string{decodeHeader(values[0])}
+		}
 	}
-	return events, nil
+	return event
 }
 
 func readError(err error) error {
@@ -70,30 +90,70 @@ func readError(err error) error {
 			Message: "the body is too large: send at most 1 MiB an event, and fewer events a batch", Cause: err,
 		}
 	}
-	return deliberation.Invalidf("request", "is not a readable CloudEvent: %s", err)
+	return invalid("request", err)
 }
 
 // Validate holds an event against the CloudEvents specification.
 func Validate(e *event.Event) error {
 	if err := e.Validate(); err != nil {
-		return deliberation.Invalidf("event", "is not a valid CloudEvent: %s", err)
+		return invalid("event", err)
 	}
 	return nil
 }
 
+// invalid says why an event cannot be taken, by its first attribute at fault
+// where that is known.
+func invalid(field string, err error) error {
+	if attributes, ok := errors.AsType[event.ValidationError](err); ok && len(attributes) > 0 {
+		field = slices.Min(slices.Collect(maps.Keys(attributes)))
+		err = attributes[field]
+	}
+	return deliberation.Invalidf(field, "is not as CloudEvents 1.0 has it: %s", err)
+}
+
 // WriteReplies writes replies as an HTTP answer, in the mode of their request.
-func WriteReplies(ctx context.Context, w http.ResponseWriter, mode Mode, replies []event.Event) error {
-	if mode.batch {
-		body, err := json.Marshal(replies)
+func WriteReplies(w http.ResponseWriter, mode Mode, replies []event.Event) error {
+	switch {
+	case mode.batch:
+		body, err := marshalBatch(replies)
 		if err != nil {
-			return fmt.Errorf("write a batch of events: %w", err)
+			return err
 		}
-		w.Header().Set("Content-Type", event.ApplicationCloudEventsBatchJSON)
-		_, err = w.Write(body)
-		return err
+		return writeBody(w, batchType, body)
+	case mode.structured != nil:
+		body, err := mode.structured.marshal(&replies[0])
+		if err != nil {
+			return err
+		}
+		return writeBody(w, mode.structured.media, body)
+	default:
+		return writeBinary(w, &replies[0])
 	}
-	if mode.structured != nil {
-		ctx = binding.UseFormatForEvent(binding.WithForceStructured(ctx), mode.structured)
+}
+
+func writeBinary(w http.ResponseWriter, e *event.Event) error {
+	header := w.Header()
+	set := func(name, value string) {
+		if value != "" {
+			header.Set("Ce-"+name, encodeHeader(value))
+		}
 	}
-	return cehttp.WriteResponseWriter(ctx, (*binding.EventMessage)(&replies[0]), http.StatusOK, w)
+	set("Specversion", e.SpecVersion())
+	set("Id", e.ID())
+	set("Type", e.Type())
+	set("Source", e.Source())
+	set("Subject", e.Subject())
+	set("Time", types.FormatTime(e.Time()))
+	for name, value := range e.Extensions() {
+		if text, ok := value.(string); ok {
+			set(name, text)
+		}
+	}
+	return writeBody(w, e.DataContentType(), e.Data())
+}
+
+func writeBody(w http.ResponseWriter, contentType string, body []byte) error {
+	w.Header().Set("Content-Type", contentType)
+	_, err := w.Write(body)
+	return err
 }

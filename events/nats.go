@@ -56,8 +56,8 @@ func Encode(lifecycle proto.Message, source, traceParent string) (Message, error
 		headerTime:        {time.Now().UTC().Format(time.RFC3339Nano)},
 		headerContentType: {Protobuf},
 	}
-	if traceParent != "" {
-		header[headerTrace] = []string{traceParent}
+	if trace := validTrace(traceParent); trace != "" {
+		header[headerTrace] = []string{trace}
 	}
 	if requested, ok := lifecycle.(*pb.DeliberationRequested); ok {
 		header[headerTimeout] = []string{strconv.Itoa(int(requested.GetTimeoutSeconds()))}

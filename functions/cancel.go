@@ -1,6 +1,7 @@
 package functions
 
 import (
+	"cmp"
 	"context"
 
 	"rayexecutor/deliberation"
@@ -20,7 +21,7 @@ func (f *Functions) Cancel(ctx context.Context, request *pb.CancelDeliberationRe
 		return nil, about(id, err)
 	}
 	if story.State == deliberation.Queued || story.State == deliberation.Running {
-		story, err = f.cancel(ctx, story, request.GetReason(), origin)
+		story, err = f.cancel(ctx, story, request, origin)
 		if err != nil {
 			return nil, about(id, err)
 		}
@@ -31,14 +32,11 @@ func (f *Functions) Cancel(ctx context.Context, request *pb.CancelDeliberationRe
 }
 
 // cancel appends the end and returns the story with the end that stands.
-func (f *Functions) cancel(ctx context.Context, story *deliberation.Deliberation, reason string, origin Origin) (*deliberation.Deliberation, error) {
-	if reason == "" {
-		reason = "cancelled by the caller"
-	}
-	id := story.Requested.GetDeliberationId()
+func (f *Functions) cancel(ctx context.Context, story *deliberation.Deliberation, request *pb.CancelDeliberationRequest, origin Origin) (*deliberation.Deliberation, error) {
+	id := request.GetDeliberationId()
 	won, err := f.journal.End(ctx, id, &pb.DeliberationCancelled{
 		DeliberationId: id, TaskId: story.Requested.GetTaskId(),
-		Results: story.Results(), Reason: reason,
+		Results: story.Results(), Reason: cmp.Or(request.GetReason(), "cancelled by the caller"),
 	}, origin.TraceParent)
 	if err != nil {
 		return nil, err

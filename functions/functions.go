@@ -11,9 +11,9 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"runtime/debug"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/cloudevents/sdk-go/v2/event"
@@ -73,10 +73,8 @@ type Functions struct {
 	started  time.Time
 	routes   map[string]operation // by event type
 
-	ledger struct { // read once, then caught up
-		sync.Mutex
-		*deliberation.Ledger
-	}
+	// ledger holds the one ledger while nobody reads it; nil before the first.
+	ledger chan *deliberation.Ledger
 }
 
 // Origin is what a door knows of a call besides its message.
@@ -100,7 +98,9 @@ func New(options Options) *Functions {
 	f := &Functions{
 		journal: options.Journal, clusters: options.Clusters, rules: options.Rules, log: options.Log,
 		metrics: newMetrics(), started: time.Now(), routes: make(map[string]operation),
+		ledger: make(chan *deliberation.Ledger, 1),
 	}
+	f.ledger <- nil
 	route(f, options.Serve, "submit", f.Submit)
 	route(f, options.Serve, "status", f.Status)
 	route(f, options.Serve, "stats", f.Stats)
@@ -140,7 +140,8 @@ func (f *Functions) Handle(ctx context.Context, e event.Event) (*event.Event, er
 	return reply, err
 }
 
-func (f *Functions) handle(ctx context.Context, e *event.Event, operation operation, known bool) (*event.Event, error) {
+func (f *Functions) handle(ctx context.Context, e *event.Event, operation operation, known bool) (answer *event.Event, err error) {
+	defer rescue(&err)
 	if err := events.Validate(e); err != nil {
 		return nil, err
 	}
@@ -151,14 +152,20 @@ func (f *Functions) handle(ctx context.Context, e *event.Event, operation operat
 	if err := events.Decode(e, request); err != nil {
 		return nil, err
 	}
-	trace, _ := e.Extensions()[events.TraceParent].(string)
 	reply, err := operation.call(ctx, request, Origin{
-		DeliberationID: deliberation.DerivedID(e.Source(), e.ID()), TraceParent: trace,
+		DeliberationID: deliberation.DerivedID(e.Source(), e.ID()), TraceParent: events.TraceOf(e),
 	})
 	if err != nil {
 		return nil, err
 	}
 	return events.Reply(e, reply, subjectOf(reply))
+}
+
+// rescue turns a panic into an error that was not foreseen.
+func rescue(err *error) {
+	if cause := recover(); cause != nil {
+		*err = fmt.Errorf("panic: %v\n%s", cause, debug.Stack())
+	}
 }
 
 func (f *Functions) unknownType(name string) error {

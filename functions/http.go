@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"math"
 	"net/http"
-	"runtime/debug"
 	"strconv"
 
 	"github.com/cloudevents/sdk-go/v2/event"
@@ -25,7 +24,6 @@ const (
 
 // ServeHTTP takes CloudEvents over HTTP, in binary, structured and batch mode.
 func (f *Functions) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	defer f.recovered(w, r)
 	if r.Method != http.MethodPost {
 		w.Header().Set("Allow", http.MethodPost)
 		writeProblem(w, http.StatusMethodNotAllowed, "Method not allowed", &deliberation.Error{
@@ -36,10 +34,14 @@ func (f *Functions) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxBodyBytes)
 	requests, mode, err := events.FromRequest(r)
 	if err == nil && len(requests) > maxBatch {
-		err = deliberation.Invalidf("batch", "holds %d events; at most %d are taken", len(requests), maxBatch)
+		err = &deliberation.Error{
+			Code: deliberation.TooLarge, Field: "request",
+			Message: fmt.Sprintf("is a batch of %d events; at most %d are taken: send several batches", len(requests), maxBatch),
+		}
 	}
 	if err != nil {
 		f.metrics.observe("", err, 0)
+		f.logFailure(r.Context(), "", err)
 		writeError(w, err)
 		return
 	}
@@ -48,7 +50,7 @@ func (f *Functions) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		writeError(w, err)
 		return
 	}
-	if err := events.WriteReplies(r.Context(), w, mode, replies); err != nil {
+	if err := events.WriteReplies(w, mode, replies); err != nil {
 		f.log.Debug("the caller went away", "error", err)
 	}
 }
@@ -80,17 +82,6 @@ func refusal(request *event.Event, coded *deliberation.Error) (*event.Event, err
 	return events.Reply(request, &pb.Error{
 		Code: string(coded.Code), Message: coded.Error(), Field: coded.Field, DeliberationId: coded.DeliberationID,
 	}, coded.DeliberationID)
-}
-
-// recovered turns a panic into the answer to an unforeseen error.
-func (f *Functions) recovered(w http.ResponseWriter, r *http.Request) {
-	if cause := recover(); cause != nil {
-		if cause == http.ErrAbortHandler {
-			panic(cause)
-		}
-		f.log.ErrorContext(r.Context(), "panic", "cause", fmt.Sprint(cause), "stack", string(debug.Stack()))
-		writeError(w, deliberation.AsError(fmt.Errorf("panic: %v", cause)))
-	}
 }
 
 // problem is an error as application/problem+json (RFC 9457).

@@ -9,7 +9,11 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-const defaultPageSize = 50
+const (
+	defaultPageSize = 50
+	// maxLooks bounds the deliberations that a page reads.
+	maxLooks = 1000
+)
 
 // List pages through the deliberations that the journal keeps, newest first.
 // A page may be shorter than asked for and still have a next one: the scan
@@ -67,18 +71,20 @@ func (f *Functions) activePage(ctx context.Context, query deliberation.Query) (p
 	if err != nil {
 		return nil, 0, err
 	}
-	for _, one := range slices.Backward(open) {
-		if query.Before > 0 && one.Sequence >= query.Before || query.Pool != "" && one.Pool != query.Pool {
-			continue
-		}
+	open = slices.DeleteFunc(open, func(one deliberation.Open) bool {
+		return query.Before > 0 && one.Sequence >= query.Before ||
+			query.Pool != "" && one.Pool != query.Pool ||
+			one.Started.IsZero() != (query.State == deliberation.Queued)
+	})
+	for place, one := range slices.Backward(open) {
 		story, err := f.journal.Story(ctx, one.ID)
 		if err != nil {
 			return nil, 0, err
 		}
-		if story.State != query.State || query.TaskID != "" && story.Requested.GetTaskId() != query.TaskID {
-			continue
+		if story.State == query.State && (query.TaskID == "" || story.Requested.GetTaskId() == query.TaskID) {
+			page = append(page, story)
 		}
-		if page = append(page, story); len(page) == query.Size {
+		if len(page) == query.Size || len(open)-place == maxLooks {
 			return page, one.Sequence, nil
 		}
 	}

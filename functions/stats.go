@@ -20,18 +20,15 @@ const (
 // nothing. Health is degraded, with the reasons, while a Ray cluster or its
 // worker is not as it should be: deliberations are accepted all the same.
 func (f *Functions) Stats(ctx context.Context, _ *pb.GetStatusRequest, _ Origin) (*pb.GetStatusResponse, error) {
-	asked := make(chan []*pb.Cluster, 1)
-	go func() {
-		ctx, cancel := context.WithTimeout(ctx, clusterWait)
-		defer cancel()
-		asked <- f.clusters.Clusters(ctx)
-	}()
+	asking, cancel := context.WithTimeout(ctx, clusterWait)
+	defer cancel()
+	asked := f.askClusters(asking)
 	var stats *pb.RayExecutorStats
 	err := f.withLedger(ctx, func(ledger *deliberation.Ledger) { stats = ledger.Stats() })
-	clusters := <-asked
 	if err != nil {
 		return nil, err
 	}
+	clusters := <-asked
 	response := &pb.GetStatusResponse{
 		Status: "healthy", UptimeSeconds: int64(time.Since(f.started).Seconds()),
 		Stats: stats, Clusters: clusters, Reasons: reasons(clusters),
@@ -40,6 +37,22 @@ func (f *Functions) Stats(ctx context.Context, _ *pb.GetStatusRequest, _ Origin)
 		response.Status = "degraded"
 	}
 	return response, nil
+}
+
+// askClusters asks while the journal is read.
+func (f *Functions) askClusters(ctx context.Context) <-chan []*pb.Cluster {
+	asked := make(chan []*pb.Cluster, 1)
+	go func() {
+		var clusters []*pb.Cluster
+		var err error
+		defer func() {
+			f.logFailure(ctx, "stats", err)
+			asked <- clusters
+		}()
+		defer rescue(&err)
+		clusters = f.clusters.Clusters(ctx)
+	}()
+	return asked
 }
 
 // reasons says what is amiss with the clusters.
@@ -84,20 +97,25 @@ func (f *Functions) open(ctx context.Context) ([]deliberation.Open, error) {
 }
 
 // withLedger reads the ledger as of now. It is kept between calls and caught
-// up, so that a call costs what happened since the last one.
+// up, so that a call costs what happened since the last one. Calls take turns.
 func (f *Functions) withLedger(ctx context.Context, read func(*deliberation.Ledger)) error {
-	f.ledger.Lock()
-	defer f.ledger.Unlock()
-	if f.ledger.Ledger == nil {
-		ledger, _, err := f.journal.Ledger(ctx)
+	var ledger *deliberation.Ledger
+	select {
+	case ledger = <-f.ledger:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	defer func() { f.ledger <- ledger }()
+	if ledger == nil {
+		fresh, _, err := f.journal.Ledger(ctx)
 		if err != nil {
 			return err
 		}
-		f.ledger.Ledger = ledger
+		ledger = fresh
 	}
-	if err := f.journal.CatchUp(ctx, f.ledger.Ledger); err != nil {
+	if err := f.journal.CatchUp(ctx, ledger); err != nil {
 		return err
 	}
-	read(f.ledger.Ledger)
+	read(ledger)
 	return nil
 }

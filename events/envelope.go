@@ -1,0 +1,142 @@
+package events
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+
+	protobufformat "github.com/cloudevents/sdk-go/binding/format/protobuf/v2"
+	cepb "github.com/cloudevents/sdk-go/binding/format/protobuf/v2/pb"
+	"github.com/cloudevents/sdk-go/v2/event"
+	"google.golang.org/protobuf/proto"
+
+	"rayexecutor/deliberation"
+)
+
+// structured is a form in which an event travels whole, attributes and data.
+type structured struct {
+	media     string
+	unmarshal func([]byte, *event.Event) error
+	marshal   func(*event.Event) ([]byte, error)
+}
+
+var (
+	jsonEnvelope = &structured{
+		media:     event.ApplicationCloudEventsJSON,
+		unmarshal: func(data []byte, e *event.Event) error { return json.Unmarshal(data, e) },
+		marshal:   func(e *event.Event) ([]byte, error) { return json.Marshal(e) },
+	}
+	protobufEnvelope = &structured{
+		media:     protobufformat.ApplicationCloudEventsProtobuf,
+		unmarshal: unmarshalProtobuf,
+		marshal:   marshalProtobuf,
+	}
+)
+
+// structuredAs returns the form of a media type, nil for any other.
+func structuredAs(media string) *structured {
+	for _, s := range []*structured{jsonEnvelope, protobufEnvelope} {
+		if s.media == media {
+			return s
+		}
+	}
+	return nil
+}
+
+var errUnreadable = errors.New("it cannot be read")
+
+// read reads an event. The SDK's readers panic on some malformed ones (JSON
+// whose data_base64 is a number); that is an error here.
+func (s *structured) read(data []byte) (e event.Event, err error) {
+	defer func() {
+		if recover() != nil {
+			err = errUnreadable
+		}
+	}()
+	err = s.unmarshal(data, &e)
+	if err == nil && e.Context == nil {
+		err = errUnreadable // JSON's null
+	}
+	return e, err
+}
+
+// unmarshalProtobuf reads text data as the bytes that it is: the SDK would
+// write JSON text into JSON once more.
+func unmarshalProtobuf(data []byte, e *event.Event) error {
+	var envelope cepb.CloudEvent
+	if err := proto.Unmarshal(data, &envelope); err != nil {
+		return errUnreadable // the library varies its text on purpose
+	}
+	if text, ok := envelope.GetData().(*cepb.CloudEvent_TextData); ok {
+		envelope.Data = &cepb.CloudEvent_BinaryData{BinaryData: []byte(text.TextData)}
+	}
+	read, err := protobufformat.FromProto(&envelope)
+	if err != nil {
+		return err
+	}
+	*e = *read
+	return nil
+}
+
+// marshalProtobuf names the message that the data is, for receivers that
+// unpack an Any: the SDK leaves the name out.
+func marshalProtobuf(e *event.Event) ([]byte, error) {
+	envelope, err := protobufformat.ToProto(e)
+	if err != nil {
+		return nil, fmt.Errorf("write an event: %w", err)
+	}
+	if data := envelope.GetProtoData(); data != nil {
+		data.TypeUrl = "type.googleapis.com/" + e.Type()
+	}
+	return proto.Marshal(envelope)
+}
+
+// readBatch reads a JSON array of events, each on its own.
+func readBatch(data []byte) ([]event.Event, error) {
+	var batch []json.RawMessage
+	if err := json.Unmarshal(data, &batch); err != nil || batch == nil {
+		return nil, deliberation.Invalidf("request", "is not a batch of CloudEvents: send a JSON array of them")
+	}
+	events := make([]event.Event, len(batch))
+	for place, one := range batch {
+		e, err := jsonEnvelope.read(one)
+		if err == nil {
+			err = e.Validate()
+		}
+		if err != nil {
+			e = unreadable(one, place, err)
+		}
+		events[place] = e
+	}
+	return events, nil
+}
+
+// unreadable stands in a batch for an event that cannot be read, with what
+// could be told of it, for Validate to refuse. Where that does not identify
+// it, its bytes and its place do, so that its reply has an id of its own.
+func unreadable(data []byte, place int, cause error) event.Event {
+	var told struct{ ID, Source, DataContentType string }
+	_ = json.Unmarshal(data, &told) // what can be told
+	e := event.New()
+	e.SetSource(told.Source)
+	e.SetID(told.ID)
+	e.SetDataContentType(cmp.Or(told.DataContentType, JSON))
+	if e.ID() == "" || e.Source() == "" {
+		e.SetID(deliberation.Digest(string(data), strconv.Itoa(place)))
+	}
+	e.FieldErrors, _ = errors.AsType[event.ValidationError](cause)
+	if e.FieldErrors == nil {
+		e.FieldErrors = map[string]error{"event": cause}
+	}
+	return e
+}
+
+func marshalBatch(replies []event.Event) ([]byte, error) {
+	body, err := json.Marshal(replies)
+	if err != nil {
+		return nil, fmt.Errorf("write a batch of events: %w", err)
+	}
+	return body, nil
+}
