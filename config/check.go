@@ -1,0 +1,131 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+)
+
+// minJournalAge is a little more than the longest timeout, a day: what was
+// accepted must still stand when it ends.
+const minJournalAge = 25 * time.Hour
+
+// validate holds every setting against its range. The error names the setting.
+func (c *Config) validate() error {
+	if err := c.available(); err != nil {
+		return err
+	}
+	for _, err := range []error{
+		inRange("PORT", c.Port, 0, 65535),
+		inRange("GRPC_PORT", c.GRPCPort, 0, 65535),
+		inRange("WORKER_REPLICAS", c.WorkerReplicas, 1, 1000),
+		oneOf("JOURNAL_REPLICAS", c.JournalReplicas, 1, 3, 5),
+		areURLs("NATS_URL", c.NATSURL, "nats", "tls", "ws", "wss"),
+		areURLs("WORKER_NATS_URL", c.WorkerNATSURL, "nats", "tls", "ws", "wss"),
+		isURL("RAY_ADDRESS", c.RayAddress, "ray", "http", "https"),
+		oneOf("LOG_FORMAT", c.LogFormat, "auto", "json", "text"),
+		c.checkModels(),
+		c.checkJournal(),
+	} {
+		if err != nil {
+			return err
+		}
+	}
+	for _, name := range c.Functions {
+		if err := oneOf("FUNCTIONS", name, Operations...); err != nil {
+			return err
+		}
+	}
+	_, err := c.pools()
+	return err
+}
+
+// available refuses what is described but not built yet: passing over it in
+// silence would look as if it worked.
+func (c *Config) available() error {
+	for name, set := range map[string]bool{
+		"RAY_CLUSTERS": c.RayClusters != "", "AGENT_RESPONSES": c.AgentResponses, "K_SINK": c.Sink != "",
+	} {
+		if set {
+			return fmt.Errorf("%s is not available yet: leave it unset", name)
+		}
+	}
+	return nil
+}
+
+// modelHost is `host`, `host:port`, `*.domain` or `*.domain:port`; an IPv6
+// address stands in brackets where a port follows.
+var modelHost = regexp.MustCompile(`^(((\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?|[0-9A-Fa-f:.]+)$`)
+
+func (c *Config) checkModels() error {
+	for _, host := range c.ModelHosts {
+		if !modelHost.MatchString(host) {
+			return fmt.Errorf("MODEL_HOSTS: %q must be host, host:port or *.domain, without http:// or a path", redact(host))
+		}
+	}
+	if c.VLLMURL == "" {
+		return nil
+	}
+	if err := isURL("VLLM_URL", c.VLLMURL, "http", "https"); err != nil {
+		return err
+	}
+	parsed, err := url.Parse(c.VLLMURL)
+	if err != nil || parsed.User != nil || parsed.RawQuery != "" || parsed.Fragment != "" {
+		return errors.New("VLLM_URL must not carry a user, a password, a query or a fragment; a key is set as VLLM_API_KEY")
+	}
+	return nil
+}
+
+func (c *Config) checkJournal() error {
+	if c.JournalMaxAge < minJournalAge {
+		return fmt.Errorf("JOURNAL_MAX_AGE=%s: must be 25h or more, longer than the longest timeout", c.JournalMaxAge)
+	}
+	if c.JournalMaxBytes < 16<<20 && c.JournalMaxBytes != -1 {
+		return fmt.Errorf("JOURNAL_MAX_BYTES=%d: must be 16777216 (16 MiB) or more, or -1 for no limit", c.JournalMaxBytes)
+	}
+	return nil
+}
+
+func inRange(name string, value, low, high int) error {
+	if value < low || value > high {
+		return fmt.Errorf("%s=%d: must be %d to %d", name, value, low, high)
+	}
+	return nil
+}
+
+func oneOf[T comparable](name string, value T, allowed ...T) error {
+	if !slices.Contains(allowed, value) {
+		return fmt.Errorf("%s=%v: must be one of %s", name, value, strings.Trim(fmt.Sprint(allowed), "[]"))
+	}
+	return nil
+}
+
+// areURLs checks a comma-separated list of URLs.
+func areURLs(name, value string, schemes ...string) error {
+	for one := range strings.SplitSeq(value, ",") {
+		if err := isURL(name, strings.TrimSpace(one), schemes...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func isURL(name, value string, schemes ...string) error {
+	parsed, err := url.Parse(value)
+	if err != nil || parsed.Hostname() == "" || !slices.Contains(schemes, parsed.Scheme) {
+		return fmt.Errorf("%s: %q must be a URL with %s and a host", name, redact(value), strings.Join(schemes, "://, ")+"://")
+	}
+	return nil
+}
+
+// redact keeps a password in a malformed URL out of the log.
+func redact(value string) string {
+	if at := strings.LastIndex(value, "@"); at >= 0 {
+		return "…" + value[at:]
+	}
+	return value
+}
