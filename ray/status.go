@@ -1,0 +1,59 @@
+package ray
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"sync"
+
+	rayexecutorv1 "rayexecutor/proto/ray_executor/v1"
+)
+
+// Application is the worker's name among a cluster's Serve applications.
+const Application = "ray-executor"
+
+// Status asks the cluster how it is, until ctx ends. It never fails: a cluster
+// that cannot be reached, and a worker that is not as it should be, are told in
+// `error`; what was learnt beside is told too.
+func (c *Client) Status(ctx context.Context) *rayexecutorv1.Cluster {
+	var (
+		asked                           sync.WaitGroup
+		version                         string
+		nodes                           Nodes
+		serve                           instance
+		versionErr, nodesErr, workerErr error
+	)
+	asked.Go(func() { version, versionErr = c.Version(ctx) })
+	asked.Go(func() { nodes, nodesErr = c.Nodes(ctx) })
+	asked.Go(func() { serve, workerErr = c.instance(ctx) })
+	asked.Wait()
+
+	status := &rayexecutorv1.Cluster{
+		Name: c.name, Address: c.Address(), RayVersion: version, Reachable: versionErr == nil,
+		Nodes:    int32(min(nodes.Alive, 1<<30)), //nolint:gosec // bounded here
+		CpusUsed: nodes.CPUsUsed, CpusTotal: nodes.CPUsTotal,
+		GpusUsed: nodes.GPUsUsed, GpusTotal: nodes.GPUsTotal,
+	}
+	if workerErr == nil {
+		workerErr = serve.describe(status)
+	}
+	if err := cmp.Or(versionErr, workerErr, nodesErr); err != nil {
+		status.Error = err.Error()
+	}
+	return status
+}
+
+// describe fills in the worker's replicas and says what is amiss.
+func (i *instance) describe(status *rayexecutorv1.Cluster) error {
+	app, deployed := i.Applications[Application]
+	if !deployed {
+		return fmt.Errorf("the worker is not deployed: run `ray-executor deploy`")
+	}
+	running, target := app.replicas()
+	status.WorkerReplicas = int32(min(running, 1<<30))      //nolint:gosec // bounded here
+	status.WorkerReplicasTarget = int32(min(target, 1<<30)) //nolint:gosec // bounded here
+	if app.Status != statusRunning {
+		return fmt.Errorf("the worker is %s: %s", app.Status, app.why())
+	}
+	return nil
+}
