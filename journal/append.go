@@ -84,12 +84,14 @@ func (j *Journal) append(ctx context.Context, event proto.Message, traceParent, 
 	return message.Size(), j.publish(ctx, message, free)
 }
 
+// publish stores a message or returns errStands. It repeats only what was
+// certainly not stored: nobody listened (a change of leader), or another
+// message was in flight.
 func (j *Journal) publish(ctx context.Context, message *nats.Msg, free string) error {
 	ctx, cancel := context.WithTimeout(ctx, j.wait)
 	defer cancel()
 	_, err := backoff.Retry(ctx, func() (struct{}, error) {
-		_, err := j.js.PublishMsg(ctx, message,
-			jetstream.WithExpectLastSequenceForSubject(0, free), jetstream.WithRetryAttempts(0))
+		_, err := j.js.PublishMsg(ctx, message, jetstream.WithExpectLastSequenceForSubject(0, free))
 		if err != nil && !inFlight(err) {
 			err = backoff.Permanent(err)
 		}
@@ -109,9 +111,6 @@ func (j *Journal) publish(ctx context.Context, message *nats.Msg, free string) e
 
 // inFlight reports whether a message for the same subjects is being stored
 // right now: a moment later it stands or it does not.
-func inFlight(err error) bool { return hasCode(err, jetstream.JSErrCodeStreamWrongLastSequenceConstant) }
-
-func hasCode(err error, code jetstream.ErrorCode) bool {
-	api, ok := errors.AsType[*jetstream.APIError](err)
-	return ok && api.ErrorCode == code
+func inFlight(err error) bool {
+	return hasCode(err, jetstream.JSErrCodeStreamWrongLastSequenceConstant)
 }

@@ -15,6 +15,9 @@ const (
 	// ackWait is how long a worker may be silent about what it holds; it
 	// says that it lives at a third of that.
 	ackWait = 60 * time.Second
+	// announceWait is the same for the keeper, which announces an end within a
+	// moment: what a killed one held goes to the next one soon.
+	announceWait = 15 * time.Second
 	// duplicateWindow is how long the same announcement is stored once.
 	duplicateWindow = 2 * time.Minute
 )
@@ -49,7 +52,7 @@ func (j *Journal) Deploy(ctx context.Context, layout Layout) error {
 	consumers := []jetstream.ConsumerConfig{{
 		Durable: announcer, Description: "The keeper's: every end, to be announced.",
 		FilterSubject: events.DoneSubjects, AckPolicy: jetstream.AckExplicitPolicy,
-		AckWait: ackWait, MaxDeliver: -1, MaxAckPending: 1000,
+		AckWait: announceWait, MaxDeliver: -1, MaxAckPending: 1000,
 	}}
 	for _, pool := range layout.Pools {
 		consumers = append(consumers, jetstream.ConsumerConfig{

@@ -2,7 +2,6 @@ package journal
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -19,37 +18,82 @@ type Delivery struct {
 	TraceParent string
 }
 
-// redeliverAfter is when an end whose announcement failed comes again.
-const redeliverAfter = 2 * time.Second
+// An end whose announcement failed comes again after redeliverAfter, and
+// later each time.
+const (
+	redeliverAfter   = 2 * time.Second
+	redeliverSlowest = 5 * time.Minute
+)
 
-// Ends hands each end to announce, at least once, until ctx ends. Several
-// callers share the ends among them. An end is done with when announce returns
-// nil; otherwise it comes again, for as long as the journal keeps it.
+// Ends hands each end to announce, at least once, until ctx ends or NATS is
+// away. Several callers share the ends among them. An end is done with when
+// announce returns nil; otherwise it comes again, for as long as the journal
+// keeps it.
 func (j *Journal) Ends(ctx context.Context, announce func(context.Context, Delivery) error) error {
 	consumer, err := j.js.Consumer(ctx, Stream, announcer)
-	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		return unavailable("NATS_URL", "the consumer "+announcer+" is not there: run `ray-executor deploy`", err)
-	}
 	if err != nil {
 		return j.failed("reach the consumer "+announcer, err)
 	}
-	messages, err := consumer.Messages(jetstream.PullMaxMessages(100))
+	messages, err := consumer.Messages(jetstream.PullMaxMessages(64), jetstream.PullHeartbeat(heartbeat))
 	if err != nil {
 		return j.failed("read the ends", err)
 	}
-	defer messages.Stop()
+	defer j.giveBack(messages)
 	for {
 		message, err := messages.Next(jetstream.NextContext(ctx))
 		if err != nil {
 			return j.failed("read the ends", err)
 		}
-		if err := j.deliver(ctx, message, announce); err != nil {
-			j.log.Warn("an end could not be announced; it comes again", "subject", message.Subject(), "error", err)
-			err = message.NakWithDelay(redeliverAfter)
-		} else {
-			err = message.Ack()
+		if err := j.settle(ctx, message, announce); err != nil {
+			return err
 		}
+	}
+}
+
+// settle has an end announced and tells the server how it went. Only what
+// concerns every end is an error: NATS is away, or ctx has ended.
+func (j *Journal) settle(ctx context.Context, message jetstream.Msg, announce func(context.Context, Delivery) error) error {
+	failure := j.deliver(ctx, message, announce)
+	var err error
+	if failure == nil {
+		err = message.Ack()
+	} else {
+		err = message.NakWithDelay(pause(message))
+	}
+	if err != nil {
+		j.log.Debug("answer to the journal", "error", err)
+	}
+	switch {
+	case failure == nil:
+		return nil
+	case ctx.Err() != nil || deliberation.AsError(failure).Code == deliberation.Unavailable:
+		return failure
+	default:
+		j.log.Warn("an end could not be announced; it comes again", "subject", message.Subject(), "error", failure)
+		return nil
+	}
+}
+
+// pause is how long a message waits for its next delivery: twice as long each
+// time.
+func pause(message jetstream.Msg) time.Duration {
+	metadata, err := message.Metadata()
+	if err != nil {
+		return redeliverSlowest
+	}
+	return min(redeliverAfter<<min(metadata.NumDelivered-1, 16), redeliverSlowest)
+}
+
+// giveBack stops reading and returns what was not looked at, so that another
+// keeper need not wait for it.
+func (j *Journal) giveBack(messages jetstream.MessagesContext) {
+	messages.Drain()
+	for {
+		message, err := messages.Next(jetstream.NextMaxWait(time.Second))
 		if err != nil {
+			return
+		}
+		if err := message.Nak(); err != nil {
 			j.log.Debug("answer to the journal", "error", err)
 		}
 	}
@@ -85,6 +129,4 @@ func (j *Journal) Announce(ctx context.Context, subject, id string, header map[s
 
 // MaxAnnouncement is the largest announcement in bytes: what the server takes,
 // less room for headers.
-func (j *Journal) MaxAnnouncement() int {
-	return min(int(j.conn.MaxPayload()), maxMessageBytes) - 4096
-}
+func (j *Journal) MaxAnnouncement() int { return j.maxData() }

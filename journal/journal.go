@@ -8,18 +8,14 @@ package journal
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
-	"strconv"
-	"strings"
 	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-
-	"rayexecutor/deliberation"
+	"golang.org/x/sync/singleflight"
 )
 
 // Names on the server.
@@ -35,9 +31,6 @@ const (
 	// announcer is the keeper's durable consumer of the ends.
 	announcer = "keeper-announce"
 )
-
-// retryAfter is when a caller should try again while NATS is away.
-const retryAfter = 2 * time.Second
 
 // Settings says how to reach NATS.
 type Settings struct {
@@ -60,6 +53,7 @@ type Journal struct {
 	wait    time.Duration
 	log     *slog.Logger
 	room    watermark
+	looks   singleflight.Group // at the room, one at a time
 	reached atomic.Bool
 }
 
@@ -71,6 +65,19 @@ func Connect(settings Settings) (*Journal, error) {
 	if settings.Wait == 0 {
 		settings.Wait = 5 * time.Second
 	}
+	conn, err := nats.Connect(settings.URL, options(settings)...)
+	if err != nil {
+		return nil, fmt.Errorf("NATS_URL: %w", withoutURL(err))
+	}
+	js, err := jetstream.New(conn, jetstream.WithDefaultTimeout(settings.Wait))
+	if err != nil {
+		conn.Close()
+		return nil, fmt.Errorf("JetStream: %w", err)
+	}
+	return &Journal{conn: conn, js: js, wait: settings.Wait, log: settings.Log}, nil
+}
+
+func options(settings Settings) []nats.Option {
 	options := []nats.Option{
 		nats.Name(settings.Name),
 		nats.RetryOnFailedConnect(true),
@@ -78,6 +85,11 @@ func Connect(settings Settings) (*Journal, error) {
 		nats.ReconnectWait(250 * time.Millisecond),
 		nats.ReconnectJitter(250*time.Millisecond, 250*time.Millisecond),
 		nats.ReconnectBufSize(-1),
+		// A refused password may be a server that is still being set up: giving
+		// up would leave this process without a journal for good.
+		nats.IgnoreAuthErrorAbort(),
+		// A connection that is dead without a word is noticed within a minute.
+		nats.PingInterval(20 * time.Second),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
 				settings.Log.Warn("NATS went away; trying again", "error", err)
@@ -86,6 +98,9 @@ func Connect(settings Settings) (*Journal, error) {
 		nats.ReconnectHandler(func(conn *nats.Conn) {
 			settings.Log.Info("NATS is back", "server", conn.ConnectedUrlRedacted())
 		}),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			settings.Log.Warn("NATS reports", "error", err)
+		}),
 	}
 	if settings.Creds != "" {
 		options = append(options, nats.UserCredentials(settings.Creds))
@@ -93,16 +108,7 @@ func Connect(settings Settings) (*Journal, error) {
 	if settings.CA != "" {
 		options = append(options, nats.RootCAs(settings.CA))
 	}
-	conn, err := nats.Connect(settings.URL, options...)
-	if err != nil {
-		return nil, fmt.Errorf("NATS_URL: %w", err)
-	}
-	js, err := jetstream.New(conn, jetstream.WithDefaultTimeout(settings.Wait))
-	if err != nil {
-		conn.Close()
-		return nil, fmt.Errorf("JetStream: %w", err)
-	}
-	return &Journal{conn: conn, js: js, wait: settings.Wait, log: settings.Log}, nil
+	return options
 }
 
 // Close sends what is under way and closes the connection.
@@ -131,42 +137,6 @@ func (j *Journal) Ready(ctx context.Context) error {
 	return nil
 }
 
-// ErrServerTooOld says that the NATS server lacks what the journal needs.
-var ErrServerTooOld = errors.New("NATS 2.12 or newer is needed")
-
-func (j *Journal) checkServer() error {
-	if !j.conn.IsConnected() {
-		return unavailable("NATS_URL", fmt.Sprintf("NATS at %s cannot be reached; is it up?", redacted(j.conn)), nats.ErrConnectionClosed)
-	}
-	version := j.conn.ConnectedServerVersion()
-	if !supported(version) {
-		cause := fmt.Errorf("%w; the server is %s", ErrServerTooOld, version)
-		return &deliberation.Error{Code: deliberation.Unavailable, Field: "NATS_URL", Message: cause.Error(), Cause: cause}
-	}
-	return nil
-}
-
-// redacted names the servers without passwords.
-func redacted(conn *nats.Conn) string {
-	urls := conn.Servers()
-	for i, raw := range urls {
-		if at := strings.LastIndex(raw, "@"); at >= 0 {
-			urls[i] = raw[:strings.Index(raw, "//")+2] + raw[at+1:]
-		}
-	}
-	return strings.Join(urls, ",")
-}
-
-func supported(version string) bool {
-	parts := strings.SplitN(version, ".", 3)
-	if len(parts) < 2 {
-		return false
-	}
-	major, err1 := strconv.Atoi(parts[0])
-	minor, err2 := strconv.Atoi(parts[1])
-	return err1 == nil && err2 == nil && (major > 2 || major == 2 && minor >= 12)
-}
-
 // info reads the stream's state from its leader.
 func (j *Journal) info(ctx context.Context) (*jetstream.StreamInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, j.wait)
@@ -186,40 +156,4 @@ func (j *Journal) Now(ctx context.Context) (time.Time, error) {
 		return time.Time{}, err
 	}
 	return info.TimeStamp, nil
-}
-
-// failed turns an error of NATS into one that the caller can act on.
-func (j *Journal) failed(doing string, err error) error {
-	if api, ok := errors.AsType[*jetstream.APIError](err); ok {
-		switch api.ErrorCode {
-		case jetstream.JSErrCodeStreamNotFound:
-			return unavailable("NATS_URL", "the stream "+Stream+" is not there: run `ray-executor deploy`", err)
-		case codeStoreFailed, codeInsufficientResources, codeMessageSize:
-			return full(err)
-		}
-	}
-	if errors.Is(err, context.Canceled) {
-		return fmt.Errorf("%s: %w", doing, err)
-	}
-	return unavailable("NATS_URL", "could not "+doing+": NATS cannot be reached or did not answer in time; repeating is safe", err)
-}
-
-// Error codes of JetStream's API that nats.go has no name for.
-const (
-	codeInsufficientResources jetstream.ErrorCode = 10023
-	codeStoreFailed           jetstream.ErrorCode = 10077
-	codeMessageSize           jetstream.ErrorCode = 10054
-)
-
-func unavailable(field, message string, cause error) *deliberation.Error {
-	return &deliberation.Error{
-		Code: deliberation.Unavailable, Field: field, Message: message, RetryAfter: retryAfter, Cause: cause,
-	}
-}
-
-func full(cause error) *deliberation.Error {
-	return &deliberation.Error{
-		Code: deliberation.LimitReached, Field: "journal", RetryAfter: 30 * time.Second, Cause: cause,
-		Message: "the journal is full; try again later, or ask the operator to raise JOURNAL_MAX_BYTES",
-	}
 }

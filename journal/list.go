@@ -2,22 +2,22 @@ package journal
 
 import (
 	"context"
-	"errors"
 	"slices"
-
-	"github.com/synadia-io/orbit.go/jetstreamext"
 
 	"rayexecutor/deliberation"
 	"rayexecutor/events"
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// scanWindow is how many journal sequences a page looks through at most, so
-// that its cost does not grow with history.
-const scanWindow = 20_000
-
-// scanStep is how many requests are read at once.
-const scanStep = 256
+// A page looks through so many journal sequences at most, so that its cost
+// does not grow with history, and stops once it has read so many requests. It
+// goes backwards in steps; one that finds little makes the next one longer.
+const (
+	scanWindow   = 20_000
+	scanRequests = 500
+	scanStep     = 128
+	scanLongStep = 4096
+)
 
 // Page returns the stories that a query asks for, newest first. It stops at
 // query.Size stories or after a bounded scan; next is the Before of the next
@@ -27,13 +27,13 @@ func (j *Journal) Page(ctx context.Context, query deliberation.Query) (page []*d
 	if err != nil {
 		return nil, 0, err
 	}
-	first, end := info.State.FirstSeq, info.State.LastSeq+1
+	first, high := info.State.FirstSeq, info.State.LastSeq+1
 	if query.Before > 0 {
-		end = min(end, query.Before)
+		high = min(high, query.Before)
 	}
-	floor := max(first, end-min(end, scanWindow))
-	for high := end; high > floor; {
-		low := max(floor, high-min(high, scanStep))
+	floor := max(first, high-min(high, scanWindow))
+	for read, step := 0, uint64(scanStep); high > floor && read < scanRequests; {
+		low := max(floor, high-min(high, step))
 		requests, err := j.requests(ctx, low, high, query.Pool)
 		if err != nil {
 			return nil, 0, err
@@ -50,9 +50,12 @@ func (j *Journal) Page(ctx context.Context, query deliberation.Query) (page []*d
 				return page, following(request.Sequence, first), nil
 			}
 		}
-		high = low
+		read += len(requests)
+		if high = low; len(requests) < scanStep/8 {
+			step = min(2*step, scanLongStep)
+		}
 	}
-	return page, following(floor, first), nil
+	return page, following(high, first), nil
 }
 
 // match returns a request's story if the query asks for it, else nil.
@@ -77,26 +80,20 @@ func following(sequence, first uint64) uint64 {
 	return sequence
 }
 
-// requests reads the requests that stand from low to before high.
+// requests reads the requests that stand from low to before high, one by one:
+// with a batch the server counts all that follow, to the journal's end.
 func (j *Journal) requests(ctx context.Context, low, high uint64, pool string) ([]deliberation.Entry, error) {
 	subject := events.RequestedSubjects
 	if pool != "" {
 		subject = events.PoolSubject(pool)
 	}
-	messages, err := jetstreamext.GetBatch(ctx, j.js, Stream, scanStep,
-		jetstreamext.GetBatchSeq(max(1, low)), jetstreamext.GetBatchSubject(subject))
-	if err != nil {
-		return nil, j.failed("read the journal", err)
-	}
 	var entries []deliberation.Entry
-	for message, err := range messages {
-		if errors.Is(err, jetstreamext.ErrNoMessages) {
-			break
-		}
+	for low < high {
+		message, err := j.next(ctx, subject, low)
 		if err != nil {
-			return nil, j.failed("read the journal", err)
+			return nil, err
 		}
-		if message.Sequence >= high {
+		if message == nil || message.Sequence >= high {
 			break
 		}
 		entry, err := j.entry(ctx, message)
@@ -104,6 +101,7 @@ func (j *Journal) requests(ctx context.Context, low, high uint64, pool string) (
 			return nil, err
 		}
 		entries = append(entries, entry)
+		low = message.Sequence + 1
 	}
 	return entries, nil
 }

@@ -13,6 +13,7 @@ import (
 
 	"rayexecutor/deliberation"
 	"rayexecutor/events"
+	pb "rayexecutor/proto/ray_executor/v1"
 )
 
 // Story folds one deliberation. A story without an end is checked with the
@@ -24,21 +25,60 @@ func (j *Journal) Story(ctx context.Context, id string) (*deliberation.Deliberat
 	if err != nil {
 		return nil, err
 	}
-	if story := deliberation.Fold(entries); story.State.Ended() {
+	if story := deliberation.Fold(entries); story.State.Ended() && !startedLate(entries) {
 		return story, nil
 	}
+	return j.checked(ctx, id, entries)
+}
+
+// LeaderStory folds one deliberation as the leader has it, for decisions.
+func (j *Journal) LeaderStory(ctx context.Context, id string) (*deliberation.Deliberation, error) {
+	ctx, cancel := context.WithTimeout(ctx, j.wait)
+	defer cancel()
+	entries, err := j.replicaStory(ctx, id)
+	if err != nil {
+		return nil, err
+	}
+	return j.checked(ctx, id, entries)
+}
+
+// checked folds a replica's entries if the leader has no later one: what comes
+// before it is then there too. Otherwise the leader tells the story.
+func (j *Journal) checked(ctx context.Context, id string, entries []deliberation.Entry) (*deliberation.Deliberation, error) {
 	last, err := j.last(ctx, events.StorySubject(id))
 	if err != nil {
 		return nil, err
 	}
-	if story := deliberation.Fold(entries); last == nil || last.Sequence == story.Sequence {
+	story := deliberation.Fold(entries)
+	if last == nil || last.Sequence <= story.Sequence && !startedLate(entries) {
 		return story, nil
 	}
-	return j.LeaderStory(ctx, id)
+	return j.walk(ctx, id, max(last.Sequence, story.Sequence))
 }
 
-// replicaStory reads a story's last message a subject, from any replica.
+// startedLate reports whether a start stands behind the end. It hides the
+// starts before, of which a replica tells the last alone.
+func startedLate(entries []deliberation.Entry) bool {
+	ended := false
+	for _, entry := range entries {
+		switch entry.Event.(type) {
+		case *pb.DeliberationStarted:
+			return ended // there is one at most
+		case *pb.DeliberationCompleted, *pb.DeliberationFailed, *pb.DeliberationCancelled:
+			ended = true
+		}
+	}
+	return false
+}
+
+// replicaStory reads a story's last message a subject, from any replica. Where
+// time runs out, or the server's limit on one answer is met, the story's tail
+// is missing without an error.
 func (j *Journal) replicaStory(ctx context.Context, id string) ([]deliberation.Entry, error) {
+	// While the connection is down each call would leave a subscription behind.
+	if err := j.checkConnected(); err != nil {
+		return nil, err
+	}
 	messages, err := jetstreamext.GetLastMsgsFor(ctx, j.js, Stream, []string{events.StorySubject(id)})
 	if err != nil {
 		return nil, j.failed("read the journal", err)
@@ -60,16 +100,17 @@ func (j *Journal) replicaStory(ctx context.Context, id string) ([]deliberation.E
 	return entries, nil
 }
 
-// LeaderStory folds one deliberation as the leader has it, for decisions.
-func (j *Journal) LeaderStory(ctx context.Context, id string) (*deliberation.Deliberation, error) {
+// walk reads a story entry by entry from the leader, up to its last one: to ask
+// for more than there is makes the server search to the journal's end.
+func (j *Journal) walk(ctx context.Context, id string, last uint64) (*deliberation.Deliberation, error) {
 	var entries []deliberation.Entry
-	for sequence := uint64(1); ; {
-		message, err := j.ask(ctx, getRequest{Sequence: sequence, NextBySubject: events.StorySubject(id)})
+	for sequence := uint64(1); sequence <= last; {
+		message, err := j.next(ctx, events.StorySubject(id), sequence)
 		if err != nil {
 			return nil, err
 		}
 		if message == nil {
-			return deliberation.Fold(entries), nil
+			break
 		}
 		entry, err := j.entry(ctx, message)
 		if err != nil {
@@ -78,12 +119,19 @@ func (j *Journal) LeaderStory(ctx context.Context, id string) (*deliberation.Del
 		entries = append(entries, entry)
 		sequence = message.Sequence + 1
 	}
+	return deliberation.Fold(entries), nil
 }
 
 // last reads the last message on a subject from the leader; nil where there
 // is none.
 func (j *Journal) last(ctx context.Context, subject string) (*jetstream.RawStreamMsg, error) {
 	return j.ask(ctx, getRequest{LastBySubject: subject})
+}
+
+// next reads the first message on a subject from a sequence on, from the
+// leader; nil where there is none.
+func (j *Journal) next(ctx context.Context, subject string, from uint64) (*jetstream.RawStreamMsg, error) {
+	return j.ask(ctx, getRequest{Sequence: max(1, from), NextBySubject: subject})
 }
 
 // getRequest asks the leader for a message. nats.go's own call asks any
@@ -104,8 +152,6 @@ type getResponse struct {
 		Time     time.Time `json:"time"`
 	} `json:"message"`
 }
-
-const codeNoMessage jetstream.ErrorCode = 10037
 
 func (j *Journal) ask(ctx context.Context, request getRequest) (*jetstream.RawStreamMsg, error) {
 	ctx, cancel := context.WithTimeout(ctx, j.wait)

@@ -34,12 +34,22 @@ func (w *watermark) add(size int) {
 }
 
 func (w *watermark) set(info *jetstream.StreamInfo) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	w.seen = time.Now()
 	w.bytes, w.maxBytes = int64(info.State.Bytes), info.Config.MaxBytes
 	w.messages, w.maxMsgs = int64(info.State.Msgs), info.Config.MaxMsgs
 }
 
+func (w *watermark) fresh() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return time.Since(w.seen) <= roomFor
+}
+
 func (w *watermark) reached() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
 	above := func(used, limit int64) bool { return limit > 0 && float64(used) > watermarkShare*float64(limit) }
 	return above(w.bytes, w.maxBytes) || above(w.messages, w.maxMsgs)
 }
@@ -47,17 +57,31 @@ func (w *watermark) reached() bool {
 // checkRoom refuses, with LimitReached, while the journal is above the
 // watermark.
 func (j *Journal) checkRoom(ctx context.Context) error {
-	j.room.mu.Lock()
-	defer j.room.mu.Unlock()
-	if time.Since(j.room.seen) > roomFor {
-		info, err := j.info(ctx)
-		if err != nil {
+	if !j.room.fresh() {
+		if err := j.look(ctx); err != nil {
 			return err
 		}
-		j.room.set(info)
 	}
 	if j.room.reached() {
 		return full(nil)
 	}
 	return nil
+}
+
+// look reads the journal's state, once for all who wait for it; each waits no
+// longer than its own context.
+func (j *Journal) look(ctx context.Context) error {
+	looked := j.looks.DoChan("", func() (any, error) {
+		info, err := j.info(context.WithoutCancel(ctx))
+		if err == nil {
+			j.room.set(info)
+		}
+		return nil, err
+	})
+	select {
+	case result := <-looked:
+		return result.Err
+	case <-ctx.Done():
+		return j.failed("read the journal's state", ctx.Err())
+	}
 }

@@ -5,21 +5,26 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"strings"
+	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// spillAbove is the size from which a message's bulky part goes to the object
-// store: what the server takes is 1 MiB, headers included.
-const spillAbove = 900 << 10
+// forHeaders is what headers may take of a message.
+const forHeaders = 16 << 10
+
+// maxData is how much data a message takes at most, headers apart.
+func (j *Journal) maxData() int { return min(int(j.conn.MaxPayload()), maxMessageBytes) - forHeaders }
 
 // spill lightens a message that is too large for the journal.
 func (j *Journal) spill(ctx context.Context, message proto.Message) (proto.Message, error) {
-	if proto.Size(message) <= spillAbove {
+	if proto.Size(message) <= j.maxData() {
 		return message, nil
 	}
 	return j.Lighten(ctx, message)
@@ -27,10 +32,10 @@ func (j *Journal) spill(ctx context.Context, message proto.Message) (proto.Messa
 
 // Lighten stores a message as an object and returns it without its bulky
 // field, with the object's name in `<field>_ref`. A message that has no such
-// field comes back as it is.
+// field, or is light already, comes back as it is.
 func (j *Journal) Lighten(ctx context.Context, message proto.Message) (proto.Message, error) {
 	bulky, ref := bulkyField(message)
-	if bulky == nil {
+	if bulky == nil || message.ProtoReflect().Has(ref) {
 		return message, nil
 	}
 	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(message)
@@ -48,7 +53,8 @@ func (j *Journal) Lighten(ctx context.Context, message proto.Message) (proto.Mes
 	return light, nil
 }
 
-// restore puts back what Lighten took out.
+// restore puts back what Lighten took out. A message whose object is gone
+// stays light: how a deliberation ended is worth telling without its results.
 func (j *Journal) restore(ctx context.Context, message proto.Message) error {
 	bulky, ref := bulkyField(message)
 	if bulky == nil {
@@ -60,6 +66,10 @@ func (j *Journal) restore(ctx context.Context, message proto.Message) error {
 		return nil
 	}
 	data, err := j.getObject(ctx, name)
+	if errors.Is(err, jetstream.ErrObjectNotFound) {
+		j.log.Warn("an object of the journal is gone", "object", name)
+		return nil
+	}
 	if err != nil {
 		return err
 	}
@@ -99,14 +109,37 @@ func (j *Journal) putObject(ctx context.Context, name string, data []byte) error
 	return nil
 }
 
+// getObject reads an object; jetstream.ErrObjectNotFound says that it is gone.
 func (j *Journal) getObject(ctx context.Context, name string) ([]byte, error) {
 	store, err := j.js.ObjectStore(ctx, Results)
 	if err != nil {
 		return nil, j.failed("reach the object store "+Results, err)
 	}
-	data, err := store.GetBytes(ctx, name)
-	if err != nil {
-		return nil, j.failed("read the object "+name, err)
+	// A replica may lag behind the object's writer.
+	data, err := backoff.Retry(ctx, func() ([]byte, error) {
+		data, err := store.GetBytes(ctx, name)
+		if err != nil && !errors.Is(err, jetstream.ErrObjectNotFound) {
+			err = backoff.Permanent(err)
+		}
+		return data, err
+	}, backoff.WithBackOff(backoff.NewConstantBackOff(100*time.Millisecond)), backoff.WithMaxTries(4))
+	if err != nil && !errors.Is(err, jetstream.ErrObjectNotFound) {
+		err = j.failed("read the object "+name, err)
 	}
-	return data, nil
+	return data, err
+}
+
+// dropObject deletes an object that nobody names any more; an empty name is
+// none. What cannot be deleted goes with its age.
+func (j *Journal) dropObject(ctx context.Context, name string) {
+	if name == "" {
+		return
+	}
+	store, err := j.js.ObjectStore(ctx, Results)
+	if err == nil {
+		err = store.Delete(ctx, name)
+	}
+	if err != nil {
+		j.log.Debug("delete an object", "object", name, "error", err)
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/protobuf/proto"
@@ -15,33 +16,50 @@ import (
 
 const snapshotKey = "snapshot"
 
-// markSubjects are what a ledger folds: of agents it needs nothing.
-var markSubjects = []string{"deliberation.requested.*.*", "deliberation.started.*.*", "deliberation.done.*.*"}
+// heartbeat is how often the server says that a consumer lives; one that is
+// silent for twice as long is made anew.
+const heartbeat = 2 * time.Second
 
 // Ledger returns the ledger as of the last snapshot, to CatchUp or Follow
 // from. revision is what SaveSnapshot compares with.
 func (j *Journal) Ledger(ctx context.Context) (ledger *deliberation.Ledger, revision uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, j.wait)
 	defer cancel()
+	for range 3 {
+		snapshot, revision, err := j.snapshot(ctx)
+		if err != nil {
+			return nil, 0, err
+		}
+		if err := j.restore(ctx, snapshot); err != nil {
+			return nil, 0, err
+		}
+		if snapshot.GetOpenRef() == "" {
+			return deliberation.NewLedger(snapshot), revision, nil
+		}
+		// Its object went when a newer one was saved: read that.
+	}
+	return nil, 0, unavailable("statistics", "the snapshot's object is gone; try again", nil)
+}
+
+// snapshot reads the snapshot as it is stored; an empty one of revision 0
+// where there is none.
+func (j *Journal) snapshot(ctx context.Context) (*pb.StatsSnapshot, uint64, error) {
+	snapshot := &pb.StatsSnapshot{}
 	bucket, err := j.js.KeyValue(ctx, Statistics)
 	if err != nil {
 		return nil, 0, j.failed("reach the bucket "+Statistics, err)
 	}
 	value, err := bucket.Get(ctx, snapshotKey)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		return deliberation.NewLedger(nil), 0, nil
+		return snapshot, 0, nil
 	}
 	if err != nil {
 		return nil, 0, j.failed("read the statistics' snapshot", err)
 	}
-	var snapshot pb.StatsSnapshot
-	if err := proto.Unmarshal(value.Value(), &snapshot); err != nil {
+	if err := proto.Unmarshal(value.Value(), snapshot); err != nil {
 		return nil, 0, fmt.Errorf("read the statistics' snapshot: %w", err)
 	}
-	if err := j.restore(ctx, &snapshot); err != nil {
-		return nil, 0, err
-	}
-	return deliberation.NewLedger(&snapshot), value.Revision(), nil
+	return snapshot, value.Revision(), nil
 }
 
 // SaveSnapshot stores a snapshot if the one of revision is still the last;
@@ -49,26 +67,46 @@ func (j *Journal) Ledger(ctx context.Context) (ledger *deliberation.Ledger, revi
 func (j *Journal) SaveSnapshot(ctx context.Context, snapshot *pb.StatsSnapshot, revision uint64) (newRevision uint64, saved bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, j.wait)
 	defer cancel()
+	// Looked at before the open list spills: a snapshot that cannot be saved
+	// must not leave an object behind.
+	before, standing, err := j.snapshot(ctx)
+	if err != nil || standing != revision {
+		return revision, false, err
+	}
 	light, err := j.spill(ctx, snapshot)
 	if err != nil {
 		return revision, false, err
 	}
-	data, err := proto.Marshal(light)
-	if err != nil {
-		return revision, false, fmt.Errorf("marshal the statistics' snapshot: %w", err)
-	}
-	bucket, err := j.js.KeyValue(ctx, Statistics)
-	if err != nil {
-		return revision, false, j.failed("reach the bucket "+Statistics, err)
-	}
-	newRevision, err = bucket.Update(ctx, snapshotKey, data, revision)
-	if hasCode(err, jetstream.JSErrCodeStreamWrongLastSequence) || inFlight(err) {
+	newRevision, err = j.putSnapshot(ctx, light, revision)
+	if errors.Is(err, errStands) {
 		return revision, false, nil
 	}
 	if err != nil {
-		return revision, false, j.failed("store the statistics' snapshot", err)
+		return revision, false, err
+	}
+	if before.GetOpenRef() != light.(*pb.StatsSnapshot).GetOpenRef() {
+		j.dropObject(ctx, before.GetOpenRef())
 	}
 	return newRevision, true, nil
+}
+
+func (j *Journal) putSnapshot(ctx context.Context, snapshot proto.Message, revision uint64) (uint64, error) {
+	data, err := proto.Marshal(snapshot)
+	if err != nil {
+		return 0, fmt.Errorf("marshal the statistics' snapshot: %w", err)
+	}
+	bucket, err := j.js.KeyValue(ctx, Statistics)
+	if err != nil {
+		return 0, j.failed("reach the bucket "+Statistics, err)
+	}
+	revision, err = bucket.Update(ctx, snapshotKey, data, revision)
+	if errors.Is(err, jetstream.ErrKeyRevisionMismatch) || inFlight(err) {
+		return 0, errStands
+	}
+	if err != nil {
+		return 0, j.failed("store the statistics' snapshot", err)
+	}
+	return revision, nil
 }
 
 // CatchUp folds into a ledger all that the journal held when it was called.
@@ -76,7 +114,7 @@ func (j *Journal) SaveSnapshot(ctx context.Context, snapshot *pb.StatsSnapshot, 
 func (j *Journal) CatchUp(ctx context.Context, ledger *deliberation.Ledger) error {
 	ctx, cancel := context.WithTimeout(ctx, 6*j.wait)
 	defer cancel()
-	target, err := j.lastMark(ctx)
+	target, err := j.lastSequence(ctx)
 	if err != nil || target <= ledger.Sequence() {
 		return err
 	}
@@ -86,22 +124,27 @@ func (j *Journal) CatchUp(ctx context.Context, ledger *deliberation.Ledger) erro
 	})
 }
 
-// lastMark returns the sequence of the last mark, from the leader.
-func (j *Journal) lastMark(ctx context.Context) (uint64, error) {
-	var last uint64
-	for _, subject := range markSubjects {
-		message, err := j.last(ctx, subject)
-		if err != nil {
-			return 0, err
-		}
-		if message != nil {
-			last = max(last, message.Sequence)
-		}
+// lastSequence returns the sequence of the last message that stands, from the
+// leader.
+func (j *Journal) lastSequence(ctx context.Context) (uint64, error) {
+	info, err := j.info(ctx)
+	if err != nil || info.State.Msgs == 0 {
+		return 0, err
 	}
-	return last, nil
+	if info.State.NumDeleted == 0 {
+		return info.State.LastSeq, nil
+	}
+	// Somebody deleted messages, perhaps the last ones. The server searches
+	// long for this, which is why it is not asked always.
+	message, err := j.last(ctx, events.JournalSubjects)
+	if err != nil || message == nil {
+		return 0, err
+	}
+	return message.Sequence, nil
 }
 
-// Follow tells every mark from a sequence on, in order, until ctx ends.
+// Follow tells every mark from a sequence on, in order, until ctx ends or NATS
+// is away.
 func (j *Journal) Follow(ctx context.Context, from uint64, apply func(deliberation.Mark)) error {
 	return j.follow(ctx, from, func(mark deliberation.Mark) bool {
 		apply(mark)
@@ -110,16 +153,19 @@ func (j *Journal) Follow(ctx context.Context, from uint64, apply func(deliberati
 }
 
 // follow reads marks by an ordered consumer, headers alone, until more says
-// no.
+// no. It has no filter: to count what passes one costs the server more than to
+// send all the headers.
 func (j *Journal) follow(ctx context.Context, from uint64, more func(deliberation.Mark) bool) error {
 	consumer, err := j.js.OrderedConsumer(ctx, Stream, jetstream.OrderedConsumerConfig{
-		FilterSubjects: markSubjects, HeadersOnly: true,
-		DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from,
+		HeadersOnly: true, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from,
+		// The client leaves its consumer behind, and while it mends one it does
+		// not hear of ctx: the caller tries again instead.
+		InactiveThreshold: 5 * heartbeat, MaxResetAttempts: 1,
 	})
 	if err != nil {
 		return j.failed("read the journal", err)
 	}
-	messages, err := consumer.Messages(jetstream.PullMaxMessages(5000))
+	messages, err := consumer.Messages(jetstream.PullMaxMessages(5000), jetstream.PullHeartbeat(heartbeat))
 	if err != nil {
 		return j.failed("read the journal", err)
 	}
@@ -139,20 +185,16 @@ func (j *Journal) follow(ctx context.Context, from uint64, more func(deliberatio
 	}
 }
 
+// markOf reads a mark. What does not belong in the journal is one without a
+// kind, which no ledger counts.
 func markOf(message jetstream.Msg) (deliberation.Mark, error) {
 	metadata, err := message.Metadata()
 	if err != nil {
 		return deliberation.Mark{}, fmt.Errorf("read a journal message's metadata: %w", err)
 	}
-	kind, qualifier, id, ok := events.ParseSubject(message.Subject())
-	if !ok {
-		return deliberation.Mark{}, fmt.Errorf("subject %q does not belong in the journal", message.Subject())
-	}
-	mark := deliberation.Mark{
-		Sequence: metadata.Sequence.Stream, Time: metadata.Timestamp,
-		Kind: kind, Qualifier: qualifier, DeliberationID: id,
-	}
-	if kind == deliberation.KindRequested {
+	mark := deliberation.Mark{Sequence: metadata.Sequence.Stream, Time: metadata.Timestamp}
+	mark.Kind, mark.Qualifier, mark.DeliberationID, _ = events.ParseSubject(message.Subject())
+	if mark.Kind == deliberation.KindRequested {
 		mark.Timeout = events.Timeout(message.Headers())
 	}
 	return mark, nil

@@ -21,23 +21,28 @@ func (k *Keeper) endOverdue(ctx context.Context, kept *book) error {
 	overdue := kept.ledger.Overdue(now.Add(-grace))
 	kept.mu.Unlock()
 	for _, open := range overdue {
-		story, err := k.journal.LeaderStory(ctx, open.ID)
-		if err != nil {
+		err := k.endOne(ctx, open)
+		if err != nil && (ctx.Err() != nil || deliberation.AsError(err).Code == deliberation.Unavailable) {
 			return err
 		}
-		if story.State.Ended() {
-			continue
-		}
-		end := atDeadline(open, story)
-		won, err := k.journal.End(ctx, open.ID, end, "")
-		if err != nil {
-			return err
-		}
-		if won {
-			k.log.Info("ended at its deadline", "deliberation", open.ID, "after", open.Timeout)
+		// One that cannot be ended must not keep the others from it.
+		if err != nil && kept.complaints.due() {
+			k.log.Error("could not be ended at its deadline; trying again", "deliberation", open.ID, "error", err)
 		}
 	}
 	return nil
+}
+
+func (k *Keeper) endOne(ctx context.Context, open deliberation.Open) error {
+	story, err := k.journal.LeaderStory(ctx, open.ID)
+	if err != nil || story.State.Ended() {
+		return err
+	}
+	won, err := k.journal.End(ctx, open.ID, atDeadline(open, story), "")
+	if won {
+		k.log.Info("ended at its deadline", "deliberation", open.ID, "after", open.Timeout)
+	}
+	return err
 }
 
 // atDeadline is the end of an overdue deliberation: completed if an agent was,

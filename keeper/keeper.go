@@ -63,11 +63,24 @@ func (k *Keeper) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
+// throttle lets through what is due once a minute: a failure that goes on is
+// not worth a line each time.
+type throttle struct{ last time.Time }
+
+func (t *throttle) due() bool {
+	if time.Since(t.last) < time.Minute {
+		return false
+	}
+	t.last = time.Now()
+	return true
+}
+
 // always runs a task again whenever it ends, with growing pauses, until ctx
 // ends.
 func (k *Keeper) always(ctx context.Context, doing string, task func(context.Context) error) error {
 	pause := backoff.NewExponentialBackOff()
 	pause.MaxInterval = 5 * time.Second
+	var complaints throttle
 	for {
 		started := time.Now()
 		err := task(ctx)
@@ -78,7 +91,9 @@ func (k *Keeper) always(ctx context.Context, doing string, task func(context.Con
 			pause.Reset()
 		}
 		wait := pause.NextBackOff()
-		k.log.Warn("the keeper tries again", "doing", doing, "in", wait, "error", err)
+		if complaints.due() {
+			k.log.Warn("the keeper tries again, until it works", "doing", doing, "error", err)
+		}
 		select {
 		case <-ctx.Done():
 			return nil

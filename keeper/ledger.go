@@ -25,7 +25,9 @@ type book struct {
 	mu       sync.Mutex
 	ledger   *deliberation.Ledger
 	revision uint64 // of the last snapshot
-	saved    uint64 // the sequence that it reached
+	saved    uint64 // the sequence that it has
+
+	complaints throttle // of ends that cannot be written
 }
 
 // keepLedger folds the journal as it grows, and looks at what is overdue and
@@ -65,11 +67,11 @@ func every(ctx context.Context, interval time.Duration, call func() error) error
 	}
 }
 
-// snapshot stores how far the ledger has come. A keeper that was overtaken
-// compares with the newer snapshot from then on.
+// snapshot stores how far the ledger has come. A keeper that was overtaken goes
+// on from the newer snapshot: it never goes back.
 func (k *Keeper) snapshot(ctx context.Context, kept *book) error {
 	kept.mu.Lock()
-	if kept.ledger.Sequence() == kept.saved {
+	if kept.ledger.Sequence() <= kept.saved {
 		kept.mu.Unlock()
 		return nil
 	}
@@ -80,10 +82,14 @@ func (k *Keeper) snapshot(ctx context.Context, kept *book) error {
 	if err != nil {
 		return err
 	}
-	if !saved {
-		_, kept.revision, err = k.journal.Ledger(ctx)
+	if saved {
+		kept.revision, kept.saved = revision, snapshot.GetSequence()
+		return nil
+	}
+	theirs, revision, err := k.journal.Ledger(ctx)
+	if err != nil {
 		return err
 	}
-	kept.revision, kept.saved = revision, snapshot.GetSequence()
+	kept.revision, kept.saved = revision, theirs.Sequence()
 	return nil
 }
