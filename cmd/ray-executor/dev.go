@@ -18,6 +18,7 @@ import (
 	"rayexecutor/config"
 	pb "rayexecutor/proto/ray_executor/v1"
 	"rayexecutor/ray/local"
+	"rayexecutor/standin"
 )
 
 func (p program) devCommand() *cobra.Command {
@@ -104,7 +105,7 @@ func (d *dev) startModel(ctx context.Context) error {
 	if d.given["VLLM_URL"] != "" {
 		return nil
 	}
-	url, stop, err := startModel(ctx, freePort(8000))
+	url, stop, err := runModel(ctx, freePort(8000), standin.Options{Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return fmt.Errorf("stand-in model: %w", err)
 	}
@@ -127,7 +128,7 @@ func (d *dev) startRay(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ray, err := local.Start(ctx, local.Options{Venv: d.venv, LogDir: logs, Environ: d.environ})
+	ray, err := local.Start(ctx, local.Options{Venv: d.venv, LogDir: logs})
 	if err != nil {
 		return err
 	}

@@ -135,13 +135,13 @@ func keep(ctx context.Context, settings config.Config, log *slog.Logger) error {
 	return keeper.New(kept, log).Run(ctx)
 }
 
-// server is an HTTP server that listens.
-type server struct {
+// httpServer is an HTTP server that listens.
+type httpServer struct {
 	*http.Server
 	listener net.Listener
 }
 
-func listen(port int, handler http.Handler) (*server, error) {
+func listen(port int, handler http.Handler) (*httpServer, error) {
 	listener, err := net.Listen("tcp", net.JoinHostPort("", strconv.Itoa(port)))
 	if err != nil {
 		return nil, fmt.Errorf("PORT=%d: %w; set another", port, err)
@@ -149,7 +149,7 @@ func listen(port int, handler http.Handler) (*server, error) {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
-	return &server{
+	return &httpServer{
 		// No limit on a request's time: streams may last. A client that does
 		// not send its headers is cut.
 		Server:   &http.Server{Handler: handler, Protocols: &protocols, ReadHeaderTimeout: 10 * time.Second},
@@ -157,7 +157,7 @@ func listen(port int, handler http.Handler) (*server, error) {
 	}, nil
 }
 
-func (s *server) run() error {
+func (s *httpServer) run() error {
 	if err := s.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve: %w", err)
 	}
@@ -165,7 +165,7 @@ func (s *server) run() error {
 }
 
 // interrupt takes no more, lets what is under way end, then closes.
-func (s *server) interrupt(error) {
+func (s *httpServer) interrupt(error) {
 	ctx, cancel := context.WithTimeout(context.Background(), drain)
 	defer cancel()
 	if err := s.Shutdown(ctx); err != nil {

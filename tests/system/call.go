@@ -1,0 +1,153 @@
+package system
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
+	pb "rayexecutor/proto/ray_executor/v1"
+)
+
+// Refusal is an answer other than 200.
+type Refusal struct {
+	Status         int
+	RetryAfter     string
+	Code           string `json:"code"`
+	Detail         string `json:"detail"`
+	Field          string `json:"field"`
+	DeliberationID string `json:"deliberation_id"`
+}
+
+// Error implements error.
+func (r *Refusal) Error() string { return fmt.Sprintf("%d: %s", r.Status, r.Detail) }
+
+// Call sends a request as a binary CloudEvent with JSON data, written by hand
+// so that nothing of ours is on the caller's side.
+func (s *System) Call(ctx context.Context, id string, request, reply proto.Message) error {
+	data, err := protojson.Marshal(request)
+	if err != nil {
+		return err
+	}
+	httpRequest, err := http.NewRequestWithContext(ctx, http.MethodPost, s.URL()+"/", bytes.NewReader(data))
+	if err != nil {
+		return err
+	}
+	httpRequest.Header.Set("Content-Type", "application/json")
+	httpRequest.Header.Set("Ce-Specversion", "1.0")
+	httpRequest.Header.Set("Ce-Id", id)
+	httpRequest.Header.Set("Ce-Source", "/tests")
+	httpRequest.Header.Set("Ce-Type", string(request.ProtoReflect().Descriptor().FullName()))
+	response, err := s.http.Do(httpRequest)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		return err
+	}
+	if response.StatusCode != http.StatusOK {
+		refusal := &Refusal{Status: response.StatusCode, RetryAfter: response.Header.Get("Retry-After")}
+		_ = json.Unmarshal(body, refusal) // what is no JSON leaves it empty
+		return refusal
+	}
+	if want := string(reply.ProtoReflect().Descriptor().FullName()); response.Header.Get("Ce-Type") != want {
+		return fmt.Errorf("the reply is a %q, not a %s", response.Header.Get("Ce-Type"), want)
+	}
+	return protojson.Unmarshal(body, reply)
+}
+
+// TrySubmit submits and returns the deliberation's id.
+func (s *System) TrySubmit(ctx context.Context, request *pb.ExecuteDeliberationRequest) (string, error) {
+	var receipt pb.ExecuteDeliberationResponse
+	if err := s.Call(ctx, "submit-"+request.GetTaskId(), request, &receipt); err != nil {
+		return "", err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.accepted[receipt.GetDeliberationId()] = true
+	return receipt.GetDeliberationId(), nil
+}
+
+// Submit submits and returns the deliberation's id.
+func (s *System) Submit(tb testing.TB, request *pb.ExecuteDeliberationRequest) string {
+	tb.Helper()
+	id, err := s.TrySubmit(tb.Context(), request)
+	if err != nil {
+		tb.Fatalf("submit %s: %v", request.GetTaskId(), err)
+	}
+	return id
+}
+
+// Accepted lists the deliberations that were ever accepted.
+func (s *System) Accepted() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var ids []string
+	for id := range s.accepted {
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// Status asks where a deliberation stands.
+func (s *System) Status(tb testing.TB, id string) *pb.GetDeliberationStatusResponse {
+	tb.Helper()
+	status := &pb.GetDeliberationStatusResponse{}
+	if err := s.Call(tb.Context(), "status", &pb.GetDeliberationStatusRequest{DeliberationId: id}, status); err != nil {
+		tb.Fatalf("status of %s: %v", id, err)
+	}
+	return status
+}
+
+// Await waits until a deliberation's status is as wanted.
+func (s *System) Await(tb testing.TB, id string, wanted func(*pb.GetDeliberationStatusResponse) bool) *pb.GetDeliberationStatusResponse {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), 60*time.Second)
+	defer cancel()
+	var status *pb.GetDeliberationStatusResponse
+	err := until(ctx, "deliberation "+id+" is as wanted", func() error {
+		if status = s.Status(tb, id); !wanted(status) {
+			return fmt.Errorf("it is %v", status)
+		}
+		return nil
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return status
+}
+
+// AwaitEnd waits until a deliberation has ended.
+func (s *System) AwaitEnd(tb testing.TB, id string) *pb.GetDeliberationStatusResponse {
+	tb.Helper()
+	return s.Await(tb, id, func(status *pb.GetDeliberationStatusResponse) bool { return status.GetEndedAt() != nil })
+}
+
+// Cancel cancels a deliberation and returns the status that stands.
+func (s *System) Cancel(tb testing.TB, id, reason string) string {
+	tb.Helper()
+	var cancelled pb.CancelDeliberationResponse
+	if err := s.Call(tb.Context(), "cancel", &pb.CancelDeliberationRequest{DeliberationId: id, Reason: reason}, &cancelled); err != nil {
+		tb.Fatalf("cancel %s: %v", id, err)
+	}
+	return cancelled.GetStatus()
+}
+
+// Health asks for health, statistics and clusters.
+func (s *System) Health(tb testing.TB) *pb.GetStatusResponse {
+	tb.Helper()
+	health := &pb.GetStatusResponse{}
+	if err := s.Call(tb.Context(), "health", &pb.GetStatusRequest{}, health); err != nil {
+		tb.Fatalf("health: %v", err)
+	}
+	return health
+}

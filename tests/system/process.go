@@ -1,0 +1,99 @@
+package system
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"syscall"
+	"time"
+)
+
+// process is a part that runs as one.
+type process struct {
+	command *exec.Cmd
+	ended   chan error
+}
+
+// start starts a process that writes to a log, and dies with this one.
+func start(logPath string, environ []string, name string, args ...string) (*process, error) {
+	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer log.Close()
+	command := exec.Command(name, args...)
+	command.Env, command.Stdout, command.Stderr = environ, log, log
+	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	if err := command.Start(); err != nil {
+		return nil, fmt.Errorf("start %s: %w", name, err)
+	}
+	p := &process{command: command, ended: make(chan error, 1)}
+	go func() { p.ended <- command.Wait() }()
+	return p, nil
+}
+
+// terminate asks the process to end, and kills it after 30 s.
+func (p *process) terminate() error {
+	if err := p.command.Process.Signal(syscall.SIGTERM); err != nil {
+		return nil // it has ended
+	}
+	select {
+	case err := <-p.ended:
+		return err
+	case <-time.After(30 * time.Second):
+		return fmt.Errorf("%s did not end within 30 s of SIGTERM: %w", p.command.Path, p.kill())
+	}
+}
+
+// kill ends the process at once.
+func (p *process) kill() error {
+	if err := p.command.Process.Kill(); err != nil {
+		return err
+	}
+	<-p.ended
+	return nil
+}
+
+// output runs a command to its end.
+func output(ctx context.Context, environ []string, name string, args ...string) (string, error) {
+	command := exec.CommandContext(ctx, name, args...)
+	command.Env = environ
+	printed, err := command.CombinedOutput()
+	return string(printed), err
+}
+
+// KillWorkers kills the worker's replicas, and says how many there were.
+func (s *System) KillWorkers(ctx context.Context) (int, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.ray.Address()+"/api/serve/applications/", http.NoBody)
+	if err != nil {
+		return 0, err
+	}
+	response, err := s.http.Do(request)
+	if err != nil {
+		return 0, err
+	}
+	defer response.Body.Close()
+	var serve struct {
+		Applications map[string]struct {
+			Deployments map[string]struct {
+				Replicas []struct {
+					PID int `json:"pid"`
+				} `json:"replicas"`
+			} `json:"deployments"`
+		} `json:"applications"`
+	}
+	if err := json.NewDecoder(response.Body).Decode(&serve); err != nil {
+		return 0, err
+	}
+	killed := 0
+	for _, replica := range serve.Applications["ray-executor"].Deployments["Worker"].Replicas {
+		if err := syscall.Kill(replica.PID, syscall.SIGKILL); err != nil {
+			return killed, err
+		}
+		killed++
+	}
+	return killed, nil
+}

@@ -1,0 +1,237 @@
+// Package system starts the whole system for tests, of real parts: nats-server
+// and `ray-executor serve` as processes, a Ray of its own, and a model server
+// that the test chooses. It speaks to it as callers do, by CloudEvents.
+package system
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"rayexecutor/ray/local"
+)
+
+// Options says what to start.
+type Options struct {
+	// Dir is where the journal and the logs are kept.
+	Dir string
+	// ModelURL is the model server, Model its model.
+	ModelURL string
+	Model    string
+	// Settings are further settings, NAME=value, for serve, deploy and the
+	// Ray nodes.
+	Settings []string
+}
+
+// System is the whole system. Its parts start one by one: a test may want to
+// see what happens before the next is there.
+type System struct {
+	options  Options
+	natsPort int
+	port     int
+	root     string
+
+	nats   *process
+	server *process
+	ray    *local.Ray
+	http   *http.Client
+
+	mu       sync.Mutex
+	accepted map[string]bool
+}
+
+// New chooses ports; nothing has started.
+func New(options Options) (*System, error) {
+	natsPort, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	port, err := freePort()
+	if err != nil {
+		return nil, err
+	}
+	return &System{
+		options: options, natsPort: natsPort, port: port, root: Root(),
+		http: &http.Client{Timeout: 30 * time.Second}, accepted: make(map[string]bool),
+	}, nil
+}
+
+// Root is the repository's folder.
+func Root() string {
+	_, file, _, _ := runtime.Caller(0)
+	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
+}
+
+// URL is the function server's.
+func (s *System) URL() string { return "http://127.0.0.1:" + strconv.Itoa(s.port) }
+
+// NATSURL is the NATS server's.
+func (s *System) NATSURL() string { return "nats://127.0.0.1:" + strconv.Itoa(s.natsPort) }
+
+// Environ is what serve, deploy and the client commands run with.
+func (s *System) Environ() []string {
+	environ := append(os.Environ(),
+		"NATS_URL="+s.NATSURL(), "PORT="+strconv.Itoa(s.port),
+		"VLLM_URL="+s.options.ModelURL, "VLLM_MODEL="+s.options.Model,
+		"RAY_ADDRESS="+s.rayAddress(),
+	)
+	return append(environ, s.options.Settings...)
+}
+
+// rayAddress is where Ray is, or where nothing listens while it is not there.
+func (s *System) rayAddress() string {
+	if s.ray == nil {
+		return "http://127.0.0.1:9"
+	}
+	return s.ray.Address()
+}
+
+// StartNATS starts nats-server on its journal, and the journal's streams if
+// they are not there yet.
+func (s *System) StartNATS(ctx context.Context) error {
+	binary := filepath.Join(s.root, ".tools", "nats-server")
+	var err error
+	s.nats, err = start(filepath.Join(s.options.Dir, "nats.log"), os.Environ(), binary,
+		"-a", "127.0.0.1", "-p", strconv.Itoa(s.natsPort), "-js", "-sd", filepath.Join(s.options.Dir, "nats"))
+	if err != nil {
+		return fmt.Errorf("%w; run `make test-go`, which builds it", err)
+	}
+	return until(ctx, "NATS answers", func() error {
+		conn, err := net.Dial("tcp", "127.0.0.1:"+strconv.Itoa(s.natsPort))
+		if err == nil {
+			err = conn.Close()
+		}
+		return err
+	})
+}
+
+// StopNATS kills nats-server.
+func (s *System) StopNATS() error { return s.nats.kill() }
+
+// Run runs a command of ray-executor to its end and returns what it printed.
+func (s *System) Run(ctx context.Context, args ...string) (string, error) {
+	return output(ctx, s.Environ(), s.binary(), args...)
+}
+
+func (s *System) binary() string { return filepath.Join(s.root, "bin", "ray-executor") }
+
+// StartServer starts `ray-executor serve` and waits until it is ready.
+func (s *System) StartServer(ctx context.Context) error {
+	var err error
+	s.server, err = start(filepath.Join(s.options.Dir, "serve.log"), s.Environ(), s.binary(), "serve")
+	if err != nil {
+		return fmt.Errorf("%w; run `make build`", err)
+	}
+	return until(ctx, "the server is ready", func() error {
+		response, err := s.http.Get(s.URL() + "/health/readiness")
+		if err != nil {
+			return err
+		}
+		defer response.Body.Close()
+		if response.StatusCode != http.StatusOK {
+			body, _ := io.ReadAll(response.Body)
+			return errors.New(string(body))
+		}
+		return nil
+	})
+}
+
+// StopServer ends `ray-executor serve` as Kubernetes does, by SIGTERM.
+func (s *System) StopServer() error { return s.server.terminate() }
+
+// StartRay starts a Ray and deploys the worker on it.
+func (s *System) StartRay(ctx context.Context) error {
+	var err error
+	s.ray, err = local.Start(ctx, local.Options{
+		Venv: s.venv(), LogDir: filepath.Join(s.options.Dir, "ray"), Env: s.options.Settings,
+	})
+	if err != nil {
+		return err
+	}
+	return s.Deploy(ctx)
+}
+
+func (s *System) venv() string {
+	if venv := os.Getenv("RAY_VENV"); venv != "" {
+		return venv
+	}
+	return filepath.Join(s.root, ".venv")
+}
+
+// Deploy runs `ray-executor deploy`.
+func (s *System) Deploy(ctx context.Context) error {
+	printed, err := s.Run(ctx, "deploy")
+	if err != nil {
+		return fmt.Errorf("deploy: %w\n%s", err, printed)
+	}
+	return nil
+}
+
+// Ray is the Ray that StartRay started.
+func (s *System) Ray() *local.Ray { return s.ray }
+
+// NATS connects to the NATS server.
+func (s *System) NATS() (*nats.Conn, error) { return nats.Connect(s.NATSURL()) }
+
+// Close stops whatever runs.
+func (s *System) Close() error {
+	var errs []error
+	if s.ray != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		errs = append(errs, s.ray.Stop(ctx))
+	}
+	for _, process := range []*process{s.server, s.nats} {
+		if process != nil {
+			errs = append(errs, process.terminate())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Logs are the ends of the parts' logs, for a failure's report.
+func (s *System) Logs() string {
+	var report strings.Builder
+	for _, name := range []string{"serve.log", "nats.log"} {
+		data, _ := os.ReadFile(filepath.Join(s.options.Dir, name))
+		fmt.Fprintf(&report, "--- %s\n%s\n", name, data[max(0, len(data)-4000):])
+	}
+	return report.String()
+}
+
+// freePort asks the kernel for a port that nothing listens on.
+func freePort() (int, error) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	defer listener.Close()
+	return listener.Addr().(*net.TCPAddr).Port, nil
+}
+
+// until asks again and again until it is so, or ctx ends.
+func until(ctx context.Context, what string, ask func() error) error {
+	for {
+		err := ask()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting until %s: %w: %w", what, ctx.Err(), err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
