@@ -1,0 +1,182 @@
+package deliberation_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"pgregory.net/rapid"
+
+	"rayexecutor/deliberation"
+	pb "rayexecutor/proto/ray_executor/v1"
+)
+
+// history draws a history that the journal allows: a request an id, starts and
+// agents at any time, several who want to end it.
+func history(t *rapid.T) []deliberation.Mark {
+	steps := rapid.SliceOfN(rapid.Custom(func(t *rapid.T) deliberation.Mark {
+		kind := rapid.SampledFrom([]deliberation.Kind{
+			deliberation.KindRequested, deliberation.KindStarted, deliberation.KindAgent, deliberation.KindDone,
+		}).Draw(t, "kind")
+		mark := deliberation.Mark{Kind: kind, DeliberationID: fmt.Sprintf("d%d", rapid.IntRange(0, 5).Draw(t, "id")), Qualifier: "default"}
+		switch kind {
+		case deliberation.KindRequested:
+			mark.Timeout = time.Duration(rapid.IntRange(1, 100).Draw(t, "timeout")) * time.Second
+		case deliberation.KindDone:
+			mark.Qualifier = rapid.SampledFrom([]string{"completed", "failed", "cancelled"}).Draw(t, "end")
+		default:
+		}
+		return mark
+	}), 0, 40).Draw(t, "steps")
+	known := map[string]bool{}
+	var marks []deliberation.Mark
+	at, sequence := noon, uint64(0)
+	for _, mark := range steps {
+		if requested := mark.Kind == deliberation.KindRequested; requested == known[mark.DeliberationID] {
+			continue // a second request, or something before the first
+		}
+		known[mark.DeliberationID] = true
+		sequence += uint64(rapid.IntRange(1, 3).Draw(t, "gap"))
+		at = at.Add(time.Duration(rapid.IntRange(0, 5000).Draw(t, "ms")) * time.Millisecond)
+		mark.Sequence, mark.Time = sequence, at
+		marks = append(marks, mark)
+	}
+	return marks
+}
+
+// recount tells the statistics the naive way: one deliberation after another.
+func recount(marks []deliberation.Mark) *pb.RayExecutorStats {
+	stats := &pb.RayExecutorStats{}
+	byID := map[string][]deliberation.Mark{}
+	for _, mark := range marks {
+		byID[mark.DeliberationID] = append(byID[mark.DeliberationID], mark)
+	}
+	var timed, milliseconds int64
+	for _, own := range byID {
+		stats.TotalDeliberations++
+		end := slices.IndexFunc(own, func(m deliberation.Mark) bool { return m.Kind == deliberation.KindDone })
+		start := slices.IndexFunc(own, func(m deliberation.Mark) bool { return m.Kind == deliberation.KindStarted })
+		switch {
+		case end < 0 && start < 0:
+			stats.QueuedDeliberations++
+			fallthrough
+		case end < 0:
+			stats.ActiveDeliberations++
+			continue
+		case own[end].Qualifier == "completed":
+			stats.CompletedDeliberations++
+		case own[end].Qualifier == "failed":
+			stats.FailedDeliberations++
+		default:
+			stats.CancelledDeliberations++
+			continue
+		}
+		if start >= 0 && start < end {
+			timed++
+			milliseconds += own[end].Time.Sub(own[start].Time).Milliseconds()
+		}
+	}
+	if timed > 0 {
+		stats.AverageExecutionTimeMs = float32(float64(milliseconds) / float64(timed))
+	}
+	return stats
+}
+
+func fold(ledger *deliberation.Ledger, marks []deliberation.Mark) *deliberation.Ledger {
+	for _, mark := range marks {
+		ledger.Apply(mark)
+	}
+	return ledger
+}
+
+// TestLedgerCounts: against a naive recount, with a snapshot taken at any
+// point, and with a stretch read twice.
+func TestLedgerCounts(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		marks := history(t)
+		whole := fold(deliberation.NewLedger(nil), marks)
+		want := recount(marks)
+		if got := whole.Stats(); !proto.Equal(got, want) {
+			t.Fatalf("got  %v\nwant %v\nof %v", got, want, marks)
+		}
+		if ends := want.GetCompletedDeliberations() + want.GetFailedDeliberations() + want.GetCancelledDeliberations(); ends+want.GetActiveDeliberations() != want.GetTotalDeliberations() {
+			t.Fatalf("%v does not add up", want)
+		}
+
+		cut := rapid.IntRange(0, len(marks)).Draw(t, "snapshot at")
+		back := rapid.IntRange(0, cut).Draw(t, "read again from")
+		data, err := proto.Marshal(fold(deliberation.NewLedger(nil), marks[:cut]).Snapshot())
+		if err != nil {
+			t.Fatal(err)
+		}
+		var snapshot pb.StatsSnapshot
+		if err := proto.Unmarshal(data, &snapshot); err != nil {
+			t.Fatal(err)
+		}
+		resumed := fold(deliberation.NewLedger(&snapshot), marks[back:])
+		if !proto.Equal(resumed.Snapshot(), whole.Snapshot()) {
+			t.Fatalf("from a snapshot at %d, read from %d:\n%v\nwant\n%v", cut, back, resumed.Snapshot(), whole.Snapshot())
+		}
+	})
+}
+
+func TestLedgerPassesOverWhatItDoesNotKnow(t *testing.T) {
+	t.Parallel()
+	ledger := fold(deliberation.NewLedger(nil), []deliberation.Mark{
+		{Sequence: 1, Kind: deliberation.KindStarted, DeliberationID: "before our time"},
+		{Sequence: 2, Kind: deliberation.KindDone, Qualifier: "completed", DeliberationID: "before our time"},
+		{Sequence: 3, Kind: deliberation.KindRequested, Qualifier: "default", DeliberationID: "d", Time: noon, Timeout: time.Minute},
+		{Sequence: 4, Kind: deliberation.KindDone, Qualifier: "evaporated", DeliberationID: "d", Time: noon},
+	})
+	want := &pb.RayExecutorStats{TotalDeliberations: 1, ActiveDeliberations: 1, QueuedDeliberations: 1}
+	if got := ledger.Stats(); !proto.Equal(got, want) {
+		t.Errorf("got %v, want %v", got, want)
+	}
+}
+
+func TestLedgerAdvancesOnly(t *testing.T) {
+	t.Parallel()
+	ledger := deliberation.NewLedger(nil)
+	ledger.Advance(7)
+	ledger.Advance(3)
+	if ledger.Sequence() != 7 {
+		t.Errorf("at %d, want 7", ledger.Sequence())
+	}
+}
+
+func TestOverdueOldestFirst(t *testing.T) {
+	t.Parallel()
+	ledger := deliberation.NewLedger(nil)
+	for i := range 20 {
+		ledger.Apply(deliberation.Mark{
+			Sequence: uint64(i + 1), Kind: deliberation.KindRequested, Qualifier: "default",
+			DeliberationID: fmt.Sprintf("d%d", i), Time: noon.Add(time.Duration(i) * time.Second), Timeout: time.Minute,
+		})
+	}
+	var ids []string
+	for _, open := range ledger.Overdue(noon.Add(time.Minute + 3*time.Second)) {
+		ids = append(ids, open.ID)
+	}
+	if want := []string{"d0", "d1", "d2"}; !slices.Equal(ids, want) {
+		t.Errorf("overdue are %v, want %v: not the one whose deadline is just now", ids, want)
+	}
+	if open := ledger.Open(); len(open) != 20 || open[0].ID != "d0" || open[19].ID != "d19" {
+		t.Errorf("open: %v", open)
+	}
+}
+
+func BenchmarkLedger(b *testing.B) {
+	ledger := deliberation.NewLedger(nil)
+	var sequence uint64
+	b.ReportAllocs()
+	for b.Loop() {
+		id := fmt.Sprint(sequence)
+		for _, kind := range []deliberation.Kind{deliberation.KindRequested, deliberation.KindStarted, deliberation.KindDone} {
+			sequence++
+			ledger.Apply(deliberation.Mark{Sequence: sequence, Kind: kind, Qualifier: "completed", DeliberationID: id, Time: noon})
+		}
+	}
+}
