@@ -34,6 +34,7 @@ REQUEST_TIMEOUT_S = 5.0
 _CONNECT_TIMEOUT_S = 10.0
 _RETRY_S = (0.5, 10.0)
 _RECONNECT_WAIT_S = 1
+_DRAIN_S = 2
 # A peer that is gone without a word is noticed within a minute.
 _PING_S = 15
 
@@ -105,8 +106,12 @@ class Connection:
         self._interests = [i for i in self._interests if i.subject != subject]
         for interest in gone:
             if interest.live is not None:
-                with contextlib.suppress(nats_errors.Error, OSError):
-                    await interest.live.drain()  # type: ignore[no-untyped-call]
+                with contextlib.suppress(nats_errors.Error, asyncio.TimeoutError, OSError):
+                    # nats-py waits longer for a server that is not there.
+                    await asyncio.wait_for(
+                        interest.live.drain(),  # type: ignore[no-untyped-call]
+                        _DRAIN_S,
+                    )
 
     async def close(self) -> None:
         """Sends what is left to send, and disconnects; keep() has ended by then."""
@@ -114,8 +119,8 @@ class Connection:
         if client is None:
             return
         with contextlib.suppress(nats_errors.Error, asyncio.TimeoutError, OSError):
-            await client.flush(timeout=2)
-        await client.close()
+            await client.flush(timeout=_DRAIN_S)
+        await _discard(client)
 
     async def keep(self) -> None:
         """Connects, and stays at it until it is cancelled."""
@@ -124,13 +129,13 @@ class Connection:
             closed = asyncio.Event()
             try:
                 client = await self._connect(closed)
-            except (ValueError, nats_errors.Error, asyncio.TimeoutError, OSError) as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, a later try may do better
                 self._teller.warn(f"NATS at {_hosts(self.urls)} cannot be used: {_describe(error)}")
                 await asyncio.sleep(wait * random.uniform(0.5, 1))  # noqa: S311
                 wait = min(wait * 2, _RETRY_S[1])
                 continue
             wait = _RETRY_S[0]
-            log.info("connected to NATS %s", client.connected_server_version)
+            log.info("connected to NATS at %s", _hosts(self.urls))
             self._client = client
             self.on_connected()
             await closed.wait()
@@ -148,7 +153,7 @@ class Connection:
                 _check_version(client)
             except ValueError as error:
                 self._teller.warn(str(error))
-                await client.close()
+                await _discard(client)
                 return
             log.info("reconnected to NATS")
             self.on_connected()
@@ -177,9 +182,16 @@ class Connection:
             for interest in self._interests:
                 interest.live = await _attach(client, interest)
         except BaseException:
-            await client.close()
+            await _discard(client)
             raise
         return client
+
+
+async def _discard(client: Client) -> None:
+    """Closes a client in whatever state it is."""
+    # nats-py asserts that there was a connection.
+    with contextlib.suppress(Exception):
+        await client.close()
 
 
 async def _attach(client: Client, interest: _Interest) -> Subscription:

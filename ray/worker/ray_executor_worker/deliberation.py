@@ -28,7 +28,7 @@ from .messages import (
     read_result,
     read_started,
 )
-from .model import ModelClient, Question
+from .model import ModelClient, Question, chat
 from .puller import Delivery
 from .retry import CallError, Progress
 
@@ -283,6 +283,18 @@ class Deliberation:
             log.warning("%s: agent %d not recorded: %s", self._delivery.id, index, error)
 
     async def _propose(self, index: int) -> Result:
+        progress = self._progress[index] = Progress()
+        begun = self._now()
+        try:
+            answer = await self._context.models.ask(self._question(index), progress)
+        except CallError as error:
+            return self._failure(index, error.error_type, error.text, self._now() - begun)
+        metadata = self._metadata(index, "completed", self._now() - begun)
+        metadata.update(answer.metadata)
+        agent_id = self._requested.agents[index].id
+        return Result(agent_id, answer.content, answer.reasoning, metadata=metadata)
+
+    def _question(self, index: int) -> Question:
         requested, agent = self._requested, self._requested.agents[index]
         named = prompt.values(
             task_description=requested.task_description,
@@ -290,22 +302,15 @@ class Deliberation:
             agent_id=agent.id,
             metadata=requested.metadata,
         )
-        question = Question(
+        return Question(
             base_url=requested.vllm_url,
-            model=agent.model or requested.vllm_model,
-            messages=prompt.messages(agent.prompt_template, named),
+            body=chat(
+                agent.model or requested.vllm_model,
+                prompt.messages(agent.prompt_template, named),
+            ),
             max_retries=requested.max_retries,
             deadline=self._deadline,
         )
-        progress = self._progress[index] = Progress()
-        begun = self._now()
-        try:
-            answer = await self._context.models.ask(question, progress)
-        except CallError as error:
-            return self._failure(index, error.error_type, error.text, self._now() - begun)
-        metadata = self._metadata(index, "completed", self._now() - begun)
-        metadata.update(answer.metadata)
-        return Result(agent.id, answer.content, answer.reasoning, metadata=metadata)
 
     def _failure(
         self, index: int, error_type: str, error: str, duration_s: Optional[float] = None

@@ -46,11 +46,19 @@ class Question:
     """One agent's call, and its bounds."""
 
     base_url: str
-    model: str
-    messages: Sequence[Mapping[str, str]]
+    # What `chat` makes; the prompts themselves are not kept while it waits.
+    body: bytes
     max_retries: int
     # On the loop's monotonic clock.
     deadline: float
+
+
+def chat(model: str, messages: Sequence[Mapping[str, str]]) -> bytes:
+    """The body of a chat completion request; raises CallError."""
+    if not model:
+        raise CallError("invalid_request", "no model: neither agent, request nor VLLM_MODEL")
+    asked = json.dumps({"model": model, "messages": messages}, ensure_ascii=False)
+    return asked.encode("utf-8", errors="replace")
 
 
 class ModelClient:
@@ -88,13 +96,8 @@ class ModelClient:
         Cancelling closes the connection, by which vLLM stops generating.
         """
         url = self._endpoint(question.base_url)
-        if not question.model:
-            raise CallError("invalid_request", "no model: neither agent, request nor VLLM_MODEL")
-        body = json.dumps(
-            {"model": question.model, "messages": question.messages}, ensure_ascii=False
-        ).encode("utf-8", errors="replace")
         return await self._retrier.run(
-            lambda: self._call(url, body),
+            lambda: self._call(url, question.body),
             max_retries=question.max_retries,
             deadline=question.deadline,
             progress=progress,

@@ -36,6 +36,7 @@ _BATCH = 1_000
 # Ends a request in the ordinary way: it expired, or took what there was.
 _SPENT = frozenset({"404", "408"})
 _HEARTBEAT = "100"
+_NO_RESPONDERS = "503"
 
 
 @dataclass(frozen=True)
@@ -174,9 +175,11 @@ class Puller:
         if status == _HEARTBEAT or message.subject != self._open:
             return
         if status not in _SPENT:
-            told = (message.headers or {}).get("Description", "")
-            # 503 has no description: nobody listens there.
-            self._refused = f"{status} {told or 'no such consumer; has deploy made it?'}"
+            # nats-py leaves further headers in the description.
+            told = (message.headers or {}).get("Description", "").partition("\n")[0].strip()
+            if status == _NO_RESPONDERS:
+                told = "no such consumer; has deploy made it?"
+            self._refused = f"{status} {told}"
         self.reset()
 
     async def _hand_back(self, message: Msg) -> None:

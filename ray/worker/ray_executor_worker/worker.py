@@ -15,7 +15,7 @@ from .connection import Connection, UnavailableError
 from .deliberation import Context, Deliberation, Settlement, cancel
 from .hosts import AllowedHosts
 from .journal import AbandonedError, Journal
-from .messages import Schema
+from .messages import Schema, UnreadableError
 from .model import ModelClient
 from .puller import ACK, IN_PROGRESS, NAK, Delivery, Puller
 from .settings import Secrets, Settings
@@ -209,7 +209,7 @@ class Worker:
             held.ended = held.ended or await held.deliberation.ended()
             if not held.ended:
                 held.superseded = await held.deliberation.superseded()
-        except AbandonedError as error:
+        except (AbandonedError, UnreadableError) as error:
             log.debug("whether it is over: %s", error)
         finally:
             held.checking = False

@@ -13,11 +13,12 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Callable, Optional
+from typing import Any, Awaitable, Callable, Optional
 
 import nats
 from aiohttp import web
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.js.api import (
     AckPolicy,
     ConsumerConfig,
@@ -405,6 +406,29 @@ async def working(
         await worker.stop()
 
 
+def intercept(
+    worker: Worker,
+    *,
+    before: Callable[[str], Awaitable[None]] | None = None,
+    after: Callable[[str], Awaitable[None]] | None = None,
+) -> None:
+    """Puts something before or after the worker's requests, told their subject."""
+    connection = worker._connection
+    request = connection.request
+
+    async def intercepted(
+        subject: str, data: bytes, headers: Optional[dict[str, str]] = None
+    ) -> Msg:
+        if before is not None:
+            await before(subject)
+        reply = await request(subject, data, headers)
+        if after is not None:
+            await after(subject)
+        return reply
+
+    connection.request = intercepted  # type: ignore[method-assign]
+
+
 __all__ = [
     "MODULE",
     "PACKAGE",
@@ -414,6 +438,7 @@ __all__ = [
     "NatsServer",
     "a",
     "completion",
+    "intercept",
     "until",
     "working",
 ]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import time
 from typing import Any
 
 import pytest
-from harness import FakeModel, Journalist, a, until, working
+from harness import FakeModel, Journalist, a, intercept, until, working
 from nats.js.errors import APIError
 
-from ray_executor_worker.journal import RESULTS_BUCKET
+from ray_executor_worker.clock import JournalClock
+from ray_executor_worker.connection import UnavailableError
+from ray_executor_worker.journal import RESULTS_BUCKET, STREAM, Journal
 from ray_executor_worker.messages import AGENT, COMPLETED, REQUESTED, STARTED, Result
 
 DONE = {"status": "completed"}
@@ -421,3 +424,132 @@ async def test_the_key_reaches_the_model_and_nothing_else(
         if not entry.subject.startswith("deliberation.requested"):
             assert b"no 401sk-secret" not in entry.data
     assert errors(end)[1] == "HTTP 401: no 401***"
+
+
+async def test_lost_answers_write_nothing_twice(journalist: Journalist, model: FakeModel) -> None:
+    lost: set[str] = set()
+
+    async def lose_the_first(subject: str) -> None:
+        if subject.startswith("deliberation.") and subject not in lost:
+            lost.add(subject)
+            raise UnavailableError("lost")
+
+    async with working(journalist) as worker:
+        intercept(worker, after=lose_the_first)
+        await journalist.submit("d1", [a("a1")], model.url)
+        _, end = await journalist.end("d1")
+        await journalist.settled()
+    assert len(lost) == 3
+    assert proposals(end) == ["proposal of ok"]
+    assert await journalist.kinds("d1") == [
+        "requested.default",
+        "started.default",
+        "agent.0",
+        "done.completed",
+    ]
+    assert len(model.requests) == 1
+
+
+async def test_unanswered_requests_write_nothing_twice(
+    journalist: Journalist, model: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with working(journalist):
+        await journalist.submit("d1", [a("a1", "slow")], model.url)
+        await until(lambda: model.open, 1)
+        monkeypatch.setattr("ray_executor_worker.connection.REQUEST_TIMEOUT_S", 0.1)
+        journalist.server.freeze()
+        try:
+            model.let_go.set()
+            await until(lambda: model.open, 0)
+            await asyncio.sleep(0.5)  # some tries pile up in front of the frozen server
+        finally:
+            journalist.server.thaw()
+        await journalist.end("d1")
+        await journalist.settled()
+    assert (await journalist.kinds("d1"))[2:] == ["agent.0", "done.completed"]
+
+
+async def test_a_claim_lost_to_another_worker_is_left_to_it(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    appends = 0
+
+    async def overtake(subject: str) -> None:
+        nonlocal appends
+        if ".started." in subject:
+            appends += 1
+            if appends == 2:  # the first is the claim of a first delivery, and fails
+                await journalist.start("d1", 2)
+
+    await journalist.submit("d1", [a("a1")], model.url)
+    await journalist.start("d1", 1)
+    async with working(journalist) as worker:
+        intercept(worker, before=overtake)
+        await until(lambda: appends, 2)
+        await until(lambda: len(worker._held), 0)
+        assert await journalist.unsettled() == 1
+    assert model.requests == []
+
+
+async def test_a_closed_connection_is_replaced(journalist: Journalist, model: FakeModel) -> None:
+    async with working(journalist) as worker:
+        await journalist.submit("d1", [a("a1", "slow")], model.url)
+        await until(lambda: model.open, 1)
+        # As the server does when a login expires: nats-py never comes back from it.
+        await worker._connection.client.close()
+        await journalist.cancel("d1")
+        await until(lambda: model.aborted, 1)
+        await journalist.submit("d2", [a("a1")], model.url)
+        assert (await journalist.end("d2"))[0] == "completed"
+
+
+async def test_a_pool_that_deploy_has_not_made_yet(
+    journalist: Journalist, model: FakeModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    await journalist.nc.jetstream().delete_consumer(STREAM, "pool-default")
+    async with working(journalist) as worker:
+        await until(lambda: "no such consumer" in caplog.text, wanted=True)
+        worker.check()
+        await journalist.add_pool("default")
+        await journalist.submit("d1", [a("a1")], model.url)
+        assert (await journalist.end("d1"))[0] == "completed"
+
+
+async def test_stopping_does_not_wait_for_an_absent_nats(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    async with working(journalist):
+        await journalist.submit("d1", [a("a1", "slow")], model.url)
+        await until(lambda: model.open, 1)
+        journalist.server.stop()
+        begun = asyncio.get_running_loop().time()
+    assert asyncio.get_running_loop().time() - begun < 10
+    assert model.aborted == 1
+
+
+async def test_a_secret_that_is_missing_does_not_end_the_worker(
+    journalist: Journalist, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with working(journalist, environ={"NATS_CA": "/nowhere"}) as worker:
+        await until(lambda: "NATS_CA: /nowhere is not a file" in caplog.text, wanted=True)
+        worker.check()
+
+
+async def test_as_many_agents_as_a_request_may_have(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    agents = [a(f"a{i}", "404" if i % 2 else "ok") for i in range(256)]
+    async with working(journalist):
+        await journalist.submit("d1", agents, model.url)
+        how, end = await journalist.end("d1")
+    assert how == "completed"
+    assert [r.agent_id for r in end.results] == [agent["id"] for agent in agents]
+
+
+async def test_the_servers_clock_is_asked(journalist: Journalist) -> None:
+    loop = asyncio.get_running_loop()
+    async with working(journalist) as worker:
+        await until(worker._connected.is_set, wanted=True)
+        clock = JournalClock(wall=lambda: 0.0)
+        await Journal(worker._connection, clock).observe_clock()
+        assert abs(clock.monotonic_of(time.time()) - loop.time()) < 1
