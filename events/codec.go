@@ -2,6 +2,8 @@ package events
 
 import (
 	"bytes"
+	"encoding/json"
+	"fmt"
 	"mime"
 	"regexp"
 	"strings"
@@ -84,9 +86,22 @@ func UnmarshalJSON(data []byte, into proto.Message) error {
 }
 
 // MarshalJSON writes proto3 JSON in snake_case, zero values included: a count
-// of 0 is told as such.
+// of 0 is told as such. The library varies its spaces on purpose; here there
+// are none, so that the same message is the same bytes.
 func MarshalJSON(message proto.Message) ([]byte, error) {
-	return protojson.MarshalOptions{UseProtoNames: true, EmitDefaultValues: true}.Marshal(message)
+	data, err := protojson.MarshalOptions{UseProtoNames: true, EmitDefaultValues: true}.Marshal(message)
+	if err != nil {
+		return nil, fmt.Errorf("write a %s as JSON: %w", Type(message), err)
+	}
+	var compact bytes.Buffer
+	compact.Grow(len(data))
+	err = json.Compact(&compact, data)
+	return compact.Bytes(), err
+}
+
+// marshalProto writes the same bytes for the same message, maps too.
+func marshalProto(message proto.Message) ([]byte, error) {
+	return proto.MarshalOptions{Deterministic: true}.Marshal(message)
 }
 
 // traceForm is what a traceparent is made of, now and in later versions of the
@@ -139,5 +154,5 @@ func marshal(message proto.Message, contentType string) ([]byte, error) {
 	if contentType == JSON {
 		return MarshalJSON(message)
 	}
-	return proto.Marshal(message)
+	return marshalProto(message)
 }

@@ -90,7 +90,7 @@ func marshalProtobuf(e *event.Event) ([]byte, error) {
 	if data := envelope.GetProtoData(); data != nil {
 		data.TypeUrl = "type.googleapis.com/" + e.Type()
 	}
-	return proto.Marshal(envelope)
+	return marshalProto(envelope)
 }
 
 // readBatch reads a JSON array of events, each on its own.

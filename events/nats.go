@@ -42,7 +42,7 @@ func Encode(lifecycle proto.Message, source, traceParent string) (Message, error
 	if err != nil {
 		return Message{}, err
 	}
-	data, err := proto.Marshal(lifecycle)
+	data, err := marshalProto(lifecycle)
 	if err != nil {
 		return Message{}, fmt.Errorf("marshal %s: %w", Type(lifecycle), err)
 	}
