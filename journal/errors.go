@@ -11,7 +11,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/synadia-io/orbit.go/jetstreamext"
 
 	"rayexecutor/deliberation"
 )
@@ -72,11 +71,9 @@ func isFull(err error) bool {
 }
 
 // unanswered reports whether nobody listens where the stream should: it is not
-// there, or has no leader right now. jetstreamext takes the empty answer for
-// that of an old server.
+// there, or has no leader right now.
 func unanswered(err error) bool {
-	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse) ||
-		errors.Is(err, jetstreamext.ErrBatchUnsupported)
+	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse)
 }
 
 func unavailable(field, message string, cause error) *deliberation.Error {
@@ -92,21 +89,14 @@ func full(cause error) *deliberation.Error {
 	}
 }
 
-// checkConnected is nil while the connection is up.
-func (j *Journal) checkConnected() error {
-	if j.conn.IsConnected() {
-		return nil
-	}
-	cause := j.conn.LastError()
-	if cause == nil {
-		cause = nats.ErrNoServers
-	}
-	return unavailable("NATS_URL", fmt.Sprintf("NATS at %s cannot be reached (%v); is it up?", redacted(j.conn), cause), cause)
-}
-
+// checkServer is nil while a server that is new enough is connected.
 func (j *Journal) checkServer() error {
-	if err := j.checkConnected(); err != nil {
-		return err
+	if !j.conn.IsConnected() {
+		cause := j.conn.LastError()
+		if cause == nil {
+			cause = nats.ErrNoServers
+		}
+		return unavailable("NATS_URL", fmt.Sprintf("NATS at %s cannot be reached (%v); is it up?", redacted(j.conn), cause), cause)
 	}
 	version := j.conn.ConnectedServerVersion()
 	if !supported(version) {

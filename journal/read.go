@@ -3,13 +3,11 @@ package journal
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"github.com/synadia-io/orbit.go/jetstreamext"
 
 	"rayexecutor/deliberation"
 	"rayexecutor/events"
@@ -71,31 +69,17 @@ func startedLate(entries []deliberation.Entry) bool {
 	return false
 }
 
-// replicaStory reads a story's last message a subject, from any replica. Where
-// time runs out, or the server's limit on one answer is met, the story's tail
-// is missing without an error.
+// replicaStory reads a story's last message a subject, from any replica.
 func (j *Journal) replicaStory(ctx context.Context, id string) ([]deliberation.Entry, error) {
-	// While the connection is down each call would leave a subscription behind.
-	if err := j.checkConnected(); err != nil {
+	messages, err := j.lastEach(ctx, events.StorySubject(id))
+	if err != nil {
 		return nil, err
 	}
-	messages, err := jetstreamext.GetLastMsgsFor(ctx, j.js, Stream, []string{events.StorySubject(id)})
-	if err != nil {
-		return nil, j.failed("read the journal", err)
-	}
-	var entries []deliberation.Entry
-	for message, err := range messages {
-		if errors.Is(err, jetstreamext.ErrNoMessages) {
-			return nil, nil
-		}
-		if err != nil {
-			return nil, j.failed("read the journal", err)
-		}
-		entry, err := j.entry(ctx, message)
-		if err != nil {
+	entries := make([]deliberation.Entry, len(messages))
+	for i, message := range messages {
+		if entries[i], err = j.entry(ctx, message); err != nil {
 			return nil, err
 		}
-		entries = append(entries, entry)
 	}
 	return entries, nil
 }

@@ -1,0 +1,103 @@
+package journal
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// answerBytes is how much the server sends at a time, below what a
+// subscription holds before it drops messages.
+const answerBytes = 8 << 20
+
+// lastRequest asks any replica for the last message of each subject that a
+// filter covers. The server refuses above 1,024 subjects.
+type lastRequest struct {
+	Filters  []string `json:"multi_last"`
+	From     uint64   `json:"seq,omitempty"`
+	UpTo     uint64   `json:"up_to_seq,omitempty"`
+	MaxBytes int      `json:"max_bytes"`
+}
+
+// lastEach reads the last message of each subject that a filter covers, from
+// any replica, in the order of the journal. It is all of them or an error.
+func (j *Journal) lastEach(ctx context.Context, filter string) ([]*jetstream.RawStreamMsg, error) {
+	subscription, err := j.conn.SubscribeSync(j.conn.NewInbox())
+	if err != nil {
+		return nil, j.failed("read the journal", err)
+	}
+	defer func() { _ = subscription.Unsubscribe() }()
+	var messages []*jetstream.RawStreamMsg
+	for request := (lastRequest{Filters: []string{filter}, MaxBytes: answerBytes}); ; {
+		body, err := json.Marshal(request)
+		if err != nil {
+			return nil, fmt.Errorf("ask a replica: %w", err)
+		}
+		if err := j.conn.PublishRequest("$JS.API.DIRECT.GET."+Stream, subscription.Subject, body); err != nil {
+			return nil, j.failed("read the journal", err)
+		}
+		some, end, err := answer(ctx, subscription)
+		if err != nil {
+			return nil, j.failed("read the journal", err)
+		}
+		messages = append(messages, some...)
+		if end.pending == 0 {
+			return messages, nil
+		}
+		request.From, request.UpTo = end.last+1, end.upTo
+	}
+}
+
+// answerEnd is what the server says behind its messages: how many it has left
+// out, and where it stopped.
+type answerEnd struct{ pending, last, upTo uint64 }
+
+func answer(ctx context.Context, subscription *nats.Subscription) (messages []*jetstream.RawStreamMsg, end answerEnd, err error) {
+	for {
+		message, err := subscription.NextMsgWithContext(ctx)
+		if err != nil {
+			return nil, answerEnd{}, err
+		}
+		switch status := message.Header.Get("Status"); status {
+		case "":
+			stored, err := fromHeaders(message)
+			if err != nil {
+				return nil, answerEnd{}, err
+			}
+			messages = append(messages, stored)
+		case "204":
+			return messages, answerEnd{
+				pending: number(message, "Nats-Num-Pending"), last: number(message, jetstream.LastSequenceHeader),
+				upTo: number(message, "Nats-UpTo-Sequence"),
+			}, nil
+		case "404":
+			return messages, answerEnd{}, nil
+		case "503":
+			return nil, answerEnd{}, nats.ErrNoResponders
+		default:
+			return nil, answerEnd{}, fmt.Errorf("status %s: %s", status, message.Header.Get("Description"))
+		}
+	}
+}
+
+// fromHeaders reads what the server tells of a stored message in its headers.
+func fromHeaders(message *nats.Msg) (*jetstream.RawStreamMsg, error) {
+	at, err := time.Parse(time.RFC3339Nano, message.Header.Get(jetstream.TimeStampHeaer))
+	if err != nil {
+		return nil, fmt.Errorf("read a stored message's time: %w", err)
+	}
+	return &jetstream.RawStreamMsg{
+		Subject: message.Header.Get(jetstream.SubjectHeader), Sequence: number(message, jetstream.SequenceHeader),
+		Header: message.Header, Data: message.Data, Time: at,
+	}, nil
+}
+
+func number(message *nats.Msg, header string) uint64 {
+	n, _ := strconv.ParseUint(message.Header.Get(header), 10, 64)
+	return n
+}

@@ -1,0 +1,81 @@
+package journal_test
+
+import (
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	"rayexecutor/deliberation"
+	"rayexecutor/events"
+	"rayexecutor/journal"
+	"rayexecutor/journal/journaltest"
+	pb "rayexecutor/proto/ray_executor/v1"
+)
+
+// stored reads the only message on a subject as it stands, objects apart.
+func stored[T proto.Message](t *testing.T, w world, subject string) T {
+	t.Helper()
+	messages := journaltest.Messages(t, w.server.URL, journal.Stream, subject)
+	if len(messages) != 1 {
+		t.Fatalf("%d messages on %s, want 1", len(messages), subject)
+	}
+	return must[proto.Message](t)(events.Lifecycle(messages[0].Header, messages[0].Data)).(T)
+}
+
+func TestLargeRequestSpills(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	record := journaltest.Record("d1", 1, 300)
+	record.Request.TaskDescription = strings.Repeat("x", deliberation.MaxRequestBytes-200)
+	must[*pb.DeliberationRequested](t)(w.Accept(t.Context(), record, ""))
+
+	light := stored[*pb.DeliberationRequested](t, w, events.StorySubject("d1"))
+	if light.GetRequest() != nil || !strings.HasPrefix(light.GetRequestRef(), "sha256-") || light.GetTaskId() != "task-d1" {
+		t.Errorf("stored is %s", light)
+	}
+	wantEqual(t, w.story(t, "d1").Requested, record)
+	wantEqual(t, must[*pb.DeliberationRequested](t)(w.Accept(t.Context(), record, "")), record)
+}
+
+func TestLargeResultsSpill(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	w.accept(t, "d1", 2)
+	bulk := strings.Repeat("x", 700<<10)
+	end := completed("d1", journaltest.Result(0, bulk), journaltest.Result(1, bulk))
+	must[bool](t)(w.End(t.Context(), "d1", end, ""))
+
+	light := stored[*pb.DeliberationCompleted](t, w, events.EndSubject("d1"))
+	if len(light.GetResults()) != 0 || light.GetResultsRef() == "" {
+		t.Errorf("stored are %d results and ref %q", len(light.GetResults()), light.GetResultsRef())
+	}
+	w.wantBoth(t, "d1", status("completed", bulk, bulk))
+}
+
+func TestLightenTwice(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	w.accept(t, "d1", 1)
+	whole := completed("d1", journaltest.Result(0, "yes"))
+	once := must[proto.Message](t)(w.Lighten(t.Context(), whole))
+	wantEqual(t, must[proto.Message](t)(w.Lighten(t.Context(), once)), once)
+	wantEqual(t, must[proto.Message](t)(w.Lighten(t.Context(), whole)), once)
+	wantEqual(t, whole, completed("d1", journaltest.Result(0, "yes")))
+
+	must[bool](t)(w.End(t.Context(), "d1", once, ""))
+	w.wantBoth(t, "d1", status("completed", "yes"))
+
+	started := &pb.DeliberationStarted{DeliberationId: "d1"}
+	wantEqual(t, must[proto.Message](t)(w.Lighten(t.Context(), started)), started)
+}
+
+func TestObjectGone(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	w.accept(t, "d1", 1)
+	light := completed("d1")
+	light.ResultsRef = "sha256-gone"
+	must[bool](t)(w.End(t.Context(), "d1", light, ""))
+	w.wantBoth(t, "d1", status("completed"))
+}
