@@ -121,11 +121,25 @@ func (a *application) keepable(name string) error {
 		return fmt.Errorf("Serve application %q (%s) tells no config to keep, and deploying would delete it: "+
 			"nothing was changed; try again once it runs, or delete it", name, a.Status)
 	}
-	if bytes.Contains(a.Config, []byte(`"<redacted>"`)) {
+	if redacted(a.Config) {
 		return fmt.Errorf("Serve application %q is shown with its secrets redacted, and deploying would lose them: "+
 			"nothing was changed; reach the dashboard without the proxy that adds a browser's headers", name)
 	}
 	return nil
+}
+
+// redacted tells whether Ray has put its placeholder in place of secrets.
+func redacted(config json.RawMessage) bool {
+	decoder := json.NewDecoder(bytes.NewReader(config))
+	for {
+		token, err := decoder.Token()
+		if err != nil {
+			return false // its end
+		}
+		if token == "<redacted>" {
+			return true
+		}
+	}
 }
 
 // replicas counts those that run and those that are asked for.
