@@ -1,0 +1,258 @@
+package journal_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"rayexecutor/deliberation"
+	"rayexecutor/journal"
+	"rayexecutor/journal/journaltest"
+	pb "rayexecutor/proto/ray_executor/v1"
+)
+
+func (w world) ledger(t testing.TB) (*deliberation.Ledger, uint64) {
+	t.Helper()
+	ledger, revision, err := w.Ledger(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ledger, revision
+}
+
+func (w world) catchUp(t testing.TB, ledger *deliberation.Ledger) *deliberation.Ledger {
+	t.Helper()
+	if err := w.CatchUp(t.Context(), ledger); err != nil {
+		t.Fatal(err)
+	}
+	return ledger
+}
+
+func (w world) recount(t testing.TB) *deliberation.Ledger {
+	t.Helper()
+	return w.catchUp(t, deliberation.NewLedger(nil))
+}
+
+func wantCounts(t testing.TB, ledger *deliberation.Ledger, total, queued, running, completed, failed, cancelled int64) {
+	t.Helper()
+	stats := ledger.Stats()
+	stats.AverageExecutionTimeMs = 0
+	wantEqual(t, stats, &pb.RayExecutorStats{
+		TotalDeliberations: total, ActiveDeliberations: queued + running, QueuedDeliberations: queued,
+		CompletedDeliberations: completed, FailedDeliberations: failed, CancelledDeliberations: cancelled,
+	})
+}
+
+func TestCatchUp(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	ledger := w.recount(t)
+	wantCounts(t, ledger, 0, 0, 0, 0, 0, 0)
+	for i := range 5 {
+		w.accept(t, fmt.Sprintf("d%d", i), 1)
+	}
+	wantCounts(t, w.catchUp(t, ledger), 5, 5, 0, 0, 0, 0)
+	w.start(t, "d0", 1, time.Time{}, 0)
+	w.start(t, "d1", 1, time.Time{}, 0)
+	w.agent(t, "d0", 0, "yes")
+	must[bool](t)(w.End(t.Context(), "d0", completed("d0"), ""))
+	must[bool](t)(w.End(t.Context(), "d2", cancelled("d2"), ""))
+	must[bool](t)(w.End(t.Context(), "d3", failed("d3"), ""))
+	w.agent(t, "d1", 0, "the last message is an agent's")
+	wantCounts(t, w.catchUp(t, ledger), 5, 1, 1, 1, 1, 1)
+	wantCounts(t, w.catchUp(t, ledger), 5, 1, 1, 1, 1, 1)
+	wantEqual(t, w.recount(t).Snapshot(), ledger.Snapshot())
+}
+
+func TestCatchUpPastWhatDoesNotBelong(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	_, js := journaltest.Dial(t, w.server.URL)
+	w.accept(t, "d1", 1)
+	must[*jetstream.PubAck](t)(js.Publish(t.Context(), "deliberation.foreign.x.d1", nil))
+	w.accept(t, "d2", 1)
+	must[*jetstream.PubAck](t)(js.Publish(t.Context(), "deliberation.foreign.x.d1", nil))
+	wantCounts(t, w.recount(t), 2, 2, 0, 0, 0, 0)
+}
+
+// TestCatchUpAfterDeletion counts after an operator deleted deliberations, the
+// last one among them.
+func TestCatchUpAfterDeletion(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	_, js := journaltest.Dial(t, w.server.URL)
+	stream := must[jetstream.Stream](t)(js.Stream(t.Context(), journal.Stream))
+	for i := range 4 {
+		w.accept(t, fmt.Sprintf("d%d", i), 1)
+	}
+	for _, id := range []string{"d1", "d3"} {
+		if err := stream.Purge(t.Context(), jetstream.WithPurgeSubject("deliberation.*.*."+id)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	ledger := deliberation.NewLedger(nil)
+	if err := w.CatchUp(ctx, ledger); err != nil {
+		t.Fatal(err)
+	}
+	wantCounts(t, ledger, 2, 2, 0, 0, 0, 0)
+	if err := stream.Purge(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	wantCounts(t, w.recount(t), 0, 0, 0, 0, 0, 0)
+	w.wantBoth(t, "d0", status("not_found"))
+}
+
+func TestSnapshot(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	w.accept(t, "d1", 1)
+	w.start(t, "d1", 1, time.Time{}, 0)
+	w.accept(t, "d2", 1)
+	ledger, revision := w.ledger(t)
+	if revision != 0 || ledger.Sequence() != 0 {
+		t.Fatalf("revision %d, sequence %d before any snapshot", revision, ledger.Sequence())
+	}
+	first, saved, err := w.SaveSnapshot(t.Context(), w.catchUp(t, ledger).Snapshot(), revision)
+	if err != nil || !saved {
+		t.Fatalf("first: %v, %v", saved, err)
+	}
+	for _, stale := range []uint64{0, first + 1} {
+		if _, saved, err := w.SaveSnapshot(t.Context(), ledger.Snapshot(), stale); err != nil || saved {
+			t.Errorf("saved over revision %d: %v, %v", stale, saved, err)
+		}
+	}
+	must[bool](t)(w.End(t.Context(), "d1", completed("d1"), ""))
+	restored, revision := w.ledger(t)
+	if revision != first {
+		t.Errorf("revision %d, want %d", revision, first)
+	}
+	wantEqual(t, restored.Snapshot(), ledger.Snapshot())
+	wantEqual(t, w.catchUp(t, restored).Snapshot(), w.recount(t).Snapshot())
+	if _, saved, err := w.SaveSnapshot(t.Context(), restored.Snapshot(), first); err != nil || !saved {
+		t.Errorf("second: %v, %v", saved, err)
+	}
+}
+
+// TestLargeSnapshot has an open list that spills; each object goes when the
+// next snapshot is there.
+func TestLargeSnapshot(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	_, js := journaltest.Dial(t, w.server.URL)
+	snapshot := &pb.StatsSnapshot{Sequence: 1, Total: 20_000}
+	for i := range 20_000 {
+		snapshot.Open = append(snapshot.Open, &pb.StatsSnapshot_Open{
+			DeliberationId: fmt.Sprintf("%064d", i), Pool: "default", Sequence: uint64(i + 1), TimeoutSeconds: 300,
+		})
+	}
+	var revision uint64
+	for range 3 {
+		var saved bool
+		var err error
+		if revision, saved, err = w.SaveSnapshot(t.Context(), snapshot, revision); err != nil || !saved {
+			t.Fatalf("save: %v, %v", saved, err)
+		}
+		ledger, _ := w.ledger(t)
+		if n := len(ledger.Open()); n != 20_000 {
+			t.Errorf("%d open after reading back", n)
+		}
+		store := must[jetstream.ObjectStore](t)(js.ObjectStore(t.Context(), journal.Results))
+		if objects := must[[]*jetstream.ObjectInfo](t)(store.List(t.Context())); len(objects) != 1 {
+			t.Errorf("%d objects, want 1", len(objects))
+		}
+		snapshot.Sequence++
+	}
+	snapshot.Sequence-- // saved again as it is
+	if _, saved, err := w.SaveSnapshot(t.Context(), snapshot, revision); err != nil || !saved {
+		t.Fatalf("save: %v, %v", saved, err)
+	}
+	w.ledger(t)
+}
+
+func TestFollow(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	marks, ended := make(chan deliberation.Mark, 100), make(chan error, 1)
+	w.accept(t, "d0", 1)
+	go func() { ended <- w.Follow(ctx, 2, func(mark deliberation.Mark) { marks <- mark }) }()
+	w.accept(t, "d1", 1)
+	w.start(t, "d1", 1, time.Time{}, 0)
+	must[bool](t)(w.End(t.Context(), "d1", completed("d1"), ""))
+	for i, kind := range []deliberation.Kind{deliberation.KindRequested, deliberation.KindStarted, deliberation.KindDone} {
+		mark := next(t, marks)
+		if mark.Kind != kind || mark.DeliberationID != "d1" || mark.Sequence != uint64(i+2) || mark.Time.IsZero() {
+			t.Errorf("mark %d is %+v", i, mark)
+		}
+		if kind == deliberation.KindRequested && mark.Timeout != 300*time.Second {
+			t.Errorf("timeout is %s", mark.Timeout)
+		}
+	}
+	cancel()
+	if err := next(t, ended); !errors.Is(err, context.Canceled) {
+		t.Errorf("ended with %v", err)
+	}
+}
+
+// TestFollowGoesOn loses the consumer, then the server: either it goes on by
+// itself or says that it cannot, so that the caller starts again.
+func TestFollowGoesOn(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	marks, ended := make(chan deliberation.Mark, 100), make(chan struct{})
+	go func() {
+		defer close(ended)
+		last := uint64(0)
+		for ctx.Err() == nil {
+			_ = w.Follow(ctx, last+1, func(mark deliberation.Mark) { last = mark.Sequence; marks <- mark })
+		}
+	}()
+	w.accept(t, "d1", 1)
+	next(t, marks)
+
+	_, js := journaltest.Dial(t, w.server.URL)
+	stream := must[jetstream.Stream](t)(js.Stream(t.Context(), journal.Stream))
+	for name := range stream.ConsumerNames(t.Context()).Name() {
+		if name != "keeper-announce" && name != "pool-default" {
+			if err := stream.DeleteConsumer(t.Context(), name); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	w.accept(t, "d2", 1)
+	if mark := next(t, marks); mark.DeliberationID != "d2" {
+		t.Errorf("after the consumer was lost: %+v", mark)
+	}
+
+	w.server.Stop()
+	w.server.Restart()
+	await(t, "the reconnect", func() bool {
+		_, err := w.Accept(t.Context(), journaltest.Record("d3", 1, 300), "")
+		return err == nil
+	})
+	if mark := next(t, marks); mark.DeliberationID != "d3" {
+		t.Errorf("after the server was lost: %+v", mark)
+	}
+	cancel()
+	next(t, ended)
+}
+
+// next waits for a value, or for the channel to be closed.
+func next[T any](t testing.TB, values <-chan T) T {
+	t.Helper()
+	select {
+	case value := <-values:
+		return value
+	case <-time.After(30 * time.Second):
+		t.Fatal("waited in vain")
+		panic("unreachable")
+	}
+}
