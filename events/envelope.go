@@ -56,9 +56,6 @@ func (s *structured) read(data []byte) (e event.Event, err error) {
 		}
 	}()
 	err = s.unmarshal(data, &e)
-	if err == nil && e.Context == nil {
-		err = errUnreadable // JSON's null
-	}
 	return e, err
 }
 
