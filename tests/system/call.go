@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -65,26 +66,49 @@ func (s *System) Call(ctx context.Context, id string, request, reply proto.Messa
 	return protojson.Unmarshal(body, reply)
 }
 
+// ask is Call for tests that are not about 503: it asks again for as long, as
+// callers are told to.
+func (s *System) ask(tb testing.TB, id string, request, reply proto.Message) {
+	tb.Helper()
+	ctx, cancel := context.WithTimeout(tb.Context(), 20*time.Second)
+	defer cancel()
+	err := until(ctx, "the server takes "+id, func() error {
+		err := s.Call(ctx, id, request, reply)
+		if refusal, ok := errors.AsType[*Refusal](err); err == nil || ok && refusal.Status == http.StatusServiceUnavailable {
+			return err
+		}
+		tb.Fatalf("%s: %v", id, err)
+		return nil
+	})
+	if err != nil {
+		tb.Fatal(err)
+	}
+}
+
 // TrySubmit submits and returns the deliberation's id.
 func (s *System) TrySubmit(ctx context.Context, request *pb.ExecuteDeliberationRequest) (string, error) {
 	var receipt pb.ExecuteDeliberationResponse
 	if err := s.Call(ctx, "submit-"+request.GetTaskId(), request, &receipt); err != nil {
 		return "", err
 	}
+	s.note(receipt.GetDeliberationId())
+	return receipt.GetDeliberationId(), nil
+}
+
+// note remembers what was accepted.
+func (s *System) note(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.accepted[receipt.GetDeliberationId()] = true
-	return receipt.GetDeliberationId(), nil
+	s.accepted[id] = true
 }
 
 // Submit submits and returns the deliberation's id.
 func (s *System) Submit(tb testing.TB, request *pb.ExecuteDeliberationRequest) string {
 	tb.Helper()
-	id, err := s.TrySubmit(tb.Context(), request)
-	if err != nil {
-		tb.Fatalf("submit %s: %v", request.GetTaskId(), err)
-	}
-	return id
+	var receipt pb.ExecuteDeliberationResponse
+	s.ask(tb, "submit-"+request.GetTaskId(), request, &receipt)
+	s.note(receipt.GetDeliberationId())
+	return receipt.GetDeliberationId()
 }
 
 // Accepted lists the deliberations that were ever accepted.
@@ -102,16 +126,18 @@ func (s *System) Accepted() []string {
 func (s *System) Status(tb testing.TB, id string) *pb.GetDeliberationStatusResponse {
 	tb.Helper()
 	status := &pb.GetDeliberationStatusResponse{}
-	if err := s.Call(tb.Context(), "status", &pb.GetDeliberationStatusRequest{DeliberationId: id}, status); err != nil {
-		tb.Fatalf("status of %s: %v", id, err)
-	}
+	s.ask(tb, "status-"+id, &pb.GetDeliberationStatusRequest{DeliberationId: id}, status)
 	return status
 }
+
+// patience is how long Await waits: what a killed worker held comes again
+// after the journal's ack wait of 60 s.
+const patience = 2 * time.Minute
 
 // Await waits until a deliberation's status is as wanted.
 func (s *System) Await(tb testing.TB, id string, wanted func(*pb.GetDeliberationStatusResponse) bool) *pb.GetDeliberationStatusResponse {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(tb.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(tb.Context(), patience)
 	defer cancel()
 	var status *pb.GetDeliberationStatusResponse
 	err := until(ctx, "deliberation "+id+" is as wanted", func() error {
@@ -136,9 +162,7 @@ func (s *System) AwaitEnd(tb testing.TB, id string) *pb.GetDeliberationStatusRes
 func (s *System) Cancel(tb testing.TB, id, reason string) string {
 	tb.Helper()
 	var cancelled pb.CancelDeliberationResponse
-	if err := s.Call(tb.Context(), "cancel", &pb.CancelDeliberationRequest{DeliberationId: id, Reason: reason}, &cancelled); err != nil {
-		tb.Fatalf("cancel %s: %v", id, err)
-	}
+	s.ask(tb, "cancel-"+id, &pb.CancelDeliberationRequest{DeliberationId: id, Reason: reason}, &cancelled)
 	return cancelled.GetStatus()
 }
 
@@ -146,8 +170,6 @@ func (s *System) Cancel(tb testing.TB, id, reason string) string {
 func (s *System) Health(tb testing.TB) *pb.GetStatusResponse {
 	tb.Helper()
 	health := &pb.GetStatusResponse{}
-	if err := s.Call(tb.Context(), "health", &pb.GetStatusRequest{}, health); err != nil {
-		tb.Fatalf("health: %v", err)
-	}
+	s.ask(tb, "health", &pb.GetStatusRequest{}, health)
 	return health
 }
