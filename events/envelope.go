@@ -26,7 +26,7 @@ var (
 	jsonEnvelope = &structured{
 		media:     event.ApplicationCloudEventsJSON,
 		unmarshal: func(data []byte, e *event.Event) error { return json.Unmarshal(data, e) },
-		marshal:   func(e *event.Event) ([]byte, error) { return json.Marshal(e) },
+		marshal:   func(e *event.Event) ([]byte, error) { return e.MarshalJSON() }, // json.Marshal would rewrite the data
 	}
 	protobufEnvelope = &structured{
 		media:     protobufformat.ApplicationCloudEventsProtobuf,
@@ -131,9 +131,16 @@ func unreadable(data []byte, place int, cause error) event.Event {
 }
 
 func marshalBatch(replies []event.Event) ([]byte, error) {
-	body, err := json.Marshal(replies)
-	if err != nil {
-		return nil, fmt.Errorf("write a batch of events: %w", err)
+	body := []byte{'['}
+	for i := range replies {
+		one, err := jsonEnvelope.marshal(&replies[i])
+		if err != nil {
+			return nil, fmt.Errorf("write a batch of events: %w", err)
+		}
+		if i > 0 {
+			body = append(body, ',')
+		}
+		body = append(body, one...)
 	}
-	return body, nil
+	return append(body, ']'), nil
 }

@@ -1,0 +1,229 @@
+package config_test
+
+import (
+	"log/slog"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"rayexecutor/config"
+)
+
+func TestDefaults(t *testing.T) {
+	t.Parallel()
+	got, err := config.Parse(map[string]string{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const nats = "nats://nats.swe-ai-fleet.svc.cluster.local:4222"
+	want := config.Config{
+		Port: 8080, NATSURL: nats, WorkerNATSURL: nats,
+		RayAddress: "ray://ray-gpu-head-svc.ray.svc.cluster.local:10001", WorkerReplicas: 1,
+		PoolList: []string{"default"}, Functions: []string{"submit", "status", "stats", "cancel", "list"}, Keeper: true,
+		JournalReplicas: 1, JournalMaxAge: 168 * time.Hour, JournalMaxBytes: 8 << 30, LogLevel: slog.LevelInfo, LogFormat: "auto",
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	if got.Listen() != ":8080" {
+		t.Errorf("listens on %s", got.Listen())
+	}
+}
+
+func TestEverySettingIsRead(t *testing.T) {
+	t.Parallel()
+	given := map[string]string{
+		"PORT": "1", "GRPC_PORT": "50056", "NATS_URL": "nats://a:4222,tls://b:4222", "NATS_CREDS": "/creds", "NATS_CA": "/ca",
+		"WORKER_NATS_URL": "ws://c", "RAY_ADDRESS": "https://ray:8265", "RAY_AUTH_TOKEN": "token", "WORKER_REPLICAS": "2", "WORKER_PIP": "true",
+		"POOLS": "default, gpu:7", "MODEL_HOSTS": "vllm:8000, *.models", "VLLM_URL": "http://vllm:8000/base", "VLLM_MODEL": "m", "VLLM_API_KEY": "key",
+		"FUNCTIONS": "submit, status", "KEEPER": "false",
+		"JOURNAL_REPLICAS": "3", "JOURNAL_MAX_AGE": "25h", "JOURNAL_MAX_BYTES": "-1", "LOG_LEVEL": "debug", "LOG_FORMAT": "json",
+	}
+	got, err := config.Parse(given)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := config.Config{
+		Port: 1, GRPCPort: 50056, NATSURL: "nats://a:4222,tls://b:4222", NATSCreds: "/creds", NATSCA: "/ca", WorkerNATSURL: "ws://c",
+		RayAddress: "https://ray:8265", RayAuthToken: "token", WorkerReplicas: 2, WorkerPIP: true,
+		PoolList: []string{"default", "gpu:7"}, ModelHosts: []string{"vllm:8000", "*.models"}, VLLMURL: "http://vllm:8000/base", VLLMModel: "m", VLLMAPIKey: "key",
+		Functions: []string{"submit", "status"}, JournalReplicas: 3, JournalMaxAge: 25 * time.Hour, JournalMaxBytes: -1,
+		LogLevel: slog.LevelDebug, LogFormat: "json",
+	}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	pools := []config.Pool{{Name: "default", InFlight: config.DefaultInFlight}, {Name: "gpu", InFlight: 7}}
+	if !slices.Equal(got.Pools(), pools) || !slices.Equal(got.PoolNames(), []string{"default", "gpu"}) {
+		t.Errorf("pools %v %v", got.Pools(), got.PoolNames())
+	}
+	for _, name := range config.Names() {
+		if given[name] == "" && !slices.Contains(unavailable, name) {
+			t.Errorf("%s is not in this test", name)
+		}
+	}
+}
+
+var unavailable = []string{"RAY_CLUSTERS", "AGENT_RESPONSES", "K_SINK"}
+
+func TestAMalformedSettingNamesItself(t *testing.T) {
+	t.Parallel()
+	for setting, says := range map[string]string{
+		"PORT=http":                  `PORT="http": must be a whole number`,
+		"PORT=-1":                    "PORT=-1: must be 0 to 65535",
+		"PORT=65536":                 "0 to 65535",
+		"GRPC_PORT=x":                "whole number",
+		"GRPC_PORT=70000":            "0 to 65535",
+		"NATS_URL=nats.svc:4222":     "nats://",
+		"NATS_URL=http://a":          "nats://",
+		"NATS_URL=nats://":           "a host",
+		"NATS_URL=nats://a,":         "a host",
+		"WORKER_NATS_URL=a":          "nats://",
+		"RAY_ADDRESS=auto":           "ray://, http://, https://",
+		"RAY_ADDRESS=ray://":         "a host",
+		"WORKER_REPLICAS=0":          "1 to 1000",
+		"WORKER_REPLICAS=many":       "whole number",
+		"WORKER_PIP=yes":             "true or false",
+		"POOLS=A":                    "1 to 32 characters",
+		"POOLS=a,a":                  "twice",
+		"POOLS=a,,b":                 "1 to 32 characters",
+		"POOLS=a:0":                  "1 to 100000",
+		"POOLS=a:100001":             "1 to 100000",
+		"POOLS=a:":                   "1 to 100000",
+		"MODEL_HOSTS=http://vllm":    "without http://",
+		"MODEL_HOSTS=vllm/v1":        "host:port",
+		"MODEL_HOSTS=*":              "*.domain",
+		"MODEL_HOSTS=a.*.b":          "*.domain",
+		"MODEL_HOSTS=a,,b":           "host",
+		"VLLM_URL=vllm:8000":         "http://, https://",
+		"VLLM_URL=http://u:p@vllm":   "VLLM_API_KEY",
+		"VLLM_URL=http://vllm?x=1":   "query",
+		"FUNCTIONS=submit,launch":    "launch: must be one of submit status stats cancel list",
+		"FUNCTIONS=submit,":          "must be one of",
+		"KEEPER=maybe":               "true or false",
+		"JOURNAL_REPLICAS=2":         "must be one of 1 3 5",
+		"JOURNAL_MAX_AGE=7d":         "a duration such as 168h",
+		"JOURNAL_MAX_AGE=24h":        "25h or more",
+		"JOURNAL_MAX_BYTES=8Gi":      "whole number",
+		"JOURNAL_MAX_BYTES=16777215": "16777216",
+		"JOURNAL_MAX_BYTES=-2":       "-1 for no limit",
+		"LOG_LEVEL=loud":             "DEBUG, INFO, WARN or ERROR",
+		"LOG_FORMAT=xml":             "auto json text",
+		"RAY_CLUSTERS=/clusters":     "is not available yet",
+		"AGENT_RESPONSES=true":       "is not available yet",
+		"K_SINK=http://broker":       "is not available yet",
+	} {
+		t.Run(setting, func(t *testing.T) {
+			t.Parallel()
+			name, value, _ := strings.Cut(setting, "=")
+			_, err := config.Parse(map[string]string{name: value})
+			if err == nil || !strings.HasPrefix(err.Error(), name) || !strings.Contains(err.Error(), says) {
+				t.Errorf("got %v, want %s … %s", err, name, says)
+			}
+		})
+	}
+}
+
+func TestWhatIsNotSet(t *testing.T) {
+	t.Parallel()
+	for _, name := range config.Names() {
+		if _, err := config.Parse(map[string]string{name: ""}); err != nil {
+			t.Errorf("an empty value is the default: %v", err)
+		}
+	}
+	if _, err := config.Parse(map[string]string{"AGENT_RESPONSES": "false", "KUBERNETES_PORT": "tcp://10.0.0.1"}); err != nil {
+		t.Error(err)
+	}
+	all, err := config.Parse(map[string]string{"FUNCTIONS": "all"})
+	if err != nil || !slices.Equal(all.Functions, config.Operations) {
+		t.Errorf("all are %v, %v", all.Functions, err)
+	}
+}
+
+func TestModelHostsFollowTheModel(t *testing.T) {
+	t.Parallel()
+	for given, want := range map[string][]string{
+		"http://vllm:8000/base": {"vllm:8000"}, "https://vllm": {"vllm"}, "http://[::1]:8000": {"[::1]:8000"}, "": nil,
+	} {
+		got, err := config.Parse(map[string]string{"VLLM_URL": given})
+		if err != nil || !slices.Equal(got.ModelHosts, want) {
+			t.Errorf("%q: %v, %v", given, got.ModelHosts, err)
+		}
+	}
+	for _, host := range []string{"::1", "[::1]:80", "10.0.0.1:8000", "a_b", "*.x:80", "vllm."} {
+		if _, err := config.Parse(map[string]string{"MODEL_HOSTS": host}); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestNoSecretInAnError(t *testing.T) {
+	t.Parallel()
+	for _, given := range []map[string]string{
+		{"NATS_URL": "nats//user:hunter2@nats"}, {"NATS_URL": "nats://user:hunter2@"}, {"NATS_URL": "nats://user:%hunter2@nats"},
+		{"VLLM_URL": "http://user:hunter2@vllm"}, {"MODEL_HOSTS": "http://user:hunter2@vllm"},
+		{"RAY_ADDRESS": "ray//hunter2@ray", "RAY_AUTH_TOKEN": "hunter2"},
+	} {
+		_, err := config.Parse(given)
+		if err == nil || strings.Contains(err.Error(), "hunter2") {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
+// inFolder runs a test in a folder whose ray-executor.env holds text.
+func inFolder(t *testing.T, text string) {
+	t.Helper()
+	t.Chdir(t.TempDir())
+	if err := os.WriteFile(config.File, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestTheFileStandsWhereTheEnvironmentIsSilent(t *testing.T) {
+	inFolder(t, "# ours\nPORT=9000\nexport VLLM_MODEL='a b # c'\nVLLM_API_KEY=key\nPOOLS=default,gpu\nAGENT_RESPONSES=false\nLOG_FORMAT=\n")
+	got, err := config.Load([]string{"PORT=9001", "POOLS=", "HOME=/root"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got.Port != 9001 || got.VLLMModel != "a b # c" || got.VLLMAPIKey != "key" || len(got.Pools()) != 2 || got.LogFormat != "auto" {
+		t.Errorf("got %+v", got)
+	}
+}
+
+func TestAnUnknownNameInTheFileIsRefused(t *testing.T) {
+	inFolder(t, "PROT=9000\n")
+	_, err := config.Load(nil)
+	if err == nil || !strings.Contains(err.Error(), "ray-executor.env: PROT is not a setting; the settings are PORT, ") {
+		t.Errorf("got %v", err)
+	}
+	if _, err := config.Load([]string{"PROT=1"}); err == nil {
+		t.Error("the file is read whatever the environment holds")
+	}
+}
+
+func TestAFileThatIsNoneKeepsItsSecrets(t *testing.T) {
+	for _, text := range []string{"RAY_AUTH_TOKEN=a\nnonsense hunter2\n", "NATS_URL='hunter2\n"} {
+		inFolder(t, text)
+		_, err := config.Load(nil)
+		if err == nil || strings.Contains(err.Error(), "hunter2") || !strings.Contains(err.Error(), "NAME=value") {
+			t.Errorf("got %v", err)
+		}
+	}
+}
+
+func TestAFileThatCannotBeRead(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if _, err := config.Load(nil); err != nil {
+		t.Errorf("no file is fine: %v", err)
+	}
+	if err := os.Mkdir(config.File, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := config.Load(nil); err == nil || !strings.Contains(err.Error(), config.File) {
+		t.Errorf("got %v", err)
+	}
+}
