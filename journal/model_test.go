@@ -1,0 +1,288 @@
+package journal_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"pgregory.net/rapid"
+
+	"rayexecutor/deliberation"
+	"rayexecutor/events"
+	"rayexecutor/journal"
+	"rayexecutor/journal/journaltest"
+	pb "rayexecutor/proto/ray_executor/v1"
+)
+
+// believed is what the model holds of one deliberation.
+type believed struct {
+	state    deliberation.State
+	results  map[int]string // by agent; "" is a failure
+	ending   []string       // nil where the end brings none
+	attempts int32
+	late     int32 // starts behind the end
+	started  time.Time
+	last     uint64 // sequence of the last start
+}
+
+// machine drives a journal and the model side by side.
+type machine struct {
+	world
+	ctx       context.Context
+	ids       []string
+	model     map[string]*believed
+	snapshots []*pb.StatsSnapshot
+	kept      *deliberation.Ledger // caught up now and then, never made anew
+	revision  uint64
+}
+
+const agentsOfModel = 3
+
+func (m *machine) pick(t *rapid.T) (string, *believed) {
+	if len(m.ids) == 0 {
+		t.Skip("nothing there")
+	}
+	id := rapid.SampledFrom(m.ids).Draw(t, "id")
+	return id, m.model[id]
+}
+
+func (m *machine) submit(t *rapid.T) {
+	id := fmt.Sprintf("d%d", len(m.ids))
+	if again := len(m.ids) > 0 && rapid.Bool().Draw(t, "again"); again {
+		id = rapid.SampledFrom(m.ids).Draw(t, "id")
+	}
+	standing, err := m.Accept(m.ctx, journaltest.Record(id, agentsOfModel, 300), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, known := m.model[id]; known != (standing != nil) {
+		t.Fatalf("%s: known %v, but standing is %v", id, known, standing)
+	}
+	if standing == nil {
+		m.ids = append(m.ids, id)
+		m.model[id] = &believed{state: deliberation.Queued, results: map[int]string{}}
+	}
+}
+
+func (m *machine) start(t *rapid.T) {
+	id, one := m.pick(t)
+	before := one.last
+	stale := one.last > 0 && rapid.Bool().Draw(t, "stale")
+	if stale {
+		before--
+	}
+	sequence, stands, err := m.worker.Started(m.ctx, id, one.attempts+one.late+1, one.started, before)
+	if err != nil || stands == stale {
+		t.Fatalf("start of %s: stands %v, %v", id, stands, err)
+	}
+	if !stands {
+		return
+	}
+	one.last = sequence
+	if one.state.Ended() {
+		one.late++
+		return
+	}
+	one.attempts++
+	one.state = deliberation.Running
+	if one.started.IsZero() {
+		story, err := m.Story(m.ctx, id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		one.started = story.Started
+	}
+}
+
+// agent writes a result, after the end too.
+func (m *machine) agent(t *rapid.T) {
+	id, one := m.pick(t)
+	index := rapid.IntRange(0, agentsOfModel-1).Draw(t, "agent")
+	proposal := rapid.SampledFrom([]string{"", "yes", "no"}).Draw(t, "proposal")
+	stands, err := m.worker.Agent(m.ctx, id, index, proposal)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, known := one.results[index]
+	if !one.state.Ended() && stands == known {
+		t.Fatalf("agent %d of %s: known %v, stands %v", index, id, known, stands)
+	}
+	if stands && !one.state.Ended() {
+		one.results[index] = proposal
+	}
+}
+
+func (m *machine) end(t *rapid.T) {
+	id, one := m.pick(t)
+	results := make([]*pb.DeliberationResult, agentsOfModel)
+	ending := make([]string, agentsOfModel)
+	for i := range results {
+		ending[i] = one.results[i]
+		results[i] = journaltest.Result(i, ending[i])
+	}
+	var event proto.Message
+	state := rapid.SampledFrom([]deliberation.State{deliberation.Completed, deliberation.Failed, deliberation.Cancelled}).Draw(t, "end")
+	switch state {
+	case deliberation.Completed:
+		event = completed(id, results...)
+	case deliberation.Failed:
+		event = failed(id)
+		ending = nil
+	default:
+		event = cancelled(id)
+		ending = nil
+	}
+	won, err := m.End(m.ctx, id, event, "")
+	if err != nil || won == one.state.Ended() {
+		t.Fatalf("end of %s, which is %s: won %v, %v", id, one.state, won, err)
+	}
+	if won {
+		one.state, one.ending = state, ending
+	}
+}
+
+func (m *machine) saveSnapshot(t *rapid.T) {
+	if err := m.CatchUp(m.ctx, m.kept); err != nil {
+		t.Fatal(err)
+	}
+	snapshot := m.kept.Snapshot()
+	revision, saved, err := m.SaveSnapshot(m.ctx, snapshot, m.revision)
+	if err != nil || !saved {
+		t.Fatalf("saved %v, %v", saved, err)
+	}
+	m.revision, m.snapshots = revision, append(m.snapshots, snapshot)
+}
+
+func (m *machine) restart(t *rapid.T) {
+	if rapid.IntRange(0, 3).Draw(t, "really") > 0 {
+		t.Skip("seldom")
+	}
+	m.server.Stop()
+	m.server.Restart()
+	for range 500 {
+		if _, err := m.LeaderStory(m.ctx, "nobody"); err == nil {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatal("the journal did not come back")
+}
+
+// check compares all that can be read with the model. It reads twice: reading
+// changes nothing.
+func (m *machine) check(t *rapid.T) {
+	for range 2 {
+		for _, id := range m.ids {
+			m.checkStory(t, id)
+		}
+		m.checkLedgers(t)
+	}
+}
+
+func (m *machine) checkStory(t *rapid.T, id string) {
+	story, err := m.Story(m.ctx, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leader, err := m.LeaderStory(m.ctx, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !proto.Equal(story.Status(id), leader.Status(id)) {
+		t.Fatalf("a replica tells %s\nthe leader %s", story.Status(id), leader.Status(id))
+	}
+	one := m.model[id]
+	var got, want []string
+	for _, result := range story.Results() {
+		got = append(got, result.GetProposal())
+	}
+	want = one.ending
+	if want == nil {
+		for i := range agentsOfModel {
+			if result, known := one.results[i]; known {
+				want = append(want, result)
+			}
+		}
+	}
+	if story.State != one.state || story.Attempts != one.attempts || !story.Started.Equal(one.started) || !slices.Equal(got, want) {
+		t.Fatalf("%s is %s after %d attempts with %q, want %s after %d with %q",
+			id, story.State, story.Attempts, got, one.state, one.attempts, want)
+	}
+}
+
+func (m *machine) checkLedgers(t *rapid.T) {
+	want := &pb.RayExecutorStats{TotalDeliberations: int64(len(m.ids))}
+	for _, one := range m.model {
+		switch one.state {
+		case deliberation.Queued:
+			want.QueuedDeliberations++
+			want.ActiveDeliberations++
+		case deliberation.Running:
+			want.ActiveDeliberations++
+		case deliberation.Completed:
+			want.CompletedDeliberations++
+		case deliberation.Failed:
+			want.FailedDeliberations++
+		case deliberation.Cancelled:
+			want.CancelledDeliberations++
+		}
+	}
+	fromZero := deliberation.NewLedger(nil)
+	if err := m.CatchUp(m.ctx, fromZero); err != nil {
+		t.Fatal(err)
+	}
+	stats := fromZero.Stats()
+	stats.AverageExecutionTimeMs = 0
+	if !proto.Equal(stats, want) {
+		t.Fatalf("the statistics are %s, want %s", stats, want)
+	}
+	ledgers := []*deliberation.Ledger{m.kept}
+	for _, snapshot := range m.snapshots {
+		ledgers = append(ledgers, deliberation.NewLedger(snapshot))
+	}
+	for _, ledger := range ledgers {
+		from := ledger.Sequence()
+		if err := m.CatchUp(m.ctx, ledger); err != nil {
+			t.Fatal(err)
+		}
+		if !proto.Equal(ledger.Snapshot(), fromZero.Snapshot()) {
+			t.Fatalf("from %d: %s\nfrom zero: %s", from, ledger.Snapshot(), fromZero.Snapshot())
+		}
+	}
+}
+
+// TestModel lives through generated histories and compares with a model in
+// memory.
+func TestModel(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	_, js := journaltest.Dial(t, w.server.URL)
+	rapid.Check(t, func(rt *rapid.T) {
+		m := &machine{world: w, ctx: t.Context(), model: map[string]*believed{}, kept: deliberation.NewLedger(nil)}
+		rt.Repeat(map[string]func(*rapid.T){
+			"submit": m.submit, "start": m.start, "agent": m.agent, "end": m.end,
+			"snapshot": m.saveSnapshot, "restart": m.restart, "": m.check,
+		})
+		for id, one := range m.model {
+			want := 0
+			if one.state.Ended() {
+				want = 1
+			}
+			if n := w.messages(t, events.EndSubject(id)); n != want {
+				rt.Fatalf("%s has %d ends, want %d", id, n, want)
+			}
+		}
+		// The next history begins with an empty journal.
+		for _, stream := range []string{journal.Stream, "KV_" + journal.Statistics} {
+			if err := js.DeleteStream(t.Context(), stream); err != nil {
+				rt.Fatal(err)
+			}
+		}
+		if err := w.Deploy(t.Context(), journaltest.Layout()); err != nil {
+			rt.Fatal(err)
+		}
+	})
+}
