@@ -15,6 +15,7 @@ import (
 type process struct {
 	command *exec.Cmd
 	ended   chan error
+	paused  bool
 }
 
 // start starts a process that writes to a log, and dies with this one.
@@ -37,6 +38,9 @@ func start(logPath string, environ []string, name string, args ...string) (*proc
 
 // terminate asks the process to end, and kills it after 30 s.
 func (p *process) terminate() error {
+	if p.paused {
+		return p.kill()
+	}
 	if err := p.command.Process.Signal(syscall.SIGTERM); err != nil {
 		return nil // it has ended
 	}
@@ -46,6 +50,12 @@ func (p *process) terminate() error {
 	case <-time.After(30 * time.Second):
 		return fmt.Errorf("%s did not end within 30 s of SIGTERM: %w", p.command.Path, p.kill())
 	}
+}
+
+// pause stops the process where it is.
+func (p *process) pause() error {
+	p.paused = true
+	return p.command.Process.Signal(syscall.SIGSTOP)
 }
 
 // kill ends the process at once.

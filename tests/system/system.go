@@ -120,19 +120,35 @@ func (s *System) StartNATS(ctx context.Context) error {
 // StopNATS kills nats-server.
 func (s *System) StopNATS() error { return s.nats.kill() }
 
+// PauseNATS stops nats-server from answering, until Close kills it.
+func (s *System) PauseNATS() error { return s.nats.pause() }
+
 // Run runs a command of ray-executor to its end and returns what it printed.
 func (s *System) Run(ctx context.Context, args ...string) (string, error) {
-	return output(ctx, s.Environ(), s.binary(), args...)
+	return s.RunWith(ctx, nil, args...)
+}
+
+// RunWith is Run with further settings.
+func (s *System) RunWith(ctx context.Context, settings []string, args ...string) (string, error) {
+	return output(ctx, append(s.Environ(), settings...), s.binary(), args...)
 }
 
 func (s *System) binary() string { return filepath.Join(s.root, "bin", "ray-executor") }
 
-// StartServer starts `ray-executor serve` and waits until it is ready.
-func (s *System) StartServer(ctx context.Context) error {
+// LaunchServer starts `ray-executor serve` and does not wait.
+func (s *System) LaunchServer() error {
 	var err error
 	s.server, err = start(filepath.Join(s.options.Dir, "serve.log"), s.Environ(), s.binary(), "serve")
 	if err != nil {
 		return fmt.Errorf("%w; run `make build`", err)
+	}
+	return nil
+}
+
+// StartServer starts `ray-executor serve` and waits until it is ready.
+func (s *System) StartServer(ctx context.Context) error {
+	if err := s.LaunchServer(); err != nil {
+		return err
 	}
 	return until(ctx, "the server is ready", func() error {
 		response, err := s.http.Get(s.URL() + "/health/readiness")

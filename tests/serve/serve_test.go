@@ -1,0 +1,291 @@
+// Package serve tests `ray-executor serve` as a process: what a platform and
+// its callers see of it.
+package serve_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	pb "rayexecutor/proto/ray_executor/v1"
+	"rayexecutor/tests/system"
+)
+
+// setup makes a system whose NATS and journal are up, without a Ray.
+func setup(t *testing.T) *system.System {
+	t.Helper()
+	sys := newSystem(t)
+	if err := sys.StartNATS(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if printed, err := sys.Run(t.Context(), "deploy", "--only", "journal"); err != nil {
+		t.Fatalf("%v\n%s", err, printed)
+	}
+	if err := sys.StartServer(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return sys
+}
+
+func newSystem(t *testing.T) *system.System {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "serve")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sys, err := system.New(system.Options{Dir: dir, ModelURL: "http://127.0.0.1:9", Model: "none"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := sys.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+		if t.Failed() {
+			t.Log(sys.Logs())
+		}
+		os.RemoveAll(dir)
+	})
+	return sys
+}
+
+func request(id string) *pb.ExecuteDeliberationRequest {
+	return &pb.ExecuteDeliberationRequest{
+		TaskId: "t", TaskDescription: "d", Role: "DEV", DeliberationId: id, Agents: []*pb.Agent{{Id: "a"}},
+	}
+}
+
+func TestHTTP2WithoutTLS(t *testing.T) {
+	t.Parallel()
+	sys := setup(t)
+	var protocols http.Protocols
+	protocols.SetUnencryptedHTTP2(true)
+	client := &http.Client{Transport: &http.Transport{Protocols: &protocols}}
+	response, err := client.Get(sys.URL() + "/health/liveness")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if response.ProtoMajor != 2 || response.StatusCode != http.StatusOK {
+		t.Errorf("answered %s over %s", response.Status, response.Proto)
+	}
+}
+
+func TestNotReadyUntilTheJournalIsThere(t *testing.T) {
+	t.Parallel()
+	sys := newSystem(t)
+	if err := sys.LaunchServer(); err != nil {
+		t.Fatal(err)
+	}
+	expectHealth(t, sys, "liveness", http.StatusOK, "")
+	expectHealth(t, sys, "readiness", http.StatusServiceUnavailable, "NATS")
+
+	_, err := sys.TrySubmit(t.Context(), request("too-early"))
+	refusal, ok := errors.AsType[*system.Refusal](err)
+	if !ok || refusal.Status != http.StatusServiceUnavailable || refusal.RetryAfter == "" || refusal.DeliberationID != "too-early" {
+		t.Errorf("without NATS, submit answers %+v, %v", refusal, err)
+	}
+
+	if err := sys.StartNATS(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	expectHealth(t, sys, "readiness", http.StatusServiceUnavailable, "ray-executor deploy")
+	if printed, err := sys.Run(t.Context(), "deploy", "--only", "journal"); err != nil {
+		t.Fatalf("%v\n%s", err, printed)
+	}
+	expectHealth(t, sys, "readiness", http.StatusOK, "")
+	if id := sys.Submit(t, request("in-time")); id != "in-time" {
+		t.Errorf("submitted as %s", id)
+	}
+}
+
+// A NATS that goes away after the start is answered 503, not by going unready.
+func TestStaysReadyWhenNATSGoesAway(t *testing.T) {
+	t.Parallel()
+	sys := setup(t)
+	if err := sys.StopNATS(); err != nil {
+		t.Fatal(err)
+	}
+	_, err := sys.TrySubmit(t.Context(), request("lost"))
+	if refusal, ok := errors.AsType[*system.Refusal](err); !ok || refusal.Status != http.StatusServiceUnavailable {
+		t.Errorf("without NATS, submit answers %v", err)
+	}
+	expectHealth(t, sys, "readiness", http.StatusOK, "")
+	if err := sys.StartNATS(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	sys.Submit(t, request("lost"))
+}
+
+// SIGTERM lets what is under way end: a submit that waits for a NATS which
+// does not answer is still told so.
+func TestDrainsOnSIGTERM(t *testing.T) {
+	t.Parallel()
+	sys := setup(t)
+	if err := sys.PauseNATS(); err != nil {
+		t.Fatal(err)
+	}
+	answered := make(chan error, 1)
+	go func() {
+		_, err := sys.TrySubmit(context.WithoutCancel(t.Context()), request("under-way"))
+		answered <- err
+	}()
+	awaitMetric(t, sys, `ray_executor_requests_in_flight 1`)
+	if err := sys.StopServer(); err != nil {
+		t.Errorf("after SIGTERM it ended with %v", err)
+	}
+	refusal, ok := errors.AsType[*system.Refusal](<-answered)
+	if !ok || refusal.Status != http.StatusServiceUnavailable {
+		t.Errorf("what was under way was answered %+v", refusal)
+	}
+	if _, err := net.Dial("tcp", strings.TrimPrefix(sys.URL(), "http://")); err == nil {
+		t.Error("it still listens")
+	}
+}
+
+func TestBodyLimit(t *testing.T) {
+	t.Parallel()
+	sys := setup(t)
+	response, err := http.Post(sys.URL(), "application/cloudevents-batch+json", bytes.NewReader(make([]byte, 9<<20)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusRequestEntityTooLarge {
+		t.Errorf("9 MiB are answered %s", response.Status)
+	}
+}
+
+// func's server cuts a request after 30 s; ours does not.
+func TestNoRequestIsCutAfter30Seconds(t *testing.T) {
+	t.Parallel()
+	sys := setup(t)
+	body, writer := io.Pipe()
+	go func() {
+		fmt.Fprint(writer, "{")
+		time.Sleep(31 * time.Second) // it is the time itself that is tested
+		fmt.Fprint(writer, "}")
+		writer.Close()
+	}()
+	slow, err := http.NewRequest(http.MethodPost, sys.URL(), body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, value := range map[string]string{
+		"Ce-Specversion": "1.0", "Ce-Id": "1", "Ce-Source": "/tests", "Ce-Type": "ray_executor.v1.GetActiveJobsRequest",
+		"Content-Type": "application/json",
+	} {
+		slow.Header.Set(name, value)
+	}
+	response, err := http.DefaultClient.Do(slow)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK {
+		t.Errorf("answered %s", response.Status)
+	}
+}
+
+func TestAMalformedSettingRefusesTheStart(t *testing.T) {
+	t.Parallel()
+	sys := newSystem(t)
+	printed, err := sys.RunWith(t.Context(), []string{"POOLS=Not A Pool"}, "serve")
+	if err == nil || !strings.Contains(printed, "POOLS") {
+		t.Errorf("it started, or does not name the setting: %v\n%s", err, printed)
+	}
+}
+
+// A NATS that is too old ends the process: no waiting mends it.
+func TestAnOldNATSIsRefused(t *testing.T) {
+	t.Parallel()
+	url := oldNATS(t)
+	for _, command := range [][]string{{"serve"}, {"deploy", "--only", "journal"}} {
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		printed, err := newSystem(t).RunWith(ctx, []string{"NATS_URL=" + url}, command...)
+		cancel()
+		if err == nil || !strings.Contains(printed, "2.12") || !strings.Contains(printed, "2.11.9") {
+			t.Errorf("%v: %v\n%s", command, err, printed)
+		}
+	}
+}
+
+// oldNATS greets as an old server does, and answers pings.
+func oldNATS(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	go func() {
+		for {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go greet(conn)
+		}
+	}()
+	return "nats://" + listener.Addr().String()
+}
+
+func greet(conn net.Conn) {
+	defer conn.Close()
+	fmt.Fprint(conn, "INFO {\"server_id\":\"old\",\"version\":\"2.11.9\",\"max_payload\":1048576,\"proto\":1,\"headers\":true,\"jetstream\":true}\r\n")
+	buffer := make([]byte, 4096)
+	for {
+		n, err := conn.Read(buffer)
+		if err != nil {
+			return
+		}
+		if bytes.Contains(buffer[:n], []byte("PING")) {
+			fmt.Fprint(conn, "PONG\r\n")
+		}
+	}
+}
+
+func expectHealth(t *testing.T, sys *system.System, probe string, status int, reason string) {
+	t.Helper()
+	var said string
+	deadline := time.Now().Add(10 * time.Second)
+	for time.Now().Before(deadline) {
+		code, body, err := get(sys.URL() + "/health/" + probe)
+		said = fmt.Sprint(code, body, err)
+		if err == nil && code == status && strings.Contains(body, reason) {
+			return
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+	t.Errorf("%s says %s, not %d with %q", probe, said, status, reason)
+}
+
+func awaitMetric(t *testing.T, sys *system.System, line string) {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for time.Now().Before(deadline) {
+		if _, body, err := get(sys.URL() + "/metrics"); err == nil && strings.Contains(body, line) {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	t.Fatalf("the metrics never said %s", line)
+}
+
+func get(url string) (status int, body string, err error) {
+	response, err := http.Get(url)
+	if err != nil {
+		return 0, "", err
+	}
+	defer response.Body.Close()
+	data, err := io.ReadAll(response.Body)
+	return response.StatusCode, string(data), err
+}
