@@ -132,6 +132,8 @@ func route[T any, Request message[T], Reply proto.Message](f *Functions, served 
 
 // Handle answers an event with an event. The error is one of the table's.
 func (f *Functions) Handle(ctx context.Context, e event.Event) (*event.Event, error) {
+	f.metrics.inFlight.Inc()
+	defer f.metrics.inFlight.Dec()
 	started := time.Now()
 	operation, known := f.routes[e.Type()]
 	reply, err := f.handle(ctx, &e, operation, known)

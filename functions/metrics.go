@@ -15,6 +15,7 @@ type metrics struct {
 	requests *prometheus.CounterVec
 	seconds  *prometheus.HistogramVec
 	accepted prometheus.Counter
+	inFlight prometheus.Gauge
 }
 
 func newMetrics() *metrics {
@@ -30,8 +31,11 @@ func newMetrics() *metrics {
 		accepted: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "ray_executor_deliberations_accepted_total", Help: "Deliberations that this instance accepted.",
 		}),
+		inFlight: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "ray_executor_requests_in_flight", Help: "Requests that are being answered.",
+		}),
 	}
-	m.registry.MustRegister(m.requests, m.seconds, m.accepted,
+	m.registry.MustRegister(m.requests, m.seconds, m.accepted, m.inFlight,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
