@@ -1,0 +1,141 @@
+package journal_test
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"rayexecutor/deliberation"
+	"rayexecutor/events"
+	"rayexecutor/journal"
+	"rayexecutor/journal/journaltest"
+)
+
+// TestCluster has several writers on each of three servers race for each end
+// while the journal's leader keeps stepping down.
+func TestCluster(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes three servers")
+	}
+	servers := journaltest.Cluster(t, 3)
+	journals := make([]*journal.Journal, len(servers))
+	for i, s := range servers {
+		journals[i] = journaltest.Connect(t, s.URL, func(layout *journal.Layout) { layout.Replicas = 3 })
+	}
+	const ids = 150
+	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
+	defer cancel()
+	stepDowns := stepDown(t, ctx, servers[0].URL)
+
+	var won [ids]atomic.Int32
+	var writers sync.WaitGroup
+	for kind := range 3 {
+		for i := range ids {
+			if i%10 != 0 { // ten goroutines a kind, each with its own ids
+				continue
+			}
+			writers.Go(func() {
+				for id := i; id < i+10; id++ {
+					if liveAndEnd(ctx, t, journals[(kind+id)%3], fmt.Sprintf("d%d", id), kind) {
+						won[id].Add(1)
+					}
+				}
+			})
+		}
+	}
+	writers.Wait()
+	changes := stepDowns()
+
+	for id := range ids {
+		name := fmt.Sprintf("d%d", id)
+		for i, j := range journals {
+			story, err := j.Story(ctx, name)
+			if err != nil || !story.State.Ended() {
+				t.Errorf("server %d tells %s of %s, %v", i, story.State, name, err)
+			}
+		}
+		// Where an acknowledgement was lost, nobody knows that it won.
+		if n := won[id].Load(); n > 1 {
+			t.Errorf("%d writers were told that they ended %s", n, name)
+		}
+		if n := len(journaltest.Messages(t, servers[0].URL, journal.Stream, events.EndSubject(name))); n != 1 {
+			t.Errorf("%s ended %d times", name, n)
+		}
+	}
+	ledger := deliberation.NewLedger(nil)
+	if err := journals[1].CatchUp(ctx, ledger); err != nil {
+		t.Fatal(err)
+	}
+	if stats := ledger.Stats(); stats.GetTotalDeliberations() != ids || stats.GetActiveDeliberations() != 0 {
+		t.Errorf("the statistics are %s", stats)
+	}
+	t.Logf("%d ids, %d leader changes", ids, changes)
+}
+
+// liveAndEnd submits and ends one deliberation, both until it is known how it
+// went, and reports whether this writer was told that its end stands.
+func liveAndEnd(ctx context.Context, t *testing.T, j *journal.Journal, id string, kind int) bool {
+	again(ctx, t, func() error {
+		_, err := j.Accept(ctx, journaltest.Record(id, 1, 300), "")
+		return err
+	})
+	end := []proto.Message{completed(id, journaltest.Result(0, "yes")), failed(id), cancelled(id)}[kind]
+	var won bool
+	again(ctx, t, func() (err error) {
+		won, err = j.End(ctx, id, end, "")
+		return err
+	})
+	// What an acknowledged writer reads has ended, on any server.
+	again(ctx, t, func() error {
+		story, err := j.Story(ctx, id)
+		if err == nil && !story.State.Ended() {
+			t.Errorf("%s has ended, and is told as %s", id, story.State)
+		}
+		return err
+	})
+	return won
+}
+
+// again repeats what is safe to repeat.
+func again(ctx context.Context, t *testing.T, call func() error) {
+	for {
+		err := call()
+		if err == nil {
+			return
+		}
+		if deliberation.AsError(err).Code != deliberation.Unavailable || ctx.Err() != nil {
+			t.Errorf("%v: %v", err, deliberation.AsError(err).Cause)
+			return
+		}
+	}
+}
+
+// stepDown makes the journal's leader step down again and again; the function
+// that it returns ends that and tells how often.
+func stepDown(t *testing.T, ctx context.Context, url string) func() int {
+	t.Helper()
+	conn, _ := journaltest.Dial(t, url)
+	ctx, cancel := context.WithCancel(ctx)
+	count, ended := 0, make(chan struct{})
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-ctx.Done():
+				return
+			case <-time.After(time.Duration(100+rand.IntN(300)) * time.Millisecond):
+			}
+			if _, err := conn.RequestWithContext(ctx, "$JS.API.STREAM.LEADER.STEPDOWN."+journal.Stream, nil); err == nil {
+				count++
+			}
+		}
+	}()
+	return func() int { cancel(); <-ended; return count }
+}
