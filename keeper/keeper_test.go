@@ -1,0 +1,461 @@
+package keeper_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"go.uber.org/goleak"
+	"google.golang.org/protobuf/testing/protocmp"
+
+	"rayexecutor/deliberation"
+	"rayexecutor/events"
+	"rayexecutor/journal"
+	"rayexecutor/journal/journaltest"
+	"rayexecutor/keeper"
+	pb "rayexecutor/proto/ray_executor/v1"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+const (
+	trace         = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+	announcements = "orchestration.deliberation.*"
+)
+
+type world struct {
+	server *journaltest.Server
+	*journal.Journal
+	worker *journaltest.Worker
+	conn   *nats.Conn
+	js     jetstream.JetStream
+}
+
+func setup(t *testing.T) world {
+	t.Helper()
+	server := journaltest.Start(t)
+	conn, js := journaltest.Dial(t, server.URL)
+	return world{
+		server: server, Journal: journaltest.Connect(t, server.URL),
+		worker: journaltest.NewWorker(t, server.URL), conn: conn, js: js,
+	}
+}
+
+// keep runs a keeper with a connection of its own until the test ends or stop
+// is called.
+func (w world) keep(t *testing.T, log *slog.Logger) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	j := journaltest.Undeployed(t, journal.Settings{URL: w.server.URL, Wait: time.Second})
+	go func() { ended <- keeper.New(j, log).Run(ctx) }()
+	var once sync.Once
+	stop = func() {
+		once.Do(func() {
+			cancel()
+			if err := next(t, ended); err != nil {
+				t.Errorf("the keeper ended with %v", err)
+			}
+		})
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
+
+// hear subscribes to the announcements: one listener of many.
+func (w world) hear(t *testing.T) <-chan *nats.Msg {
+	t.Helper()
+	heard := make(chan *nats.Msg, 1000)
+	if _, err := w.conn.ChanSubscribe(announcements, heard); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	return heard
+}
+
+func (w world) submit(t *testing.T, id string, agents int, timeoutSeconds int32) {
+	t.Helper()
+	if standing, err := w.Accept(t.Context(), journaltest.Record(id, agents, timeoutSeconds), ""); err != nil || standing != nil {
+		t.Fatalf("accept %s: %v, %v", id, standing, err)
+	}
+}
+
+func (w world) end(t *testing.T, id string, results ...*pb.DeliberationResult) {
+	t.Helper()
+	won, err := w.End(t.Context(), id, &pb.DeliberationCompleted{DeliberationId: id, TaskId: "task-" + id, Results: results}, trace)
+	if err != nil || !won {
+		t.Fatalf("end %s: %v, %v", id, won, err)
+	}
+}
+
+func (w world) status(t *testing.T, id string) *pb.GetDeliberationStatusResponse {
+	t.Helper()
+	story, err := w.Story(t.Context(), id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return story.Status(id)
+}
+
+// stored counts the announcements that the stream keeps.
+func (w world) stored(t *testing.T) int {
+	t.Helper()
+	return len(journaltest.Messages(t, w.server.URL, journal.Announcements, announcements))
+}
+
+// next waits for a value.
+func next[T any](t *testing.T, values <-chan T) T {
+	t.Helper()
+	select {
+	case value := <-values:
+		return value
+	case <-time.After(30 * time.Second):
+		t.Fatal("waited in vain")
+		panic("unreachable")
+	}
+}
+
+// announced is a structured CloudEvent as a listener reads it.
+type announced struct {
+	SpecVersion     string          `json:"specversion"`
+	ID              string          `json:"id"`
+	Source          string          `json:"source"`
+	Type            string          `json:"type"`
+	Subject         string          `json:"subject"`
+	Time            time.Time       `json:"time"`
+	DataContentType string          `json:"datacontenttype"`
+	TraceParent     string          `json:"traceparent"`
+	Data            json.RawMessage `json:"data"`
+}
+
+func read(t *testing.T, message *nats.Msg) announced {
+	t.Helper()
+	var event announced
+	if err := json.Unmarshal(message.Data, &event); err != nil {
+		t.Fatalf("%s: %v", message.Data, err)
+	}
+	if got := message.Header.Get("content-type"); got != "application/cloudevents+json" {
+		t.Errorf("content type is %q", got)
+	}
+	return event
+}
+
+func TestAnnouncement(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	one, two := w.hear(t), w.hear(t)
+	w.keep(t, quiet())
+	w.submit(t, "d1", 2, 300)
+	w.end(t, "d1", journaltest.Result(0, "yes"), journaltest.Result(1, ""))
+
+	for _, listener := range []<-chan *nats.Msg{one, two} {
+		message := next(t, listener)
+		if message.Subject != "orchestration.deliberation.completed" || message.Header.Get("Nats-Msg-Id") != "d1.done" {
+			t.Errorf("on %s with id %q", message.Subject, message.Header.Get("Nats-Msg-Id"))
+		}
+		event := read(t, message)
+		want := announced{
+			SpecVersion: "1.0", ID: "d1.done", Source: events.Source, Type: "ray_executor.v1.DeliberationCompleted", Subject: "d1",
+			Time: event.Time, DataContentType: "application/json", TraceParent: trace, Data: event.Data,
+		}
+		if diff := cmp.Diff(want, event); diff != "" || !event.Time.Equal(w.status(t, "d1").GetEndedAt().AsTime()) {
+			t.Errorf("not as expected (-want +got):\n%s at %s", diff, event.Time)
+		}
+		var data pb.DeliberationCompleted
+		if err := events.UnmarshalJSON(event.Data, &data); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(&pb.DeliberationCompleted{
+			DeliberationId: "d1", TaskId: "task-d1", Results: []*pb.DeliberationResult{journaltest.Result(0, "yes"), journaltest.Result(1, "")},
+		}, &data, protocmp.Transform()); diff != "" {
+			t.Errorf("not as expected (-want +got):\n%s", diff)
+		}
+		if !strings.Contains(string(event.Data), `"agent_id"`) {
+			t.Errorf("not in snake_case: %s", event.Data)
+		}
+	}
+}
+
+func TestEachEndHasItsSubject(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	heard := w.hear(t)
+	if _, err := w.End(t.Context(), "d1", &pb.DeliberationFailed{DeliberationId: "d1", ErrorMessage: "none"}, ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.End(t.Context(), "d2", &pb.DeliberationCancelled{DeliberationId: "d2", Reason: "enough"}, ""); err != nil {
+		t.Fatal(err)
+	}
+	w.keep(t, quiet())
+	for i, want := range []string{"failed none", "cancelled enough"} {
+		message := next(t, heard)
+		var data struct {
+			Why    string `json:"error_message"`
+			Reason string `json:"reason"`
+		}
+		if err := json.Unmarshal(read(t, message).Data, &data); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.TrimPrefix(message.Subject, "orchestration.deliberation.") + " " + data.Why + data.Reason; got != want {
+			t.Errorf("announcement %d is %q, want %q", i, got, want)
+		}
+	}
+}
+
+func TestLargeAnnouncement(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	heard := w.hear(t)
+	w.keep(t, quiet())
+	// In protobuf it fits into the journal, in JSON it fits nowhere: a quote
+	// takes two bytes there.
+	want := &pb.DeliberationCompleted{Results: []*pb.DeliberationResult{journaltest.Result(0, strings.Repeat(`"`, 600<<10))}}
+	w.end(t, "d1", want.GetResults()...)
+	var data pb.DeliberationCompleted
+	if err := events.UnmarshalJSON(read(t, next(t, heard)).Data, &data); err != nil {
+		t.Fatal(err)
+	}
+	if len(data.GetResults()) != 0 || !strings.HasPrefix(data.GetResultsRef(), "sha256-") {
+		t.Fatalf("announced with %d results and ref %q", len(data.GetResults()), data.GetResultsRef())
+	}
+	store, err := w.js.ObjectStore(t.Context(), journal.Results)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := store.GetBytes(t.Context(), data.GetResultsRef()); err != nil {
+		t.Errorf("the object that it names: %v", err)
+	}
+}
+
+func TestOverdueInTheQueue(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	heard := w.hear(t)
+	w.keep(t, quiet())
+	w.submit(t, "d1", 2, 1)
+	w.submit(t, "later", 2, 300)
+	if message := next(t, heard); message.Subject != "orchestration.deliberation.failed" {
+		t.Fatalf("announced %s", message.Subject)
+	}
+	got := w.status(t, "d1")
+	if got.GetStatus() != "failed" || !strings.Contains(got.GetErrorMessage(), "timed out after 1 s: no worker took it; does one run for pool default?") {
+		t.Errorf("it ended as %s", got)
+	}
+	if n := len(got.GetResults()); n != 2 || got.GetResults()[1].GetMetadata()["error_type"] != "deadline" {
+		t.Errorf("the results are %v", got.GetResults())
+	}
+	if after := got.GetEndedAt().AsTime().Sub(got.GetSubmittedAt().AsTime()); after < time.Second {
+		t.Errorf("it ended after %s", after)
+	}
+	if state := w.status(t, "later").GetStatus(); state != "queued" {
+		t.Errorf("the other one is %s", state)
+	}
+}
+
+func TestOverdueWhileRunning(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	heard := w.hear(t)
+	w.keep(t, quiet())
+	for _, id := range []string{"some", "none"} {
+		w.submit(t, id, 3, 1)
+		if _, _, err := w.worker.Started(t.Context(), id, 1, time.Time{}, 0); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.worker.Agent(t.Context(), "some", 1, "yes"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.worker.Agent(t.Context(), "none", 1, ""); err != nil {
+		t.Fatal(err)
+	}
+	next(t, heard)
+	next(t, heard)
+
+	some := w.status(t, "some")
+	if some.GetStatus() != "completed" || some.GetResult().GetProposal() != "yes" {
+		t.Errorf("with one proposal it ended as %s", some)
+	}
+	for i, want := range []string{"deadline", "", "deadline"} {
+		if got := some.GetResults()[i]; got.GetAgentId() != fmt.Sprint("a", i) || got.GetMetadata()["error_type"] != want {
+			t.Errorf("result %d is %s", i, got)
+		}
+	}
+	none := w.status(t, "none")
+	if none.GetStatus() != "failed" || len(none.GetResults()) != 3 || !strings.Contains(none.GetErrorMessage(), "none of its 3 agents had completed") {
+		t.Errorf("without a proposal it ended as %s", none)
+	}
+}
+
+func TestTwoKeepers(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	heard := w.hear(t)
+	for range 2 {
+		w.keep(t, quiet())
+	}
+	const n = 30
+	for i := range n {
+		w.submit(t, fmt.Sprint("d", i), 1, 1)
+	}
+	for range n {
+		next(t, heard)
+	}
+	for i := range n {
+		subject := events.EndSubject(fmt.Sprint("d", i))
+		if ends := journaltest.Messages(t, w.server.URL, journal.Stream, subject); len(ends) != 1 {
+			t.Errorf("d%d has %d ends", i, len(ends))
+		}
+	}
+	if got := w.stored(t); got != n {
+		t.Errorf("%d announcements stand, want %d", got, n)
+	}
+}
+
+// TestNothingIsLost kills keepers and restarts NATS under them.
+func TestNothingIsLost(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	const n = 40
+	stop := w.keep(t, quiet())
+	for i := range n {
+		id := fmt.Sprint("d", i)
+		again(t, func() error {
+			_, err := w.Accept(t.Context(), journaltest.Record(id, 1, 1), "")
+			return err
+		})
+		if i%2 == 0 {
+			again(t, func() error {
+				_, err := w.End(t.Context(), id, &pb.DeliberationCompleted{DeliberationId: id}, "")
+				return err
+			})
+		}
+		switch i {
+		case 10:
+			stop()
+			stop = w.keep(t, quiet())
+		case 20:
+			w.server.Stop()
+			w.server.Restart()
+		}
+	}
+	again(t, func() error {
+		ledger := deliberation.NewLedger(nil)
+		if err := w.CatchUp(t.Context(), ledger); err != nil {
+			return err
+		}
+		if active := ledger.Stats().GetActiveDeliberations(); active > 0 {
+			return fmt.Errorf("%d are active", active)
+		}
+		return nil
+	})
+	again(t, func() error {
+		if got := w.stored(t); got != n {
+			return fmt.Errorf("%d announcements stand, want %d", got, n)
+		}
+		return nil
+	})
+}
+
+// again repeats until it works.
+func again(t *testing.T, call func() error) {
+	t.Helper()
+	timeout, ticker := time.After(45*time.Second), time.NewTicker(100*time.Millisecond)
+	defer ticker.Stop()
+	for {
+		err := call()
+		if err == nil {
+			return
+		}
+		select {
+		case <-ticker.C:
+		case <-timeout:
+			t.Fatalf("it did not come about: %v", err)
+		}
+	}
+}
+
+func TestSnapshotGoesForward(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	bucket, err := w.js.KeyValue(t.Context(), journal.Statistics)
+	if err != nil {
+		t.Fatal(err)
+	}
+	watcher, err := bucket.WatchAll(t.Context(), jetstream.UpdatesOnly())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer watcher.Stop()
+	for range 2 {
+		w.keep(t, quiet())
+	}
+	var reached uint64
+	for round := range 2 {
+		w.submit(t, fmt.Sprint("open", round), 1, 300)
+		w.submit(t, fmt.Sprint("ended", round), 1, 300)
+		w.end(t, fmt.Sprint("ended", round))
+		for sequence := uint64(3*round + 3); reached < sequence; {
+			next(t, watcher.Updates())
+			ledger, _, err := w.Ledger(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if ledger.Sequence() < reached {
+				t.Errorf("the snapshot went back from %d to %d", reached, ledger.Sequence())
+			}
+			reached = ledger.Sequence()
+		}
+	}
+	kept, _, err := w.Ledger(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	recount := deliberation.NewLedger(nil)
+	for _, ledger := range []*deliberation.Ledger{kept, recount} {
+		if err := w.CatchUp(t.Context(), ledger); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff(recount.Snapshot(), kept.Snapshot(), protocmp.Transform()); diff != "" {
+		t.Errorf("a recount differs (-recount +kept):\n%s", diff)
+	}
+	if kept.Stats().GetTotalDeliberations() != 4 || kept.Stats().GetCompletedDeliberations() != 2 {
+		t.Errorf("the statistics are %s", kept.Stats())
+	}
+}
+
+// TestQuietWhileNATSIsAway counts what is logged in several rounds of trying.
+func TestQuietWhileNATSIsAway(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	heard := w.hear(t)
+	var log bytes.Buffer
+	stop := w.keep(t, slog.New(slog.NewTextHandler(&log, nil)))
+	w.submit(t, "d1", 1, 300)
+	w.end(t, "d1")
+	next(t, heard)
+	w.server.Stop()
+	<-time.After(5 * time.Second) // the only way to see that nothing is said
+	started := time.Now()
+	stop()
+	if took := time.Since(started); took > 3*time.Second {
+		t.Errorf("it took %s to stop", took)
+	}
+	if lines := strings.Count(log.String(), "\n"); lines > 4 {
+		t.Errorf("%d lines:\n%s", lines, log.String())
+	}
+}
