@@ -96,7 +96,7 @@ $(TOOLS)/golangci-lint:
 	GOBIN=$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
 
 $(TOOLS)/func: tools/func/go.mod
-	cd tools/func && $(GO) build -o $@ knative.dev/func/cmd/func
+	cd tools/func && $(GO) build -ldflags "-X knative.dev/func/pkg/version.Vers=$$($(GO) list -m -f "{{.Version}}" knative.dev/func)" -o $@ knative.dev/func/cmd/func
 
 $(TOOLS)/nats-server: go.mod
 	$(GO) build -o $@ github.com/nats-io/nats-server/v2

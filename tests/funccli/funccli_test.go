@@ -59,7 +59,7 @@ const ignored = "ignored"
 func folder(t *testing.T) string {
 	t.Helper()
 	if _, err := funccli.Binary(); err != nil {
-		t.Skip(err)
+		t.Fatal(err)
 	}
 	dir := t.TempDir()
 	for name, text := range map[string]string{

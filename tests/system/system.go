@@ -41,6 +41,7 @@ type System struct {
 	options  Options
 	natsPort int
 	port     int
+	url      string
 	root     string
 
 	nats   *process
@@ -63,8 +64,8 @@ func New(options Options) (*System, error) {
 		return nil, err
 	}
 	return &System{
-		options: options, natsPort: natsPort, port: port, root: Root(),
-		http: &http.Client{Timeout: 30 * time.Second}, accepted: make(map[string]bool),
+		options: options, natsPort: natsPort, port: port, url: "http://127.0.0.1:" + strconv.Itoa(port), root: Root(),
+		http: &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}, accepted: make(map[string]bool),
 	}, nil
 }
 
@@ -75,7 +76,10 @@ func Root() string {
 }
 
 // URL is the function server's.
-func (s *System) URL() string { return "http://127.0.0.1:" + strconv.Itoa(s.port) }
+func (s *System) URL() string { return s.url }
+
+// Serve names another function server, in place of StartServer's.
+func (s *System) Serve(url string) { s.url = url }
 
 // NATSURL is the NATS server's.
 func (s *System) NATSURL() string { return "nats://127.0.0.1:" + strconv.Itoa(s.natsPort) }
