@@ -16,7 +16,7 @@ func (c *Client) Version(ctx context.Context) (string, error) {
 		RayVersion string `json:"ray_version"`
 	}](ctx, c, "/api/version")
 	if err == nil && reply.RayVersion == "" {
-		err = fmt.Errorf("Ray cluster %q: %s tells no Ray version: is it a Ray dashboard?", c.name, c.Address())
+		err = fmt.Errorf("cluster %q: %s tells no Ray version: is it a Ray dashboard?", c.name, c.Address())
 	}
 	return reply.RayVersion, err
 }
@@ -38,13 +38,13 @@ type nodesReply struct {
 	Data    struct {
 		Summary []struct {
 			Raylet struct {
-				NodeID         string             `json:"nodeId"`
+				NodeID         string             `json:"nodeId"` //nolint:tagliatelle // Ray's own
 				State          string             `json:"state"`
-				ResourcesTotal map[string]float64 `json:"resourcesTotal"`
+				ResourcesTotal map[string]float64 `json:"resourcesTotal"` //nolint:tagliatelle // Ray's own
 			} `json:"raylet"`
 		} `json:"summary"`
 		// By node id, lines such as `1.0/4.0 CPU`.
-		Logical map[string]string `json:"nodeLogicalResources"`
+		Logical map[string]string `json:"nodeLogicalResources"` //nolint:tagliatelle // Ray's own
 	} `json:"data"`
 }
 
@@ -55,7 +55,7 @@ func (c *Client) Nodes(ctx context.Context) (Nodes, error) {
 		return Nodes{}, err
 	}
 	if !reply.Result {
-		return Nodes{}, fmt.Errorf("Ray cluster %q: GET /nodes: %s", c.name, reason([]byte(reply.Message)))
+		return Nodes{}, fmt.Errorf("cluster %q: GET /nodes: %s", c.name, reason([]byte(reply.Message)))
 	}
 	var nodes Nodes
 	for _, node := range reply.Data.Summary {

@@ -212,7 +212,7 @@ func (d *rollout) apply(ctx context.Context) (done bool, err error) {
 func (d *rollout) put(ctx context.Context, serve *instance) error {
 	schema, err := serve.schema(Application, d.config)
 	if err != nil {
-		return fmt.Errorf("Ray cluster %q: %w", d.client.Name(), err)
+		return fmt.Errorf("cluster %q: %w", d.client.Name(), err)
 	}
 	if !serve.running() {
 		d.say("starting Ray Serve, without HTTP proxies")

@@ -17,6 +17,12 @@ import (
 	"rayexecutor/ray/worker"
 )
 
+// Serve's words.
+const (
+	running, deploying      = "RUNNING", "DEPLOYING"
+	declarative, imperative = "declarative", "imperative"
+)
+
 // fakeServe behaves as Ray's dashboard does: a PUT replaces all declarative
 // applications, leaves those of serve.run alone and builds anew only what has
 // changed; a build takes one look.
@@ -86,7 +92,9 @@ func (f *fakeServe) apply(body []byte) {
 	}
 	named := map[string]bool{}
 	for _, config := range schema.Applications {
-		var app struct{ Name string }
+		var app struct {
+			Name string `json:"name"`
+		}
 		if err := json.Unmarshal(config, &app); err != nil {
 			panic(err)
 		}
@@ -94,7 +102,7 @@ func (f *fakeServe) apply(body []byte) {
 		f.build(app.Name, config)
 	}
 	for name, app := range f.apps {
-		if app.Source == "declarative" && !named[name] {
+		if app.Source == declarative && !named[name] {
 			delete(f.apps, name)
 		}
 	}
@@ -109,13 +117,13 @@ func (f *fakeServe) build(name string, config json.RawMessage) {
 		app = &fakeApp{}
 		f.apps[name] = app
 	}
-	app.Source = "declarative"
+	app.Source = declarative
 	if string(app.Config) == string(config) {
 		return
 	}
-	app.Config, app.Status, app.Message = config, "DEPLOYING", ""
+	app.Config, app.Status, app.Message = config, deploying, ""
 	app.builds++
-	app.next = "RUNNING"
+	app.next = running
 	if f.outcome != "" {
 		app.next = f.outcome
 	}
@@ -136,19 +144,23 @@ func (f *fakeServe) tell(w http.ResponseWriter) {
 			}
 		}
 	}
-	_ = json.NewEncoder(w).Encode(map[string]any{
+	fmt.Fprint(w, encoded(map[string]any{
 		"controller_info": map[string]any{"actor_name": "SERVE_CONTROLLER_ACTOR"},
 		"proxy_location":  f.proxies, "http_options": map[string]any{"port": 8000, "ssl_keyfile": nil},
 		"grpc_options": map[string]any{"port": 9000}, "target_capacity": 100.0, "applications": applications,
-	})
+	}))
 }
 
 func (f *fakeServe) describe(app *fakeApp) map[string]any {
-	var config struct{ Args struct{ Replicas int } }
+	var config struct {
+		Args struct {
+			Replicas int `json:"replicas"`
+		} `json:"args"`
+	}
 	_ = json.Unmarshal(app.Config, &config)
 	state, status := "STARTING", "UPDATING"
-	if app.Status == "RUNNING" {
-		state, status = "RUNNING", "HEALTHY"
+	if app.Status == running {
+		state, status = running, "HEALTHY"
 	}
 	states := slices.Repeat([]map[string]string{{"state": state}}, config.Args.Replicas)
 	return map[string]any{
@@ -157,6 +169,14 @@ func (f *fakeServe) describe(app *fakeApp) map[string]any {
 			"status": status, "message": "", "target_num_replicas": config.Args.Replicas, "replicas": states,
 		}},
 	}
+}
+
+func encoded(value any) string {
+	text, err := json.Marshal(value)
+	if err != nil {
+		panic(err)
+	}
+	return string(text)
 }
 
 // sent is the last PUT.
@@ -195,7 +215,7 @@ func TestDeployOnAFreshCluster(t *testing.T) {
 		`"pools":{"default":10},"replicas":2,"version":%q},"import_path":"ray_executor_worker.app:build",`+
 		`"name":"ray-executor","route_prefix":null,"runtime_env":{"working_dir":%q}}],"proxy_location":"Disabled"}`,
 		pack.Hash, pack.URI())
-	if sent, _ := json.Marshal(fake.sent(t)); string(sent) != want {
+	if sent := encoded(fake.sent(t)); sent != want {
 		t.Errorf("sent %s\nwant %s", sent, want)
 	}
 	if !fake.packages[pack.Name()] {
@@ -248,24 +268,24 @@ func TestDeployKeepsEverythingElse(t *testing.T) {
 	fake, client := newFake(t)
 	const theirs = `{"name":"theirs","import_path":"a:b","args":{"n":12345678901234567890}}`
 	fake.running, fake.proxies = true, "EveryNode"
-	fake.apps["theirs"] = &fakeApp{Status: "RUNNING", Source: "declarative", Config: json.RawMessage(theirs), builds: 1}
-	fake.apps["notebook"] = &fakeApp{Status: "RUNNING", Source: "imperative"}
+	fake.apps["theirs"] = &fakeApp{Status: running, Source: declarative, Config: json.RawMessage(theirs), builds: 1}
+	fake.apps["notebook"] = &fakeApp{Status: running, Source: imperative}
 	// What a PUT of that name had left, before serve.run took the name.
-	fake.apps["stale"] = &fakeApp{Status: "RUNNING", Source: "imperative", Config: json.RawMessage(`{"name":"stale"}`)}
-	fake.apps["going"] = &fakeApp{Status: "DELETING", Source: "declarative"}
+	fake.apps["stale"] = &fakeApp{Status: running, Source: imperative, Config: json.RawMessage(`{"name":"stale"}`)}
+	fake.apps["going"] = &fakeApp{Status: "DELETING", Source: declarative}
 	if _, err := rollOut(t, client, 1); err != nil {
 		t.Fatal(err)
 	}
 	if app := fake.apps["theirs"]; app == nil || app.builds != 1 || string(app.Config) != theirs {
 		t.Errorf("theirs: %+v", app)
 	}
-	if fake.apps["notebook"] == nil || fake.apps["stale"].Source != "imperative" || fake.apps["going"] != nil {
+	if fake.apps["notebook"] == nil || fake.apps["stale"].Source != imperative || fake.apps["going"] != nil {
 		t.Errorf("apps: %v", fake.apps)
 	}
 	sent := fake.sent(t)
 	delete(sent, "applications")
 	want := `{"grpc_options":{"port":9000},"http_options":{"port":8000,"ssl_keyfile":null},"proxy_location":"EveryNode","target_capacity":100}`
-	if told, _ := json.Marshal(sent); string(told) != want {
+	if told := encoded(sent); told != want {
 		t.Errorf("sent %s\nwant %s", told, want)
 	}
 }
@@ -273,8 +293,8 @@ func TestDeployKeepsEverythingElse(t *testing.T) {
 func TestDeployRefusesToLoseOthers(t *testing.T) {
 	t.Parallel()
 	for want, app := range map[string]*fakeApp{
-		"tells no config to keep": {Status: "DEPLOYING", Source: "declarative"},
-		"secrets redacted": {Status: "RUNNING", Source: "declarative", Config: json.RawMessage(
+		"tells no config to keep": {Status: deploying, Source: declarative},
+		"secrets redacted": {Status: running, Source: declarative, Config: json.RawMessage(
 			`{"name":"theirs","runtime_env":{"env_vars":{"KEY":"<redacted>"}}}`)},
 	} {
 		fake, client := newFake(t)
@@ -311,7 +331,7 @@ func TestDeployJoinsOneThatIsUnderWay(t *testing.T) {
 		t.Fatal(err)
 	}
 	app := fake.apps[ray.Application]
-	app.Status, app.next = "DEPLOYING", "RUNNING"
+	app.Status, app.next = deploying, running
 	told, err := rollOut(t, client, 1)
 	if err != nil || len(fake.puts) != 1 || !strings.Contains(told[0], "already") {
 		t.Errorf("%v, %d puts, told %q", err, len(fake.puts), told)
@@ -321,7 +341,7 @@ func TestDeployJoinsOneThatIsUnderWay(t *testing.T) {
 func TestDeployEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	fake, client := newFake(t)
-	fake.outcome = "DEPLOYING"
+	fake.outcome = deploying
 	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
 	defer cancel()
 	err := ray.Deploy(ctx, client, options(packed(t, ""), 2, nil))

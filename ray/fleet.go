@@ -95,7 +95,7 @@ func (m *member) status(ctx context.Context) *rayexecutorv1.Cluster {
 	case <-ctx.Done():
 		return &rayexecutorv1.Cluster{
 			Name: m.client.Name(), Address: m.client.Address(),
-			Error: fmt.Sprintf("Ray cluster %q did not answer in time: %v", m.client.Name(), ctx.Err()),
+			Error: fmt.Sprintf("cluster %q did not answer in time: %v", m.client.Name(), ctx.Err()),
 		}
 	}
 }

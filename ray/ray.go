@@ -12,9 +12,13 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"strconv"
 	"strings"
 	"time"
 )
+
+// rayScheme is Ray Client's.
+const rayScheme = "ray"
 
 // dashboardPort is where a Ray head serves its dashboard unless told otherwise.
 const dashboardPort = "8265"
@@ -76,7 +80,7 @@ func ParseAddress(address string) (*url.URL, error) {
 	if err := checkAddress(parsed); err != nil {
 		return nil, err
 	}
-	if parsed.Scheme == "ray" {
+	if parsed.Scheme == rayScheme {
 		return &url.URL{Scheme: "http", Host: net.JoinHostPort(parsed.Hostname(), dashboardPort)}, nil
 	}
 	parsed.Path = strings.TrimSuffix(parsed.Path, "/")
@@ -86,7 +90,7 @@ func ParseAddress(address string) (*url.URL, error) {
 func checkAddress(parsed *url.URL) error {
 	bad := func(what string) error { return fmt.Errorf("address %q %s", parsed.Redacted(), what) }
 	switch {
-	case parsed.Scheme != "ray" && parsed.Scheme != "http" && parsed.Scheme != "https":
+	case parsed.Scheme != rayScheme && parsed.Scheme != "http" && parsed.Scheme != "https":
 		return bad("has no scheme that is known: write ray://host:10001 or http://host:8265")
 	case parsed.Hostname() == "":
 		return bad("has no host: write ray://host:10001 or http://host:8265")
@@ -94,7 +98,7 @@ func checkAddress(parsed *url.URL) error {
 		return bad("has a user in it: set RAY_AUTH_TOKEN instead")
 	case parsed.RawQuery != "" || parsed.ForceQuery || parsed.Fragment != "":
 		return bad("has a query or a fragment: leave it out")
-	case parsed.Scheme == "ray" && strings.Trim(parsed.Path, "/") != "":
+	case parsed.Scheme == rayScheme && strings.Trim(parsed.Path, "/") != "":
 		return bad("has a path: write ray://host:10001, or http://… for a dashboard below a path")
 	case !validPort(parsed.Port()):
 		return bad("has a port that is not 1 to 65535")
@@ -106,7 +110,7 @@ func validPort(port string) bool {
 	if port == "" {
 		return true
 	}
-	number, err := net.LookupPort("tcp", port)
+	number, err := strconv.ParseUint(port, 10, 16)
 	return err == nil && number > 0
 }
 

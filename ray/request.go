@@ -112,7 +112,7 @@ func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
 }
 
 func (c *Client) about(r request) string {
-	return fmt.Sprintf("Ray cluster %q: %s %s", c.name, r.method, r.path)
+	return fmt.Sprintf("cluster %q: %s %s", c.name, r.method, r.path)
 }
 
 func (c *Client) refused(r request, response *http.Response, body []byte) error {

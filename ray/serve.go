@@ -118,11 +118,11 @@ func (i *instance) others(name string) ([]any, error) {
 // keepable refuses what cannot be put back as it was.
 func (a *application) keepable(name string) error {
 	if given(a.Config) == nil {
-		return fmt.Errorf("Serve application %q (%s) tells no config to keep, and deploying would delete it: "+
+		return fmt.Errorf("its Serve application %q (%s) tells no config to keep, and deploying would delete it: "+
 			"nothing was changed; try again once it runs, or delete it", name, a.Status)
 	}
 	if redacted(a.Config) {
-		return fmt.Errorf("Serve application %q is shown with its secrets redacted, and deploying would lose them: "+
+		return fmt.Errorf("its Serve application %q is shown with its secrets redacted, and deploying would lose them: "+
 			"nothing was changed; reach the dashboard without the proxy that adds a browser's headers", name)
 	}
 	return nil

@@ -3,6 +3,7 @@ package ray
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 
@@ -30,7 +31,7 @@ func (c *Client) Status(ctx context.Context) *rayexecutorv1.Cluster {
 
 	status := &rayexecutorv1.Cluster{
 		Name: c.name, Address: c.Address(), RayVersion: version, Reachable: versionErr == nil,
-		Nodes:    int32(min(nodes.Alive, 1<<30)), //nolint:gosec // bounded here
+		Nodes:    int32(min(nodes.Alive, 1<<30)),
 		CpusUsed: nodes.CPUsUsed, CpusTotal: nodes.CPUsTotal,
 		GpusUsed: nodes.GPUsUsed, GpusTotal: nodes.GPUsTotal,
 	}
@@ -47,11 +48,11 @@ func (c *Client) Status(ctx context.Context) *rayexecutorv1.Cluster {
 func (i *instance) describe(status *rayexecutorv1.Cluster) error {
 	app, deployed := i.Applications[Application]
 	if !deployed {
-		return fmt.Errorf("the worker is not deployed: run `ray-executor deploy`")
+		return errors.New("the worker is not deployed: run `ray-executor deploy`")
 	}
 	running, target := app.replicas()
-	status.WorkerReplicas = int32(min(running, 1<<30))      //nolint:gosec // bounded here
-	status.WorkerReplicasTarget = int32(min(target, 1<<30)) //nolint:gosec // bounded here
+	status.WorkerReplicas = int32(min(running, 1<<30))
+	status.WorkerReplicasTarget = int32(min(target, 1<<30))
 	if app.Status != statusRunning {
 		return fmt.Errorf("the worker is %s: %s", app.Status, app.why())
 	}

@@ -35,7 +35,7 @@ func (d *rollout) wait(ctx context.Context) error {
 		return nil
 	}
 	if ctx.Err() != nil {
-		return fmt.Errorf("Ray cluster %q: the worker does not run yet, %w: %s",
+		return fmt.Errorf("cluster %q: the worker does not run yet, %w: %s",
 			d.client.Name(), context.Cause(ctx), watch.last)
 	}
 	return err
@@ -63,7 +63,7 @@ func (w *watch) look(ctx context.Context) error {
 	w.answered = time.Now()
 	app, deployed := serve.Applications[Application]
 	if !deployed || (given(app.Config) != nil && !w.same(app.Config)) {
-		return backoff.Permanent(fmt.Errorf("Ray cluster %q: someone else has just changed the Serve applications, "+
+		return backoff.Permanent(fmt.Errorf("cluster %q: someone else has just changed the Serve applications, "+
 			"and the worker with them: find out who, then deploy again", w.client.Name()))
 	}
 	return w.judge(&app)
@@ -77,7 +77,7 @@ func (w *watch) judge(app *application) error {
 	case complete:
 		return nil
 	case app.Status == statusDeployFailed:
-		return backoff.Permanent(fmt.Errorf("Ray cluster %q: the worker failed to deploy: %s", w.client.Name(), app.why()))
+		return backoff.Permanent(fmt.Errorf("cluster %q: the worker failed to deploy: %s", w.client.Name(), app.why()))
 	}
 	return errStarting
 }
@@ -128,10 +128,12 @@ func (d *deployment) why(name string) string {
 	for _, replica := range d.Replicas {
 		states[replica.State]++
 	}
-	line := name + " " + d.Status
+	parts := make([]string, 0, 1+len(states))
+	parts = append(parts, name+" "+d.Status)
 	for _, state := range slices.Sorted(maps.Keys(states)) {
-		line += fmt.Sprintf(", %d %s", states[state], state)
+		parts = append(parts, fmt.Sprintf("%d %s", states[state], state))
 	}
+	line := strings.Join(parts, ", ")
 	if d.Message != "" {
 		line += ": " + gist(d.Message)
 	}

@@ -1,6 +1,7 @@
 package local
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -22,14 +23,15 @@ const (
 // to all of them, so that two Rays that start at once, in whatever processes,
 // get different blocks, and a process that dies lets go of its own.
 type ports struct {
-	base            int
-	claim           net.Listener
-	gcs, dashboardP int
+	base  int
+	claim net.Listener
+	// gcs and head are where Ray's GCS and dashboard listen.
+	gcs, head int
 }
 
 // claim finds a free block. gcs and dashboard replace its own where not 0.
 func claim(gcs, dashboard int) (*ports, error) {
-	blocks := rand.Perm((lastPort - firstPort) / block)
+	blocks := rand.Perm((lastPort - firstPort) / block) //nolint:gosec // to be apart, not secret
 	for _, i := range blocks {
 		base := firstPort + i*block
 		held, err := listen(base)
@@ -37,7 +39,7 @@ func claim(gcs, dashboard int) (*ports, error) {
 			continue
 		}
 		if allFree(base+1, base+block) {
-			return &ports{base: base, claim: held, gcs: or(gcs, base+1), dashboardP: or(dashboard, base+2)}, nil
+			return &ports{base: base, claim: held, gcs: or(gcs, base+1), head: or(dashboard, base+2)}, nil
 		}
 		if err := held.Close(); err != nil {
 			return nil, err
@@ -53,34 +55,29 @@ func (p *ports) release() error {
 	return nil
 }
 
-func (p *ports) dashboard() int { return p.dashboardP }
+func (p *ports) dashboard() int { return p.head }
 
 // arguments name every port that Ray would otherwise choose itself.
 func (p *ports) arguments() []string {
-	var arguments []string
-	for _, flag := range []struct {
-		name string
-		port int
-	}{
-		{"port", p.gcs},
-		{"dashboard-port", p.dashboardP},
-		{"dashboard-agent-listen-port", p.base + 3},
-		{"dashboard-agent-grpc-port", p.base + 4},
-		{"metrics-export-port", p.base + 5},
-		{"ray-client-server-port", p.base + 6},
-		{"runtime-env-agent-port", p.base + 7},
-		{"node-manager-port", p.base + 8},
-		{"object-manager-port", p.base + 9},
-		{"min-worker-port", p.base + firstWorker},
-		{"max-worker-port", p.base + block - 1},
-	} {
-		arguments = append(arguments, "--"+flag.name+"="+strconv.Itoa(flag.port))
+	flag := func(name string, port int) string { return "--" + name + "=" + strconv.Itoa(port) }
+	return []string{
+		flag("port", p.gcs),
+		flag("dashboard-port", p.head),
+		flag("dashboard-agent-listen-port", p.base+3),
+		flag("dashboard-agent-grpc-port", p.base+4),
+		flag("metrics-export-port", p.base+5),
+		flag("ray-client-server-port", p.base+6),
+		flag("runtime-env-agent-port", p.base+7),
+		flag("node-manager-port", p.base+8),
+		flag("object-manager-port", p.base+9),
+		flag("min-worker-port", p.base+firstWorker),
+		flag("max-worker-port", p.base+block-1),
 	}
-	return arguments
 }
 
 func listen(port int) (net.Listener, error) {
-	return net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	var config net.ListenConfig
+	return config.Listen(context.Background(), "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 }
 
 // allFree tells whether every port from first up to below end can be taken.

@@ -33,7 +33,7 @@ type process struct {
 // start runs a command line. The thread that starts a process counts as its
 // parent in the kernel's eyes, so it is held until the process has ended.
 func start(line, environment []string, dir string, output *os.File) (*process, error) {
-	command := exec.Command(line[0], line[1:]...) //nolint:gosec,noctx // the operator's own venv; ended by end
+	command := exec.Command(line[0], line[1:]...) //nolint:noctx // the operator's own venv; ended by end
 	command.Env, command.Dir, command.Stdout, command.Stderr = environment, dir, output, output
 	command.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGTERM}
 	p := &process{exited: make(chan struct{})}

@@ -151,8 +151,9 @@ func TestDescriptorsStandAlone(t *testing.T) {
 	if bytes.Contains(data, []byte("validate")) || bytes.Contains(data, []byte("IGNORE")) {
 		t.Error("something of buf.validate is left")
 	}
-	var seen []string
-	for _, file := range descriptors(t).GetFile() {
+	files := descriptors(t).GetFile()
+	seen := make([]string, 0, len(files))
+	for _, file := range files {
 		for _, dependency := range file.GetDependency() {
 			if !slices.Contains(seen, dependency) {
 				t.Errorf("%s comes before %s", file.GetName(), dependency)

@@ -15,7 +15,7 @@ func main() {
 	}
 	descriptors, err := worker.Descriptors()
 	if err == nil {
-		err = os.WriteFile(os.Args[1], descriptors, 0o644)
+		err = os.WriteFile(os.Args[1], descriptors, 0o600) //nolint:gosec // its caller says where
 	}
 	if err != nil {
 		log.Fatal(err)
