@@ -48,7 +48,7 @@ func TestParseAddressSaysWhatIsWrong(t *testing.T) {
 		"http://me:hunter2@head":   "RAY_AUTH_TOKEN",
 		"http://head?x=1":          "query",
 		"http://head#x":            "fragment",
-		"ray://head:10001/x":       "path",
+		"ray://head/x":             "path",
 		"http://head:0":            "1 to 65535",
 		"http://head:70000":        "1 to 65535",
 		"http://me:hunter2@he ad/": "not a URL",
