@@ -64,7 +64,7 @@ func TestParseAddressSaysWhatIsWrong(t *testing.T) {
 }
 
 func FuzzParseAddress(f *testing.F) {
-	for _, seed := range []string{"ray://head:10001", "https://a/b?c#d", "http://[::1", "head:8265", "ray://a:b@c"} {
+	for _, seed := range []string{"ray://a:10001", "https://a/b?c#d", "http://[::1", "head:8265", "ray://a:b@c"} {
 		f.Add(seed)
 	}
 	f.Fuzz(func(t *testing.T, address string) {
