@@ -120,7 +120,7 @@ class Puller:
 
     async def _request(self) -> None:
         room = self._slots - self._held
-        if self._open is not None or room <= 0:
+        if self._open is not None or room <= 0 or self._stopping:
             return
         batch = min(room, _BATCH)
         inbox = f"{self._inbox}.{next(self._numbers)}"

@@ -50,8 +50,9 @@ PATIENCE_S = 20.0
 class NatsServer:
     """A nats-server process with a store that survives its restarts."""
 
-    def __init__(self, binary: Path, directory: Path) -> None:
+    def __init__(self, binary: Path, directory: Path, *flags: str) -> None:
         self._binary = binary
+        self._flags = flags
         self._directory = directory
         self._process: Optional[subprocess.Popen[bytes]] = None
         self._port = -1
@@ -71,6 +72,7 @@ class NatsServer:
                     *(str(self._binary), "-a", "127.0.0.1", "-p", str(self._port)),
                     *("-js", "-sd", str(self._directory / "store")),
                     *("--ports_file_dir", str(ports)),
+                    *self._flags,
                 ],
                 stdout=log,
                 stderr=log,

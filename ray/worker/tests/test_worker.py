@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import FakeModel, Journalist, a, intercept, until, working
+from harness import FakeModel, Journalist, NatsServer, a, intercept, until, working
 from nats.js.errors import APIError
 
 from ray_executor_worker.clock import JournalClock
-from ray_executor_worker.connection import UnavailableError
+from ray_executor_worker.connection import Connection, UnavailableError
+from ray_executor_worker.deliberation import cancel
 from ray_executor_worker.journal import RESULTS_BUCKET, STREAM, Journal
 from ray_executor_worker.messages import AGENT, COMPLETED, REQUESTED, STARTED, Result
+from ray_executor_worker.settings import Secrets
 
 DONE = {"status": "completed"}
 
@@ -553,3 +556,62 @@ async def test_the_servers_clock_is_asked(journalist: Journalist) -> None:
         clock = JournalClock(wall=lambda: 0.0)
         await Journal(worker._connection, clock).observe_clock()
         assert abs(clock.monotonic_of(time.time()) - loop.time()) < 1
+
+
+async def test_what_is_held_is_not_delivered_again(
+    journalist: Journalist, model: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray_executor_worker.worker._HEARTBEAT_S", 0.1)
+    js = journalist.nc.jetstream()
+    await js.delete_consumer(STREAM, "pool-default")
+    await journalist.add_pool("default", ack_wait_s=2)
+    async with working(journalist):
+        await journalist.submit("d1", [a("a1", "slow")], model.url)
+        await until(lambda: model.open, 1)
+        await asyncio.sleep(3)  # the server's time, longer than its ack wait
+        assert (await js.consumer_info(STREAM, "pool-default")).num_redelivered == 0
+        model.let_go.set()
+        await journalist.end("d1")
+        await journalist.settled()
+
+
+async def test_a_redelivery_to_its_holder_changes_nothing(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    js = journalist.nc.jetstream()
+    await js.delete_consumer(STREAM, "pool-default")
+    await journalist.add_pool("default", ack_wait_s=0.5)
+
+    async def redelivered() -> int:
+        return (await js.consumer_info(STREAM, "pool-default")).num_redelivered or 0
+
+    async with working(journalist):
+        await journalist.submit("d1", [a("a1", "slow")], model.url)
+        await until(redelivered, 1)
+        model.let_go.set()
+        await journalist.end("d1")
+        await journalist.settled()
+    assert len(model.requests) == 1
+    assert (await journalist.kinds("d1")).count("started.default") == 1
+
+
+async def test_a_token_is_read_anew_by_the_next_connection(
+    nats_binary: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = tmp_path / "token"
+    token.write_text("wrong", encoding="utf-8")
+    server = NatsServer(nats_binary, tmp_path, "--auth", "right")
+    server.start()
+    connection = Connection((server.url,), Secrets({"NATS_TOKEN_FILE": str(token)}), "test")
+    connected = asyncio.Event()
+    connection.on_connected = connected.set
+    keeper = asyncio.create_task(connection.keep())
+    try:
+        await until(lambda: "Authorization Violation" in caplog.text, wanted=True)
+        token.write_text("right", encoding="utf-8")
+        await asyncio.wait_for(connected.wait(), 20)
+    finally:
+        await cancel([keeper])
+        await connection.close()
+        server.stop()
+    assert "right" not in caplog.text
