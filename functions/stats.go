@@ -1,6 +1,7 @@
 package functions
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -63,8 +64,8 @@ func reasons(clusters []*pb.Cluster) []string {
 		case !cluster.GetReachable():
 			reasons = append(reasons, fmt.Sprintf("cluster %s cannot be reached: %s", cluster.GetName(), cluster.GetError()))
 		case cluster.GetWorkerReplicas() < cluster.GetWorkerReplicasTarget() || cluster.GetWorkerReplicas() == 0:
-			reasons = append(reasons, fmt.Sprintf("cluster %s runs %d of %d worker replicas: %s",
-				cluster.GetName(), cluster.GetWorkerReplicas(), cluster.GetWorkerReplicasTarget(), cluster.GetError()))
+			reasons = append(reasons, fmt.Sprintf("cluster %s runs %d of %d worker replicas: %s", cluster.GetName(),
+				cluster.GetWorkerReplicas(), cluster.GetWorkerReplicasTarget(), cmp.Or(cluster.GetError(), "has it been deployed, and is there room?")))
 		}
 	}
 	return reasons
