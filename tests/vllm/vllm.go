@@ -21,7 +21,6 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
-	"testing"
 	"time"
 )
 
@@ -52,30 +51,9 @@ type Server struct {
 	port   string
 }
 
-// Start installs vLLM where that is missing and starts one, which ends with
-// the test. It wants Linux on x86_64 and is skipped under -short.
-func Start(tb testing.TB) *Server {
-	tb.Helper()
-	if testing.Short() {
-		tb.Skip("starts a real vLLM")
-	}
-	if runtime.GOOS != "linux" || runtime.GOARCH != "amd64" {
-		tb.Skip("vLLM on the CPU is installed on Linux on x86_64 only")
-	}
-	server, err := Launch(tb.Context())
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() {
-		if err := server.Stop(); err != nil {
-			tb.Error(err)
-		}
-	})
-	return server
-}
-
-// Launch is Start for TestMain: call Stop at the end. Should this process die
-// without it, up.sh stops the server.
+// Launch installs vLLM where that is missing and starts one; call Stop at the
+// end. Should this process die without it, up.sh stops the server. It wants
+// Linux on x86_64.
 func Launch(ctx context.Context) (*Server, error) {
 	_, file, _, ok := runtime.Caller(0)
 	if !ok {

@@ -39,7 +39,7 @@ func ask(ctx context.Context, s *vllm.Server, key, model, text string) (int, str
 
 // What the worker and the stand-in take for granted about vLLM.
 func TestVLLM(t *testing.T) {
-	s := vllm.Start(t)
+	s := server
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 

@@ -1,0 +1,188 @@
+//go:build vllm
+
+package vllm_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	pb "rayexecutor/proto/ray_executor/v1"
+	"rayexecutor/tests/system"
+	"rayexecutor/tests/vllm"
+)
+
+// The tests share one vLLM: it takes a minute to start.
+var server *vllm.Server
+
+func TestMain(m *testing.M) {
+	code, err := run(m)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+func run(m *testing.M) (code int, err error) {
+	server, err = vllm.Launch(context.Background())
+	if err != nil {
+		return 1, err
+	}
+	defer func() {
+		if stopping := server.Stop(); stopping != nil {
+			code, err = 1, stopping
+		}
+	}()
+	return m.Run(), nil
+}
+
+// setup starts the whole system, its Ray nodes with vLLM's key.
+func setup(t *testing.T) *system.System {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "vllm")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sys, err := system.New(system.Options{
+		Dir: dir, ModelURL: server.URL, Model: server.Model, Settings: []string{"VLLM_API_KEY=" + server.APIKey},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(sys.Logs())
+		}
+		if err := sys.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+		os.RemoveAll(dir)
+	})
+	for _, step := range []func(context.Context) error{sys.StartNATS, sys.StartRay, sys.StartServer} {
+		if err := step(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return sys
+}
+
+// TestDeliberations is the core of tests/e2e on a real vLLM.
+func TestDeliberations(t *testing.T) {
+	sys := setup(t)
+	t.Run("completed with the model's own text", func(t *testing.T) { completes(t, sys) })
+	t.Run("an unknown model is the agent's failure", func(t *testing.T) { unknownModel(t, sys) })
+	t.Run("a cancel stops generation", func(t *testing.T) { cancelStopsGeneration(t, sys) })
+	t.Run("a deadline stops generation", func(t *testing.T) { deadlineStopsGeneration(t, sys) })
+	t.Run("the key stays on the cluster", func(t *testing.T) { keyStaysOnTheCluster(t, sys) })
+}
+
+func request(task, description string, models ...string) *pb.ExecuteDeliberationRequest {
+	submitted := &pb.ExecuteDeliberationRequest{TaskId: task, TaskDescription: description, Role: "DEV"}
+	for i, model := range models {
+		submitted.Agents = append(submitted.Agents, &pb.Agent{Id: fmt.Sprintf("agent-%d", i), Model: model})
+	}
+	return submitted
+}
+
+func completes(t *testing.T, sys *system.System) {
+	status := sys.AwaitEnd(t, sys.Submit(t, request("three", "Build a login page", "", "", "")))
+	if status.GetStatus() != "completed" || len(status.GetResults()) != 3 {
+		t.Fatalf("it is %v", status)
+	}
+	for _, result := range status.GetResults() {
+		metadata := result.GetMetadata()
+		if strings.TrimSpace(result.GetProposal()) == "" || metadata["finish_reason"] != "stop" ||
+			metadata["completion_tokens"] == "" || metadata["model"] != server.Model {
+			t.Errorf("%s proposed %q, %v", result.GetAgentId(), result.GetProposal(), metadata)
+		}
+	}
+	t.Logf("three agents in %s", status.GetEndedAt().AsTime().Sub(status.GetSubmittedAt().AsTime()))
+}
+
+func unknownModel(t *testing.T, sys *system.System) {
+	status := sys.AwaitEnd(t, sys.Submit(t, request("unknown-model", "Build a login page", "", "nobody")))
+	failure := status.GetResults()[1].GetMetadata()
+	if status.GetStatus() != "completed" || !strings.Contains(failure["error"], "404") || !strings.Contains(failure["error"], "nobody") {
+		t.Errorf("it is %s, the agent's metadata %v", status.GetStatus(), failure)
+	}
+	if failure["attempts"] != "1" {
+		t.Errorf("what cannot be mended was asked for %s times", failure["attempts"])
+	}
+}
+
+func cancelStopsGeneration(t *testing.T, sys *system.System) {
+	id := sys.Submit(t, request("cancel", "Count to a million "+vllm.Slow, "", ""))
+	awaitRunning(t, 2)
+	if got := sys.Cancel(t, id, "enough"); got != "cancelled" {
+		t.Errorf("cancel answers %s", got)
+	}
+	cancelled := time.Now()
+	awaitRunning(t, 0)
+	t.Logf("vLLM ran nothing %s after the cancel", time.Since(cancelled).Round(time.Millisecond))
+	if got := sys.Status(t, id).GetStatus(); got != "cancelled" {
+		t.Errorf("it is %s", got)
+	}
+}
+
+func deadlineStopsGeneration(t *testing.T, sys *system.System) {
+	submitted := request("deadline", "Count to a million "+vllm.Slow, "")
+	submitted.Constraints = &pb.TaskConstraints{TimeoutSeconds: 2}
+	status := sys.AwaitEnd(t, sys.Submit(t, submitted))
+	if status.GetStatus() != "failed" || !strings.Contains(status.GetErrorMessage(), "timed out") {
+		t.Errorf("it is %s: %s", status.GetStatus(), status.GetErrorMessage())
+	}
+	awaitRunning(t, 0)
+}
+
+// keyStaysOnTheCluster looks for the key where anyone could read it.
+func keyStaysOnTheCluster(t *testing.T, sys *system.System) {
+	response, err := http.Get(sys.Ray().Address() + "/api/serve/applications/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	config, err := io.ReadAll(response.Body)
+	if err != nil || !strings.Contains(string(config), "ray-executor") || strings.Contains(string(config), server.APIKey) {
+		t.Errorf("Serve's config: %v\n%s", err, config)
+	}
+	conn, err := sys.NATS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	js, err := jetstream.New(conn)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stream, err := js.Stream(t.Context(), "DELIBERATIONS")
+	if err != nil {
+		t.Fatal(err)
+	}
+	last := stream.CachedInfo().State.LastSeq
+	for sequence := uint64(1); sequence <= last; sequence++ {
+		message, err := stream.GetMsg(t.Context(), sequence)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.Contains(string(message.Data), server.APIKey) {
+			t.Errorf("the key stands in %s", message.Subject)
+		}
+	}
+}
+
+func awaitRunning(t *testing.T, want float64) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	if err := server.WaitRunning(ctx, want); err != nil {
+		t.Fatal(err)
+	}
+}
