@@ -163,8 +163,11 @@ func TestModelHostsFollowTheModel(t *testing.T) {
 func TestNoSecretInAnError(t *testing.T) {
 	t.Parallel()
 	for _, given := range []map[string]string{
-		{"NATS_URL": "nats//user:hunter2@nats"}, {"NATS_URL": "nats://user:hunter2@"}, {"NATS_URL": "nats://user:%hunter2@nats"},
-		{"VLLM_URL": "http://user:hunter2@vllm"}, {"MODEL_HOSTS": "http://user:hunter2@vllm"},
+		{"NATS_URL": "nats//user:hunter2@nats"},
+		{"NATS_URL": "nats://user:hunter2@"},
+		{"NATS_URL": "nats://user:%hunter2@nats"},
+		{"VLLM_URL": "http://user:hunter2@vllm"},
+		{"MODEL_HOSTS": "http://user:hunter2@vllm"},
 		{"RAY_ADDRESS": "ray//hunter2@ray", "RAY_AUTH_TOKEN": "hunter2"},
 	} {
 		_, err := config.Parse(given)

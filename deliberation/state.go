@@ -187,8 +187,8 @@ func (d *Deliberation) Status(id string) *pb.GetDeliberationStatusResponse {
 		Pool:           d.Requested.GetPool(),
 		TaskId:         d.Requested.GetTaskId(),
 	}
-	if i := slices.IndexFunc(response.Results, Proposed); i >= 0 {
-		response.Result = response.Results[i]
+	if i := slices.IndexFunc(response.GetResults(), Proposed); i >= 0 {
+		response.Result = response.GetResults()[i]
 	}
 	return response
 }

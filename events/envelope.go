@@ -114,7 +114,11 @@ func readBatch(data []byte) ([]event.Event, error) {
 // could be told of it, for Validate to refuse. Where that does not identify
 // it, its bytes and its place do, so that its reply has an id of its own.
 func unreadable(data []byte, place int, cause error) event.Event {
-	var told struct{ ID, Source, DataContentType string }
+	var told struct {
+		ID              string `json:"id"`
+		Source          string `json:"source"`
+		DataContentType string `json:"datacontenttype"`
+	}
 	_ = json.Unmarshal(data, &told) // what can be told
 	e := event.New()
 	e.SetSource(told.Source)

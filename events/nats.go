@@ -3,6 +3,7 @@ package events
 import (
 	"fmt"
 	"strconv"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -46,7 +47,7 @@ func Encode(lifecycle proto.Message, source, traceParent string) (Message, error
 	if err != nil {
 		return Message{}, fmt.Errorf("marshal %s: %w", Type(lifecycle), err)
 	}
-	_, _, id, _ := ParseSubject(subject)
+	id := subject[strings.LastIndexByte(subject, '.')+1:]
 	header := map[string][]string{
 		headerSpec:        {"1.0"},
 		headerID:          {eventID},

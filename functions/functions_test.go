@@ -311,8 +311,12 @@ func TestCancel(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, step := range []struct{ id, reason, want string }{
-		{"d", "changed my mind", "cancelled"}, {"d", "again", "cancelled"}, {"e", "", "cancelled"}, {"old", "", "cancelled"},
-		{"g", "", "completed"}, {"x", "", "not_found"},
+		{"d", "changed my mind", "cancelled"},
+		{"d", "again", "cancelled"},
+		{"e", "", "cancelled"},
+		{"old", "", "cancelled"},
+		{"g", "", "completed"},
+		{"x", "", "not_found"},
 	} {
 		if got := cancel(step.id, step.reason); got != step.want {
 			t.Errorf("%s is %s, want %s", step.id, got, step.want)

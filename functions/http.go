@@ -110,7 +110,7 @@ func writeProblem(w http.ResponseWriter, status int, title string, coded *delibe
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(status)
 	// The status is out: a caller who went away learns nothing more.
-	_ = json.NewEncoder(w).Encode(problem{
+	_ = json.NewEncoder(w).Encode(problem{ //nolint:errchkjson // strings alone
 		Type: "about:blank", Title: title, Status: status, Detail: coded.Error(),
 		Code: string(coded.Code), Field: coded.Field, DeliberationID: coded.DeliberationID,
 	})

@@ -302,10 +302,14 @@ func TestBatch(t *testing.T) {
 	replies := readBatch(t, f.serve(r))
 	want := []struct{ kind, field, code string }{
 		{"Error", "specversion", "invalid_argument"},
-		{"ExecuteDeliberationResponse", "", ""}, {"GetDeliberationStatusResponse", "", ""},
-		{"Error", "type", "invalid_argument"}, {"Error", "datacontenttype", "invalid_argument"},
-		{"Error", "deliberation_id", "conflict"}, {"Error", "deliberation_id", "invalid_argument"},
-		{"ExecuteDeliberationResponse", "", ""}, {"ExecuteDeliberationResponse", "", ""},
+		{"ExecuteDeliberationResponse", "", ""},
+		{"GetDeliberationStatusResponse", "", ""},
+		{"Error", "type", "invalid_argument"},
+		{"Error", "datacontenttype", "invalid_argument"},
+		{"Error", "deliberation_id", "conflict"},
+		{"Error", "deliberation_id", "invalid_argument"},
+		{"ExecuteDeliberationResponse", "", ""},
+		{"ExecuteDeliberationResponse", "", ""},
 	}
 	if len(replies) != len(want) {
 		t.Fatalf("%d replies to %d events", len(replies), len(want))
