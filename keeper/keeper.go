@@ -85,7 +85,7 @@ func (k *Keeper) always(ctx context.Context, doing string, task func(context.Con
 		started := time.Now()
 		err := task(ctx)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // it was asked to stop, and has
 		}
 		if time.Since(started) > time.Minute {
 			pause.Reset()

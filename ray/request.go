@@ -82,7 +82,7 @@ func (c *Client) do(ctx context.Context, r request) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w%s", c.about(r), err, c.remedy(err))
 	}
-	defer response.Body.Close() //nolint:errcheck // read to its end, or given up
+	defer response.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(response.Body, maxReply+1))
 	switch {
 	case err != nil:

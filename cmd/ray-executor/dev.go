@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"time"
 
@@ -64,26 +65,26 @@ func (d *dev) run(ctx context.Context) error {
 	return d.serve(ctx)
 }
 
-// say tells of progress, with the seconds since the start.
-func (d *dev) say(format string, args ...any) {
+// sayf tells of progress, with the seconds since the start.
+func (d *dev) sayf(format string, args ...any) {
 	fmt.Fprintf(d.out, "%6.1fs  %s\n", time.Since(d.started).Seconds(), fmt.Sprintf(format, args...))
 }
 
 // stop ends the parts, the last one first.
 func (d *dev) stop() {
-	for i := len(d.stops) - 1; i >= 0; i-- {
-		d.stops[i]()
+	for _, stop := range slices.Backward(d.stops) {
+		stop()
 	}
 }
 
 // startNATS starts a NATS server with JetStream in this process, unless
 // NATS_URL names one. Its journal outlives it.
-func (d *dev) startNATS(context.Context) error {
+func (d *dev) startNATS(ctx context.Context) error {
 	if d.given["NATS_URL"] != "" {
 		return nil
 	}
 	options := &server.Options{
-		ServerName: "ray-executor-dev", Host: "127.0.0.1", Port: freePort(4222),
+		ServerName: "ray-executor-dev", Host: "127.0.0.1", Port: freePort(ctx, 4222),
 		JetStream: true, StoreDir: filepath.Join(d.data, "nats"), NoSigs: true, NoLog: true,
 	}
 	embedded, err := server.NewServer(options)
@@ -96,7 +97,7 @@ func (d *dev) startNATS(context.Context) error {
 		return fmt.Errorf("embedded NATS did not start; is another dev running with --data %s?", d.data)
 	}
 	d.given["NATS_URL"] = embedded.ClientURL()
-	d.say("NATS %s on %s, its journal in %s", server.VERSION, embedded.ClientURL(), options.StoreDir)
+	d.sayf("NATS %s on %s, its journal in %s", server.VERSION, embedded.ClientURL(), options.StoreDir)
 	return nil
 }
 
@@ -105,7 +106,7 @@ func (d *dev) startModel(ctx context.Context) error {
 	if d.given["VLLM_URL"] != "" {
 		return nil
 	}
-	url, stop, err := runModel(ctx, freePort(8000), standin.Options{Logger: slog.New(slog.DiscardHandler)})
+	url, stop, err := runModel(ctx, freePort(ctx, 8000), standin.Options{Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return fmt.Errorf("stand-in model: %w", err)
 	}
@@ -114,7 +115,7 @@ func (d *dev) startModel(ctx context.Context) error {
 	if d.given["VLLM_MODEL"] == "" {
 		d.given["VLLM_MODEL"] = "stand-in"
 	}
-	d.say("stand-in model on %s", url)
+	d.sayf("stand-in model on %s", url)
 	return nil
 }
 
@@ -123,7 +124,7 @@ func (d *dev) startRay(ctx context.Context) error {
 	if d.given["RAY_ADDRESS"] != "" {
 		return nil
 	}
-	d.say("Ray is starting …")
+	d.sayf("Ray is starting …")
 	logs, err := filepath.Abs(filepath.Join(d.data, "ray"))
 	if err != nil {
 		return err
@@ -133,13 +134,13 @@ func (d *dev) startRay(ctx context.Context) error {
 		return err
 	}
 	d.stops = append(d.stops, func() {
-		d.say("Ray is stopping …")
+		d.sayf("Ray is stopping …")
 		if err := ray.Stop(context.WithoutCancel(ctx)); err != nil {
 			fmt.Fprintln(d.errors, err)
 		}
 	})
 	d.given["RAY_ADDRESS"] = ray.Address()
-	d.say("Ray on %s", ray.Address())
+	d.sayf("Ray on %s", ray.Address())
 	return nil
 }
 
@@ -150,7 +151,7 @@ func (d *dev) deploy(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
-	say := func(line string) { d.say("%s", line) }
+	say := func(line string) { d.sayf("%s", line) }
 	if err := deployJournal(ctx, settings, log, say); err != nil {
 		return err
 	}
@@ -197,7 +198,7 @@ func (d *dev) serve(ctx context.Context) error {
 // demonstrate sends a deliberation of three agents through it all and prints
 // what each proposed and how long each step took.
 func (d *dev) demonstrate(ctx context.Context, url string) error {
-	d.say("serving on %s", url)
+	d.sayf("serving on %s", url)
 	client := newClient(url)
 	if err := awaitServer(ctx, url); err != nil {
 		return err
@@ -211,7 +212,7 @@ func (d *dev) demonstrate(ctx context.Context, url string) error {
 	if err != nil {
 		return err
 	}
-	d.say("submitted deliberation %s of three agents", receipt.GetDeliberationId())
+	d.sayf("submitted deliberation %s of three agents", receipt.GetDeliberationId())
 	status, err := follow(ctx, client, receipt.GetDeliberationId(), newProgress(d.out, true).show)
 	if err != nil {
 		return err
@@ -238,9 +239,9 @@ func awaitServer(ctx context.Context, url string) error {
 }
 
 // freePort returns the preferred port where it is free, else any that is.
-func freePort(preferred int) int {
+func freePort(ctx context.Context, preferred int) int {
 	for _, port := range []int{preferred, 0} {
-		listener, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		listener, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 		if err != nil {
 			continue
 		}
@@ -249,4 +250,3 @@ func freePort(preferred int) int {
 	}
 	return preferred
 }
-

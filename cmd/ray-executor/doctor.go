@@ -110,16 +110,14 @@ func checkWorker(ctx context.Context, settings config.Config) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("RAY_ADDRESS: %w", err)
 	}
-	for _, cluster := range fleet.Clusters(ctx) {
-		if !cluster.GetReachable() {
-			return "", errors.New(cluster.GetError())
-		}
-		if cluster.GetWorkerReplicas() == 0 {
-			return "", fmt.Errorf("no worker replica runs on %s: run `ray-executor deploy`; %s", cluster.GetAddress(), cluster.GetError())
-		}
-		return fmt.Sprintf("%d replicas on Ray %s at %s", cluster.GetWorkerReplicas(), cluster.GetRayVersion(), cluster.GetAddress()), nil
+	cluster := fleet.Clusters(ctx)[0]
+	switch {
+	case !cluster.GetReachable():
+		return "", errors.New(cluster.GetError())
+	case cluster.GetWorkerReplicas() == 0:
+		return "", fmt.Errorf("no worker replica runs on %s: run `ray-executor deploy`; %s", cluster.GetAddress(), cluster.GetError())
 	}
-	return "", errors.New("no cluster is set: RAY_ADDRESS names one")
+	return fmt.Sprintf("%d replicas on Ray %s at %s", cluster.GetWorkerReplicas(), cluster.GetRayVersion(), cluster.GetAddress()), nil
 }
 
 func checkModel(ctx context.Context, settings config.Config) (string, error) {

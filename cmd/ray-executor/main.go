@@ -52,14 +52,14 @@ directory; docs/settings.md lists them.`,
 	p.add(root, "call", p.submitCommand, p.statusCommand, p.watchCommand, p.cancelCommand, p.listCommand, p.statsCommand, p.doctorCommand)
 	err := root.ExecuteContext(ctx)
 	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
-		return nil // asked to stop
+		return nil //nolint:nilerr // it was asked to stop, and has
 	}
 	return err
 }
 
 func (p program) add(root *cobra.Command, group string, commands ...func() *cobra.Command) {
-	for _, make := range commands {
-		command := make()
+	for _, build := range commands {
+		command := build()
 		command.GroupID = group
 		root.AddCommand(command)
 	}

@@ -66,14 +66,14 @@ func serve(ctx context.Context, settings config.Config, log *slog.Logger, listen
 	if err := served.StartWith(settings, log); err != nil {
 		return err
 	}
-	defer served.Stop(context.WithoutCancel(ctx))
+	defer func() { _ = served.Stop(context.WithoutCancel(ctx)) }() // it closes, and cannot fail
 	var group run.Group
 	ports := []int{settings.Port}
 	if settings.GRPCPort != 0 {
 		ports = append(ports, settings.GRPCPort)
 	}
 	for _, port := range ports {
-		server, err := listen(port, http.HandlerFunc(served.Handle))
+		server, err := listen(ctx, port, http.HandlerFunc(served.Handle))
 		if err != nil {
 			return err
 		}
@@ -141,8 +141,8 @@ type httpServer struct {
 	listener net.Listener
 }
 
-func listen(port int, handler http.Handler) (*httpServer, error) {
-	listener, err := net.Listen("tcp", net.JoinHostPort("", strconv.Itoa(port)))
+func listen(ctx context.Context, port int, handler http.Handler) (*httpServer, error) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort("", strconv.Itoa(port)))
 	if err != nil {
 		return nil, fmt.Errorf("PORT=%d: %w; set another", port, err)
 	}
