@@ -6,12 +6,12 @@ package function
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"os"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
@@ -92,7 +92,9 @@ func (f *Function) Stop(context.Context) error {
 // Alive reports that the process works; NATS is not asked.
 func (f *Function) Alive(context.Context) (bool, error) { return true, nil }
 
-var errStarting = errors.New("starting")
+var errStarting = &deliberation.Error{
+	Code: deliberation.Unavailable, Message: "the function is starting; try again in a second", RetryAfter: time.Second,
+}
 
 // Ready reports whether the settings are good and NATS and the journal have
 // been reached once. A NATS that goes away later is answered 503, not by going
@@ -111,7 +113,7 @@ func (f *Function) Handle(w http.ResponseWriter, r *http.Request) {
 	parts := f.parts.Load()
 	if parts == nil {
 		w.Header().Set("Retry-After", "1")
-		http.Error(w, "the function is starting; try again in a second", http.StatusServiceUnavailable)
+		http.Error(w, errStarting.Message, http.StatusServiceUnavailable)
 		return
 	}
 	parts.routes.ServeHTTP(w, r)

@@ -66,6 +66,8 @@ func reasons(clusters []*pb.Cluster) []string {
 		case cluster.GetWorkerReplicas() < cluster.GetWorkerReplicasTarget() || cluster.GetWorkerReplicas() == 0:
 			reasons = append(reasons, fmt.Sprintf("cluster %s runs %d of %d worker replicas: %s", cluster.GetName(),
 				cluster.GetWorkerReplicas(), cluster.GetWorkerReplicasTarget(), cmp.Or(cluster.GetError(), "has it been deployed, and is there room?")))
+		case cluster.GetError() != "":
+			reasons = append(reasons, fmt.Sprintf("cluster %s: %s", cluster.GetName(), cluster.GetError()))
 		}
 	}
 	return reasons
