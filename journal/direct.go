@@ -11,12 +11,16 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// answerBytes is how much the server sends at a time, below what a
-// subscription holds before it drops messages.
-const answerBytes = 8 << 20
+const (
+	// answerBytes is how much the server sends at a time.
+	answerBytes = 8 << 20
+	// answerMessages is how many messages that can be: the server refuses
+	// above 1,024. nats.go's own default takes half a megabyte a call.
+	answerMessages = 1024 + 1
+)
 
 // lastRequest asks any replica for the last message of each subject that a
-// filter covers. The server refuses above 1,024 subjects.
+// filter covers.
 type lastRequest struct {
 	Filters  []string `json:"multi_last"`
 	From     uint64   `json:"seq,omitempty"`
@@ -27,7 +31,8 @@ type lastRequest struct {
 // lastEach reads the last message of each subject that a filter covers, from
 // any replica, in the order of the journal. It is all of them or an error.
 func (j *Journal) lastEach(ctx context.Context, filter string) ([]*jetstream.RawStreamMsg, error) {
-	subscription, err := j.conn.SubscribeSync(j.conn.NewInbox())
+	replies := make(chan *nats.Msg, answerMessages)
+	subscription, err := j.conn.ChanSubscribe(j.conn.NewInbox(), replies)
 	if err != nil {
 		return nil, j.failed("read the journal", err)
 	}
@@ -41,7 +46,7 @@ func (j *Journal) lastEach(ctx context.Context, filter string) ([]*jetstream.Raw
 		if err := j.conn.PublishRequest("$JS.API.DIRECT.GET."+Stream, subscription.Subject, body); err != nil {
 			return nil, j.failed("read the journal", err)
 		}
-		some, end, err := answer(ctx, subscription)
+		some, end, err := answer(ctx, replies)
 		if err != nil {
 			return nil, j.failed("read the journal", err)
 		}
@@ -57,9 +62,9 @@ func (j *Journal) lastEach(ctx context.Context, filter string) ([]*jetstream.Raw
 // out, and where it stopped.
 type answerEnd struct{ pending, last, upTo uint64 }
 
-func answer(ctx context.Context, subscription *nats.Subscription) (messages []*jetstream.RawStreamMsg, end answerEnd, err error) {
+func answer(ctx context.Context, replies <-chan *nats.Msg) (messages []*jetstream.RawStreamMsg, end answerEnd, err error) {
 	for {
-		message, err := subscription.NextMsgWithContext(ctx)
+		message, err := receive(ctx, replies)
 		if err != nil {
 			return nil, answerEnd{}, err
 		}
@@ -82,6 +87,18 @@ func answer(ctx context.Context, subscription *nats.Subscription) (messages []*j
 		default:
 			return nil, answerEnd{}, fmt.Errorf("status %s: %s", status, message.Header.Get("Description"))
 		}
+	}
+}
+
+func receive(ctx context.Context, replies <-chan *nats.Msg) (*nats.Msg, error) {
+	select {
+	case message, open := <-replies:
+		if !open {
+			return nil, nats.ErrConnectionClosed
+		}
+		return message, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
 	}
 }
 

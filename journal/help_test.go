@@ -2,6 +2,7 @@ package journal_test
 
 import (
 	"errors"
+	"flag"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -15,7 +16,11 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	// Histories restart servers: fewer than rapid's 100, unless it is told.
+	_ = flag.Set("rapid.checks", "20")
+	goleak.VerifyTestMain(m)
+}
 
 // world is what most tests need: a server, a deployed journal and a worker.
 type world struct {

@@ -49,6 +49,12 @@ func (m *machine) pick(t *rapid.T) (string, *believed) {
 	return id, m.model[id]
 }
 
+func (m *machine) must(t *rapid.T, err error) {
+	if err != nil {
+		t.Fatalf("%v: %v", err, deliberation.AsError(err).Cause)
+	}
+}
+
 func (m *machine) submit(t *rapid.T) {
 	id := fmt.Sprintf("d%d", len(m.ids))
 	if again := len(m.ids) > 0 && rapid.Bool().Draw(t, "again"); again {
@@ -145,9 +151,7 @@ func (m *machine) end(t *rapid.T) {
 }
 
 func (m *machine) saveSnapshot(t *rapid.T) {
-	if err := m.CatchUp(m.ctx, m.kept); err != nil {
-		t.Fatal(err)
-	}
+	m.must(t, m.CatchUp(m.ctx, m.kept))
 	snapshot := m.kept.Snapshot()
 	revision, saved, err := m.SaveSnapshot(m.ctx, snapshot, m.revision)
 	if err != nil || !saved {
@@ -157,7 +161,7 @@ func (m *machine) saveSnapshot(t *rapid.T) {
 }
 
 func (m *machine) restart(t *rapid.T) {
-	if rapid.IntRange(0, 3).Draw(t, "really") > 0 {
+	if rapid.IntRange(0, 9).Draw(t, "really") > 0 {
 		t.Skip("seldom")
 	}
 	m.server.Stop()
@@ -171,9 +175,17 @@ func (m *machine) restart(t *rapid.T) {
 	t.Fatal("the journal did not come back")
 }
 
-// check compares all that can be read with the model. It reads twice: reading
-// changes nothing.
+// check compares one deliberation with the model after every step.
 func (m *machine) check(t *rapid.T) {
+	if len(m.ids) > 0 {
+		id, _ := m.pick(t)
+		m.checkStory(t, id)
+	}
+}
+
+// checkAll compares all that can be read. It reads twice: reading changes
+// nothing.
+func (m *machine) checkAll(t *rapid.T) {
 	for range 2 {
 		for _, id := range m.ids {
 			m.checkStory(t, id)
@@ -184,13 +196,9 @@ func (m *machine) check(t *rapid.T) {
 
 func (m *machine) checkStory(t *rapid.T, id string) {
 	story, err := m.Story(m.ctx, id)
-	if err != nil {
-		t.Fatal(err)
-	}
+	m.must(t, err)
 	leader, err := m.LeaderStory(m.ctx, id)
-	if err != nil {
-		t.Fatal(err)
-	}
+	m.must(t, err)
 	if !proto.Equal(story.Status(id), leader.Status(id)) {
 		t.Fatalf("a replica tells %s\nthe leader %s", story.Status(id), leader.Status(id))
 	}
@@ -231,9 +239,7 @@ func (m *machine) checkLedgers(t *rapid.T) {
 		}
 	}
 	fromZero := deliberation.NewLedger(nil)
-	if err := m.CatchUp(m.ctx, fromZero); err != nil {
-		t.Fatal(err)
-	}
+	m.must(t, m.CatchUp(m.ctx, fromZero))
 	stats := fromZero.Stats()
 	stats.AverageExecutionTimeMs = 0
 	if !proto.Equal(stats, want) {
@@ -245,9 +251,7 @@ func (m *machine) checkLedgers(t *rapid.T) {
 	}
 	for _, ledger := range ledgers {
 		from := ledger.Sequence()
-		if err := m.CatchUp(m.ctx, ledger); err != nil {
-			t.Fatal(err)
-		}
+		m.must(t, m.CatchUp(m.ctx, ledger))
 		if !proto.Equal(ledger.Snapshot(), fromZero.Snapshot()) {
 			t.Fatalf("from %d: %s\nfrom zero: %s", from, ledger.Snapshot(), fromZero.Snapshot())
 		}
@@ -266,6 +270,7 @@ func TestModel(t *testing.T) {
 			"submit": m.submit, "start": m.start, "agent": m.agent, "end": m.end,
 			"snapshot": m.saveSnapshot, "restart": m.restart, "": m.check,
 		})
+		m.checkAll(rt)
 		for id, one := range m.model {
 			want := 0
 			if one.state.Ended() {

@@ -115,7 +115,7 @@ func TestStoryOfManyAgents(t *testing.T) {
 func TestStoryAboveOneAnswer(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
-	const agents = 80
+	const agents = 20
 	w.accept(t, "d1", agents)
 	bulk := strings.Repeat("x", 900<<10)
 	for i := range agents {
