@@ -45,7 +45,7 @@ test-vllm: build $(VENV)/.made ## Test end to end against a real vLLM on the CPU
 lint: $(TOOLS)/golangci-lint $(TOOLS)/buf ## Lint the Go code and the proto files
 	$(TOOLS)/golangci-lint run
 	$(TOOLS)/buf lint
-	$(TOOLS)/buf format --diff --exit-code proto/ray_executor
+	$(TOOLS)/buf format --diff --exit-code --path proto/ray_executor
 	@if git rev-parse -q --verify main~1 >/dev/null; then \
 	  $(TOOLS)/buf breaking --against '.git#ref=main~1'; fi
 
