@@ -3,6 +3,7 @@ package journal
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -24,10 +25,10 @@ var errStands = errors.New("another message stands")
 // LimitReached: the journal is fuller than its watermark. Unavailable: NATS
 // did not answer, and the outcome is unknown; repeating is safe.
 func (j *Journal) Accept(ctx context.Context, record *pb.DeliberationRequested, traceParent string) (standing *pb.DeliberationRequested, err error) {
-	if err := j.checkRoom(ctx); err != nil {
-		return nil, err
-	}
 	id := record.GetDeliberationId()
+	if err := j.checkRoom(ctx); err != nil {
+		return j.despite(ctx, id, err)
+	}
 	size, err := j.append(ctx, record, traceParent, events.StorySubject(id))
 	if errors.Is(err, errStands) {
 		return j.standing(ctx, id)
@@ -39,23 +40,47 @@ func (j *Journal) Accept(ctx context.Context, record *pb.DeliberationRequested, 
 	return nil, nil
 }
 
-// standing reads the request that holds an id, from the leader.
-func (j *Journal) standing(ctx context.Context, id string) (*pb.DeliberationRequested, error) {
-	message, err := j.last(ctx, events.Subject(deliberation.KindRequested, "*", id))
-	if err != nil {
-		return nil, err
+// despite answers a repeated request although nothing new is taken: what was
+// accepted stays so.
+func (j *Journal) despite(ctx context.Context, id string, refusal error) (*pb.DeliberationRequested, error) {
+	if deliberation.AsError(refusal).Code != deliberation.LimitReached {
+		return nil, refusal
 	}
-	if message == nil {
-		return nil, &deliberation.Error{
+	standing, err := j.requested(ctx, id)
+	if err != nil || standing == nil {
+		return nil, refusal
+	}
+	return standing, nil
+}
+
+// standing reads the request that holds an id.
+func (j *Journal) standing(ctx context.Context, id string) (*pb.DeliberationRequested, error) {
+	record, err := j.requested(ctx, id)
+	if err == nil && record == nil {
+		err = &deliberation.Error{
 			Code: deliberation.Conflict, Field: "deliberation_id", DeliberationID: id,
 			Message: "was used by a deliberation that the journal no longer holds whole: use another id",
 		}
+	}
+	return record, err
+}
+
+// requested reads the request of an id from the leader; nil where there is
+// none.
+func (j *Journal) requested(ctx context.Context, id string) (*pb.DeliberationRequested, error) {
+	message, err := j.last(ctx, events.Subject(deliberation.KindRequested, "*", id))
+	if err != nil || message == nil {
+		return nil, err
 	}
 	entry, err := j.entry(ctx, message)
 	if err != nil {
 		return nil, err
 	}
-	return entry.Event.(*pb.DeliberationRequested), nil
+	record, ok := entry.Event.(*pb.DeliberationRequested)
+	if !ok {
+		return nil, fmt.Errorf("%s is no request", message.Subject)
+	}
+	return record, nil
 }
 
 // End appends an end and reports whether it is the one that stands: completion,

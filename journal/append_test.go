@@ -128,6 +128,10 @@ func TestWatermarkLeavesRoomForEnds(t *testing.T) {
 	if told.RetryAfter <= 0 || !strings.Contains(told.Message, "JOURNAL_MAX_BYTES") {
 		t.Errorf("refused with %+v", told)
 	}
+	standing, err := w.Accept(t.Context(), journaltest.Record("fill-0", 1, 300), "")
+	if err != nil || standing.GetDeliberationId() != "fill-0" {
+		t.Errorf("what was accepted is answered with %v, %v", standing, err)
+	}
 	if share := float64(accepted*size) / limit; share < 0.7 || share > 0.82 {
 		t.Errorf("refused at %.0f %% of the journal, want about 80", 100*share)
 	}

@@ -17,6 +17,7 @@ import (
 	"rayexecutor/deliberation"
 	"rayexecutor/journal"
 	"rayexecutor/journal/journaltest"
+	pb "rayexecutor/proto/ray_executor/v1"
 )
 
 // calls is one of each operation that needs NATS.
@@ -88,6 +89,30 @@ func TestNATSSilent(t *testing.T) {
 	defer cancel()
 	_, err := j.Story(ctx, "d1")
 	wantCode(t, err, deliberation.Unavailable)
+}
+
+// TestLostAcknowledgement stores a request whose writer is not told so.
+func TestLostAcknowledgement(t *testing.T) {
+	t.Parallel()
+	s := journaltest.Start(t)
+	direct := journaltest.Connect(t, s.URL)
+	proxy := startProxy(t, s.URL)
+	j := journaltest.Undeployed(t, journal.Settings{URL: "nats://" + proxy.address, Wait: 500 * time.Millisecond})
+	await(t, "the connection", func() bool {
+		_, err := j.Accept(t.Context(), journaltest.Record("before", 1, 300), "")
+		return err == nil
+	})
+	proxy.freeze()
+	record := journaltest.Record("d1", 1, 300)
+	_, err := j.Accept(t.Context(), record, "")
+	wantCode(t, err, deliberation.Unavailable)
+	wantEqual(t, must[*pb.DeliberationRequested](t)(direct.Accept(t.Context(), record, "")), record)
+
+	_, err = j.End(t.Context(), "d1", failed("d1"), "")
+	wantCode(t, err, deliberation.Unavailable)
+	if won := must[bool](t)(direct.End(t.Context(), "d1", failed("d1"), "")); won {
+		t.Error("it ended twice")
+	}
 }
 
 func TestNotDeployed(t *testing.T) {
@@ -236,7 +261,8 @@ func pretend(t *testing.T, version string) string {
 	return listener.Addr().String()
 }
 
-// proxy stands between a client and a server and can fall silent.
+// proxy stands between a client and a server, and can lose what the server
+// says from then on.
 type proxy struct {
 	address string
 	frozen  chan struct{}
@@ -257,14 +283,14 @@ func startProxy(t *testing.T, url string) *proxy {
 				return
 			}
 			upstream := must[net.Conn](t)(net.Dial("tcp", strings.TrimPrefix(url, "nats://")))
-			group.Go(func() { p.pass(client, upstream) })
-			group.Go(func() { p.pass(upstream, client) })
+			group.Go(func() { pass(client, upstream, make(chan struct{})) })
+			group.Go(func() { pass(upstream, client, p.frozen) })
 		}
 	})
 	return p
 }
 
-func (p *proxy) pass(from, to net.Conn) {
+func pass(from, to net.Conn, frozen chan struct{}) {
 	defer from.Close()
 	defer to.Close()
 	buffer := make([]byte, 64<<10)
@@ -274,7 +300,7 @@ func (p *proxy) pass(from, to net.Conn) {
 			return
 		}
 		select {
-		case <-p.frozen: // and what was read is lost
+		case <-frozen: // and what was read is lost
 		default:
 			if _, err := to.Write(buffer[:n]); err != nil {
 				return
