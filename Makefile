@@ -7,6 +7,12 @@ GO     ?= go
 # Tools that the checks use, built from their modules into .tools.
 BUF_VERSION           := v1.75.0
 PROTOC_GEN_GO_VERSION := v1.36.12
+CONNECT_VERSION       := v1.21.1
+# The modules that carry the proto files which ours import.
+PROTOVALIDATE         := github.com/bufbuild/protovalidate@v1.2.2
+GOOGLEAPIS            := github.com/grpc-ecosystem/grpc-gateway@v1.16.0
+# The folder of a module at a version, whether or not go.mod knows it.
+module                 = $$($(GO) mod download -C / -json $(1) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
 GOLANGCI_VERSION      := v2.15.0
 
 TOOLS := $(CURDIR)/.tools
@@ -16,7 +22,7 @@ VENV  ?= .venv
 WHEELS := ray/worker/wheels/.fetched
 
 .DEFAULT_GOAL := help
-.PHONY: help build run test test-go test-python test-ray-249 test-vllm lint generate check-generated bench tools clean
+.PHONY: help build run test test-go test-python test-ray-249 test-vllm lint generate release-proto check-generated bench tools clean
 
 help: ## List what there is
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,12 +52,16 @@ lint: $(TOOLS)/golangci-lint $(TOOLS)/buf ## Lint the Go code and the proto file
 	$(TOOLS)/golangci-lint run
 	$(TOOLS)/buf lint
 	$(TOOLS)/buf format --diff --exit-code --path proto/ray_executor
-	@if git rev-parse -q --verify main~1 >/dev/null; then \
-	  $(TOOLS)/buf breaking --against '.git#ref=main~1'; fi
+	$(TOOLS)/buf breaking --against proto/released.binpb
 
-generate: $(TOOLS)/buf $(TOOLS)/protoc-gen-go ## Make the Go code of the proto files again
-	install -m 644 "$$($(GO) list -m -f '{{.Dir}}' github.com/bufbuild/protovalidate)/proto/protovalidate/buf/validate/validate.proto" proto/buf/validate/validate.proto
+generate: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-connect-go ## Make the Go code and the OpenAPI document of the proto files again
+	install -D -m 644 -t proto/buf/validate "$(call module,$(PROTOVALIDATE))"/proto/protovalidate/buf/validate/validate.proto
+	@for file in annotations http; do \
+	  install -D -m 644 -t proto/google/api "$(call module,$(GOOGLEAPIS))"/third_party/googleapis/google/api/$$file.proto; done
 	PATH=$(TOOLS):$$PATH $(TOOLS)/buf generate
+
+release-proto: $(TOOLS)/buf ## Take the proto files as they are for what is promised from now on
+	$(TOOLS)/buf build --path proto/ray_executor --exclude-source-info -o proto/released.binpb
 
 check-generated: generate ## Fail when generated code is stale
 	git diff --exit-code -- proto
@@ -64,7 +74,7 @@ clean: ## Remove what was built, not what was downloaded
 
 # --- what the targets above need ---
 
-tools: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/golangci-lint $(TOOLS)/func $(TOOLS)/nats-server ## Build the tools
+tools: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-connect-go $(TOOLS)/golangci-lint $(TOOLS)/func $(TOOLS)/nats-server ## Build the tools
 
 $(WHEELS): ray/worker/requirements.txt
 	$(PYTHON) -m pip download -q --require-hashes --no-deps --only-binary=:all: -d $(@D) -r $<
@@ -91,6 +101,9 @@ $(TOOLS)/buf:
 
 $(TOOLS)/protoc-gen-go:
 	GOBIN=$(TOOLS) $(GO) install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO_VERSION)
+
+$(TOOLS)/protoc-gen-connect-go:
+	GOBIN=$(TOOLS) $(GO) install connectrpc.com/connect/cmd/protoc-gen-connect-go@$(CONNECT_VERSION)
 
 $(TOOLS)/golangci-lint:
 	GOBIN=$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)

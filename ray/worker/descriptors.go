@@ -17,8 +17,8 @@ import (
 
 // Descriptors is the serialized google.protobuf.FileDescriptorSet of the
 // payloads, each file after those that it imports. The rules of
-// buf/validate/validate.proto are taken out: what reaches a worker has been
-// checked at the door, and a cluster need not know them.
+// buf/validate/validate.proto and the routes of google/api/annotations.proto
+// are taken out: they are the door's, and a cluster need not know them.
 func Descriptors() ([]byte, error) {
 	set := &descriptorpb.FileDescriptorSet{}
 	for _, file := range described() {
@@ -42,12 +42,12 @@ func described() []protoreflect.FileDescriptor {
 	}
 }
 
-// plain is a file without buf.validate.
+// plain is a file without the door's options.
 func plain(file protoreflect.FileDescriptor) *descriptorpb.FileDescriptorProto {
 	// A clone: options are shared with the registered descriptors.
 	clean := proto.CloneOf(protodesc.ToFileDescriptorProto(file))
 	clean.Dependency = slices.DeleteFunc(clean.GetDependency(), func(path string) bool {
-		return strings.HasPrefix(path, "buf/")
+		return strings.HasPrefix(path, "buf/") || strings.HasPrefix(path, "google/api/")
 	})
 	clearExtensions(clean.ProtoReflect())
 	return clean

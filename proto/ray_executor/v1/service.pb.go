@@ -14,6 +14,7 @@ package rayexecutorv1
 
 import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
+	_ "google.golang.org/genproto/googleapis/api/annotations"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
@@ -1439,11 +1440,12 @@ func (*WatchDeliberationResponse_Failed) isWatchDeliberationResponse_Event() {}
 
 func (*WatchDeliberationResponse_Cancelled) isWatchDeliberationResponse_Event() {}
 
-// Error is the reply, within a batch of events, to an event that was refused.
+// Error is the reply, within a batch of events, to an event that was refused,
+// and the detail of an error over gRPC and Connect.
 type Error struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// invalid_argument, conflict, too_large, limit_reached, unavailable or
-	// internal.
+	// invalid_argument, conflict, too_large, not_found, limit_reached,
+	// unavailable or internal.
 	Code string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
 	// What is wrong and what to do.
 	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
@@ -1517,7 +1519,7 @@ var File_ray_executor_v1_service_proto protoreflect.FileDescriptor
 
 const file_ray_executor_v1_service_proto_rawDesc = "" +
 	"\n" +
-	"\x1dray_executor/v1/service.proto\x12\x0fray_executor.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"ray_executor/v1/deliberation.proto\x1a\x1cray_executor/v1/events.proto\"x\n" +
+	"\x1dray_executor/v1/service.proto\x12\x0fray_executor.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"ray_executor/v1/deliberation.proto\x1a\x1cray_executor/v1/events.proto\"x\n" +
 	"\x1bExecuteDeliberationResponse\x12'\n" +
 	"\x0fdeliberation_id\x18\x01 \x01(\tR\x0edeliberationId\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\tR\x06status\x12\x18\n" +
@@ -1637,15 +1639,16 @@ const file_ray_executor_v1_service_proto_rawDesc = "" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x14\n" +
 	"\x05field\x18\x03 \x01(\tR\x05field\x12'\n" +
-	"\x0fdeliberation_id\x18\x04 \x01(\tR\x0edeliberationId2\xfb\x05\n" +
-	"\x12RayExecutorService\x12p\n" +
-	"\x13ExecuteDeliberation\x12+.ray_executor.v1.ExecuteDeliberationRequest\x1a,.ray_executor.v1.ExecuteDeliberationResponse\x12v\n" +
-	"\x15GetDeliberationStatus\x12-.ray_executor.v1.GetDeliberationStatusRequest\x1a..ray_executor.v1.GetDeliberationStatusResponse\x12R\n" +
-	"\tGetStatus\x12!.ray_executor.v1.GetStatusRequest\x1a\".ray_executor.v1.GetStatusResponse\x12^\n" +
-	"\rGetActiveJobs\x12%.ray_executor.v1.GetActiveJobsRequest\x1a&.ray_executor.v1.GetActiveJobsResponse\x12m\n" +
-	"\x12CancelDeliberation\x12*.ray_executor.v1.CancelDeliberationRequest\x1a+.ray_executor.v1.CancelDeliberationResponse\x12j\n" +
-	"\x11ListDeliberations\x12).ray_executor.v1.ListDeliberationsRequest\x1a*.ray_executor.v1.ListDeliberationsResponse\x12l\n" +
-	"\x11WatchDeliberation\x12).ray_executor.v1.WatchDeliberationRequest\x1a*.ray_executor.v1.WatchDeliberationResponse0\x01B1Z/rayexecutor/proto/ray_executor/v1;rayexecutorv1b\x06proto3"
+	"\x0fdeliberation_id\x18\x04 \x01(\tR\x0edeliberationId2\xf6\a\n" +
+	"\x12RayExecutorService\x12\x8e\x01\n" +
+	"\x13ExecuteDeliberation\x12+.ray_executor.v1.ExecuteDeliberationRequest\x1a,.ray_executor.v1.ExecuteDeliberationResponse\"\x1c\x82\xd3\xe4\x93\x02\x16:\x01*\"\x11/v1/deliberations\x12\xa3\x01\n" +
+	"\x15GetDeliberationStatus\x12-.ray_executor.v1.GetDeliberationStatusRequest\x1a..ray_executor.v1.GetDeliberationStatusResponse\"+\x82\xd3\xe4\x93\x02%\x12#/v1/deliberations/{deliberation_id}\x12e\n" +
+	"\tGetStatus\x12!.ray_executor.v1.GetStatusRequest\x1a\".ray_executor.v1.GetStatusResponse\"\x11\x82\xd3\xe4\x93\x02\v\x12\t/v1/stats\x12p\n" +
+	"\rGetActiveJobs\x12%.ray_executor.v1.GetActiveJobsRequest\x1a&.ray_executor.v1.GetActiveJobsResponse\"\x10\x82\xd3\xe4\x93\x02\n" +
+	"\x12\b/v1/jobs\x12\xa4\x01\n" +
+	"\x12CancelDeliberation\x12*.ray_executor.v1.CancelDeliberationRequest\x1a+.ray_executor.v1.CancelDeliberationResponse\"5\x82\xd3\xe4\x93\x02/:\x01*\"*/v1/deliberations/{deliberation_id}:cancel\x12\x85\x01\n" +
+	"\x11ListDeliberations\x12).ray_executor.v1.ListDeliberationsRequest\x1a*.ray_executor.v1.ListDeliberationsResponse\"\x19\x82\xd3\xe4\x93\x02\x13\x12\x11/v1/deliberations\x12\xa0\x01\n" +
+	"\x11WatchDeliberation\x12).ray_executor.v1.WatchDeliberationRequest\x1a*.ray_executor.v1.WatchDeliberationResponse\"2\x82\xd3\xe4\x93\x02,\x12*/v1/deliberations/{deliberation_id}/events0\x01B1Z/rayexecutor/proto/ray_executor/v1;rayexecutorv1b\x06proto3"
 
 var (
 	file_ray_executor_v1_service_proto_rawDescOnce sync.Once
