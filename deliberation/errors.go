@@ -63,6 +63,14 @@ func Invalidf(field, format string, args ...any) *Error {
 	return &Error{Code: Invalid, Field: field, Message: fmt.Sprintf(format, args...)}
 }
 
+// NoSuch reports an id that the journal does not hold.
+func NoSuch(id string) *Error {
+	return &Error{
+		Code: NotFound, Field: "deliberation_id", DeliberationID: id,
+		Message: "no such deliberation: check the id; the journal keeps ended ones for some days",
+	}
+}
+
 // AsError returns the coded error in err's chain. A call that was given up, by
 // its caller or a server that stops, is Unavailable. What was not foreseen
 // comes back as Internal, with err as its cause and nothing of its text.

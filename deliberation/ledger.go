@@ -86,12 +86,6 @@ func NewLedger(snapshot *pb.StatsSnapshot) *Ledger {
 // Sequence is the last entry folded in.
 func (l *Ledger) Sequence() uint64 { return l.counts.GetSequence() }
 
-// Advance says that nothing up to a sequence is left to fold: entries may be
-// missing at the journal's end, after a purge for instance.
-func (l *Ledger) Advance(sequence uint64) {
-	l.counts.Sequence = max(l.counts.GetSequence(), sequence)
-}
-
 // Apply folds one more entry. One that was folded before is passed over, so
 // reading on from an older place is harmless.
 func (l *Ledger) Apply(mark Mark) {

@@ -137,16 +137,6 @@ func TestLedgerPassesOverWhatItDoesNotKnow(t *testing.T) {
 	}
 }
 
-func TestLedgerAdvancesOnly(t *testing.T) {
-	t.Parallel()
-	ledger := deliberation.NewLedger(nil)
-	ledger.Advance(7)
-	ledger.Advance(3)
-	if ledger.Sequence() != 7 {
-		t.Errorf("at %d, want 7", ledger.Sequence())
-	}
-}
-
 func TestOverdueOldestFirst(t *testing.T) {
 	t.Parallel()
 	ledger := deliberation.NewLedger(nil)

@@ -85,9 +85,6 @@ func options(settings Settings) []nats.Option {
 		nats.ReconnectWait(250 * time.Millisecond),
 		nats.ReconnectJitter(250*time.Millisecond, 250*time.Millisecond),
 		nats.ReconnectBufSize(-1),
-		// Each batched read subscribes, and nats.go makes the queue at once:
-		// by default 512 KiB of it. A story has at most 1,024 subjects.
-		nats.SyncQueueLen(2048),
 		// A refused password may be a server that is still being set up: giving
 		// up would leave this process without a journal for good.
 		nats.IgnoreAuthErrorAbort(),
