@@ -30,6 +30,7 @@ func (c *Config) validate() error {
 		oneOf("LOG_FORMAT", c.LogFormat, "auto", "json", "text"),
 		c.checkModels(),
 		c.checkJournal(),
+		c.checkSink(),
 	} {
 		if err != nil {
 			return err
@@ -47,12 +48,8 @@ func (c *Config) validate() error {
 // available refuses what is described but not built yet: passing over it in
 // silence would look as if it worked.
 func (c *Config) available() error {
-	for name, set := range map[string]bool{
-		"RAY_CLUSTERS": c.RayClusters != "", "AGENT_RESPONSES": c.AgentResponses, "K_SINK": c.Sink != "",
-	} {
-		if set {
-			return fmt.Errorf("%s is not available yet: leave it unset", name)
-		}
+	if c.RayClusters != "" {
+		return errors.New("RAY_CLUSTERS is not available yet: leave it unset")
 	}
 	return nil
 }

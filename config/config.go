@@ -55,10 +55,16 @@ type Config struct {
 	Functions []string `env:"FUNCTIONS" envDefault:"all"`
 	Keeper    bool     `env:"KEEPER" envDefault:"true"`
 
-	// Not available yet: setting one of them refuses the start.
-	RayClusters    string `env:"RAY_CLUSTERS"`
-	AgentResponses bool   `env:"AGENT_RESPONSES"`
-	Sink           string `env:"K_SINK"`
+	AgentResponses bool `env:"AGENT_RESPONSES"`
+	// Knative's SinkBinding sets the first three. SinkExtensions tells
+	// K_CE_OVERRIDES taken apart.
+	Sink          string        `env:"K_SINK"`
+	SinkOverrides string        `env:"K_CE_OVERRIDES"`
+	SinkCACerts   string        `env:"K_CA_CERTS"`
+	RelayPatience time.Duration `env:"RELAY_PATIENCE" envDefault:"24h"`
+
+	// Not available yet: setting it refuses the start.
+	RayClusters string `env:"RAY_CLUSTERS"`
 
 	JournalReplicas int           `env:"JOURNAL_REPLICAS" envDefault:"1"`
 	JournalMaxAge   time.Duration `env:"JOURNAL_MAX_AGE" envDefault:"168h"`

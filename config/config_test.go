@@ -23,7 +23,7 @@ func TestDefaults(t *testing.T) {
 		Port: 8080, NATSURL: nats, WorkerNATSURL: nats,
 		RayAddress: "ray://ray-gpu-head-svc.ray.svc.cluster.local:10001", WorkerReplicas: 1,
 		PoolList: []string{"default"}, Functions: []string{"submit", "status", "stats", "cancel", "list"}, Keeper: true,
-		JournalReplicas: 1, JournalMaxAge: 168 * time.Hour, JournalMaxBytes: 8 << 30, LogLevel: slog.LevelInfo, LogFormat: "auto",
+		JournalReplicas: 1, JournalMaxAge: 168 * time.Hour, JournalMaxBytes: 8 << 30, RelayPatience: 24 * time.Hour, LogLevel: slog.LevelInfo, LogFormat: "auto",
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -39,7 +39,8 @@ func TestEverySettingIsRead(t *testing.T) {
 		"PORT": "1", "GRPC_PORT": "50056", "NATS_URL": "nats://a:4222,tls://b:4222", "NATS_CREDS": "/creds", "NATS_CA": "/ca",
 		"WORKER_NATS_URL": "ws://c", "RAY_ADDRESS": "https://ray:8265", "RAY_AUTH_TOKEN": "token", "WORKER_REPLICAS": "2", "WORKER_PIP": "true",
 		"POOLS": "default, gpu:7", "MODEL_HOSTS": "vllm:8000, *.models", "VLLM_URL": "http://vllm:8000/base", "VLLM_MODEL": "m", "VLLM_API_KEY": "key",
-		"FUNCTIONS": "submit, status", "KEEPER": "false",
+		"FUNCTIONS": "submit, status", "KEEPER": "false", "AGENT_RESPONSES": "true",
+		"K_SINK": "https://broker/ns", "K_CE_OVERRIDES": `{"extensions": {"team": "blue"}}`, "K_CA_CERTS": "PEM", "RELAY_PATIENCE": "1h",
 		"JOURNAL_REPLICAS": "3", "JOURNAL_MAX_AGE": "25h", "JOURNAL_MAX_BYTES": "-1", "LOG_LEVEL": "debug", "LOG_FORMAT": "json",
 	}
 	got, err := config.Parse(given)
@@ -51,6 +52,7 @@ func TestEverySettingIsRead(t *testing.T) {
 		RayAddress: "https://ray:8265", RayAuthToken: "token", WorkerReplicas: 2, WorkerPIP: true,
 		PoolList: []string{"default", "gpu:7"}, ModelHosts: []string{"vllm:8000", "*.models"}, VLLMURL: "http://vllm:8000/base", VLLMModel: "m", VLLMAPIKey: "key",
 		Functions: []string{"submit", "status"}, JournalReplicas: 3, JournalMaxAge: 25 * time.Hour, JournalMaxBytes: -1,
+		AgentResponses: true, Sink: "https://broker/ns", SinkOverrides: `{"extensions": {"team": "blue"}}`, SinkCACerts: "PEM", RelayPatience: time.Hour,
 		LogLevel: slog.LevelDebug, LogFormat: "json",
 	}
 	if !reflect.DeepEqual(got, want) {
@@ -60,6 +62,9 @@ func TestEverySettingIsRead(t *testing.T) {
 	if !slices.Equal(got.Pools(), pools) || !slices.Equal(got.PoolNames(), []string{"default", "gpu"}) {
 		t.Errorf("pools %v %v", got.Pools(), got.PoolNames())
 	}
+	if got := got.SinkExtensions(); !reflect.DeepEqual(got, map[string]string{"team": "blue"}) {
+		t.Errorf("extensions %v", got)
+	}
 	for _, name := range config.Names() {
 		if given[name] == "" && !slices.Contains(unavailable, name) {
 			t.Errorf("%s is not in this test", name)
@@ -67,7 +72,7 @@ func TestEverySettingIsRead(t *testing.T) {
 	}
 }
 
-var unavailable = []string{"RAY_CLUSTERS", "AGENT_RESPONSES", "K_SINK"}
+var unavailable = []string{"RAY_CLUSTERS"}
 
 func TestAMalformedSettingNamesItself(t *testing.T) {
 	t.Parallel()
@@ -113,8 +118,14 @@ func TestAMalformedSettingNamesItself(t *testing.T) {
 		"LOG_LEVEL=loud":             "DEBUG, INFO, WARN or ERROR",
 		"LOG_FORMAT=xml":             "auto json text",
 		"RAY_CLUSTERS=/clusters":     "is not available yet",
-		"AGENT_RESPONSES=true":       "is not available yet",
-		"K_SINK=http://broker":       "is not available yet",
+		"AGENT_RESPONSES=1x":         "true or false",
+		"K_SINK=broker":              "http://, https://",
+		"K_CE_OVERRIDES=x":           `{"extensions": {"name": "value"}}`,
+		"RELAY_PATIENCE=1s":          "1m or more",
+		"RELAY_PATIENCE=168h":        "less than JOURNAL_MAX_AGE",
+
+		`K_CE_OVERRIDES={"extensions":{"A":"x"}}`:    "cannot be an extension",
+		`K_CE_OVERRIDES={"extensions":{"type":"x"}}`: "cannot be an extension",
 	} {
 		t.Run(setting, func(t *testing.T) {
 			t.Parallel()

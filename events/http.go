@@ -1,6 +1,8 @@
 package events
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"io"
 	"maps"
@@ -132,7 +134,23 @@ func WriteReplies(w http.ResponseWriter, mode Mode, replies []event.Event) error
 }
 
 func writeBinary(w http.ResponseWriter, e *event.Event) error {
-	header := w.Header()
+	setAttributes(w.Header(), e)
+	return writeBody(w, e.DataContentType(), e.Data())
+}
+
+// NewRequest makes the request that posts an event, in binary mode.
+func NewRequest(ctx context.Context, url string, e *event.Event) (*http.Request, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(e.Data()))
+	if err != nil {
+		return nil, err
+	}
+	setAttributes(request.Header, e)
+	request.Header.Set("Content-Type", e.DataContentType())
+	return request, nil
+}
+
+// setAttributes writes an event's attributes as headers.
+func setAttributes(header http.Header, e *event.Event) {
 	set := func(name, value string) {
 		if value != "" {
 			header.Set("Ce-"+name, encodeHeader(value))
@@ -149,7 +167,6 @@ func writeBinary(w http.ResponseWriter, e *event.Event) error {
 			set(name, text)
 		}
 	}
-	return writeBody(w, e.DataContentType(), e.Data())
 }
 
 func writeBody(w http.ResponseWriter, contentType string, body []byte) error {

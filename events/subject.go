@@ -17,6 +17,12 @@ const (
 	RequestedSubjects = "deliberation.requested.*.*"
 	// AnnouncementSubjects covers what the Orchestrator hears.
 	AnnouncementSubjects = "orchestration.deliberation.*"
+
+	// ResponseSubjects covers what Orchestrators of the Python service hear of
+	// each agent: ResponseCompleted or ResponseFailed.
+	ResponseSubjects  = "agent.response.>"
+	ResponseCompleted = "agent.response.completed"
+	ResponseFailed    = "agent.response.failed"
 )
 
 // Subject returns the journal subject of an event.

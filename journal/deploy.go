@@ -38,6 +38,12 @@ type Layout struct {
 	MaxAge time.Duration
 	// MaxBytes bounds the journal's size; -1 for no limit.
 	MaxBytes int64
+	// AgentResponses makes what the Responder needs; false takes its consumer
+	// away, so that it starts afresh when it is wanted again.
+	AgentResponses bool
+	// Relay makes what the relay needs. False takes nothing away: a relay that
+	// was given its sink by others may run.
+	Relay bool
 }
 
 // Deploy makes the streams, buckets and consumers, or updates their settings.
@@ -65,6 +71,12 @@ func (j *Journal) Deploy(ctx context.Context, layout Layout) error {
 		if _, err := j.js.CreateOrUpdateConsumer(ctx, Stream, consumer); err != nil {
 			return fmt.Errorf("make the consumer %s: %w", consumer.Durable, err)
 		}
+	}
+	if err := j.deployResponses(ctx, layout); err != nil {
+		return err
+	}
+	if layout.Relay {
+		return j.deployRelay(ctx, layout)
 	}
 	return nil
 }

@@ -2,11 +2,13 @@ package journal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
 
 	"rayexecutor/deliberation"
 	"rayexecutor/events"
@@ -16,7 +18,39 @@ import (
 type Delivery struct {
 	deliberation.Entry
 	TraceParent string
+	// Attempt counts how often this end was handed to this reader, from 1.
+	Attempt uint64
 }
+
+// Reader is who hears of the ends. Each has a durable consumer of its own, so
+// that one that is slow or stuck keeps nothing from the others.
+type Reader struct {
+	consumer string
+	// made says when the consumer is there, for whoever misses it.
+	made string
+	// atOnce is how many ends are told at the same time.
+	atOnce int
+}
+
+// The readers.
+var (
+	// Responder tells of each agent: deploy makes its consumer while
+	// AGENT_RESPONSES=true.
+	Responder = Reader{consumer: "keeper-responses", made: " (deploy makes it while AGENT_RESPONSES=true)", atOnce: 1}
+	// Relay posts the ends to a sink. See PrepareRelay.
+	Relay = Reader{consumer: "relay", atOnce: 64}
+)
+
+// Later is the error that sets when an end comes again.
+type Later struct {
+	After time.Duration
+	Cause error
+}
+
+func (l *Later) Error() string { return fmt.Sprintf("again in %s: %v", l.After, l.Cause) }
+
+// Unwrap returns the cause.
+func (l *Later) Unwrap() error { return l.Cause }
 
 // An end whose announcement failed comes again after redeliverAfter, and
 // later each time.
@@ -30,23 +64,32 @@ const (
 // announce returns nil; otherwise it comes again, for as long as the journal
 // keeps it.
 func (j *Journal) Ends(ctx context.Context, announce func(context.Context, Delivery) error) error {
-	consumer, err := j.js.Consumer(ctx, Stream, announcer)
+	return j.EndsFor(ctx, Reader{consumer: announcer, atOnce: 1}, announce)
+}
+
+// EndsFor is Ends for another reader, who may set by *Later when an end comes
+// again. tell is called at once for as many ends as the reader allows.
+func (j *Journal) EndsFor(ctx context.Context, reader Reader, tell func(context.Context, Delivery) error) error {
+	consumer, err := j.js.Consumer(ctx, Stream, reader.consumer)
 	if err != nil {
-		return j.failed("reach the consumer "+announcer, err)
+		return j.failed("reach the consumer "+reader.consumer+reader.made, err)
 	}
 	messages, err := consumer.Messages(jetstream.PullMaxMessages(64), jetstream.PullHeartbeat(heartbeat))
 	if err != nil {
 		return j.failed("read the ends", err)
 	}
 	defer j.giveBack(messages)
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(reader.atOnce)
 	for {
 		message, err := messages.Next(jetstream.NextContext(ctx))
 		if err != nil {
+			if failure := group.Wait(); failure != nil {
+				return failure
+			}
 			return j.failed("read the ends", err)
 		}
-		if err := j.settle(ctx, message, announce); err != nil {
-			return err
-		}
+		group.Go(func() error { return j.settle(ctx, message, tell) })
 	}
 }
 
@@ -54,23 +97,34 @@ func (j *Journal) Ends(ctx context.Context, announce func(context.Context, Deliv
 // concerns every end is an error: NATS is away, or ctx has ended.
 func (j *Journal) settle(ctx context.Context, message jetstream.Msg, announce func(context.Context, Delivery) error) error {
 	failure := j.deliver(ctx, message, announce)
-	var err error
-	if failure == nil {
-		err = message.Ack()
-	} else {
-		err = message.NakWithDelay(pause(message))
-	}
-	if err != nil {
+	if err := conclude(ctx, message, failure); err != nil {
 		j.log.Debug("answer to the journal", "error", err)
 	}
+	_, set := errors.AsType[*Later](failure)
 	switch {
 	case failure == nil:
 		return nil
-	case ctx.Err() != nil || deliberation.AsError(failure).Code == deliberation.Unavailable:
+	case ctx.Err() != nil || !set && deliberation.AsError(failure).Code == deliberation.Unavailable:
 		return failure
-	default:
+	case !set: // who sets a time has its own say
 		j.log.Warn("an end could not be announced; it comes again", "subject", message.Subject(), "error", failure)
-		return nil
+	}
+	return nil
+}
+
+// conclude says whether a message is done with, and else when it comes again. One
+// that was given up because its reader stops is for another reader at once.
+func conclude(ctx context.Context, message jetstream.Msg, failure error) error {
+	later, set := errors.AsType[*Later](failure)
+	switch {
+	case failure == nil:
+		return message.Ack()
+	case ctx.Err() != nil:
+		return message.Nak()
+	case set:
+		return message.NakWithDelay(later.After)
+	default:
+		return message.NakWithDelay(pause(message))
 	}
 }
 
@@ -111,17 +165,27 @@ func (j *Journal) deliver(ctx context.Context, message jetstream.Msg, announce f
 	if err != nil {
 		return err
 	}
-	return announce(ctx, Delivery{Entry: entry, TraceParent: events.Trace(message.Headers())})
+	return announce(ctx, Delivery{Entry: entry, TraceParent: events.Trace(message.Headers()), Attempt: metadata.NumDelivered})
 }
 
 // Announce publishes to the announcements' stream and waits until it is
 // stored. The server drops a repeat of the same id within its duplicate
 // window.
 func (j *Journal) Announce(ctx context.Context, subject, id string, header map[string][]string, data []byte) error {
+	return j.tell(ctx, subject, header, data, jetstream.WithMsgID(id), jetstream.WithExpectStream(Announcements))
+}
+
+// Respond is Announce to whichever stream keeps the agents' responses: it may
+// be the fleet's own.
+func (j *Journal) Respond(ctx context.Context, subject, id string, header map[string][]string, data []byte) error {
+	return j.tell(ctx, subject, header, data, jetstream.WithMsgID(id))
+}
+
+func (j *Journal) tell(ctx context.Context, subject string, header map[string][]string, data []byte, options ...jetstream.PublishOpt) error {
 	ctx, cancel := context.WithTimeout(ctx, j.wait)
 	defer cancel()
 	message := &nats.Msg{Subject: subject, Header: header, Data: data}
-	if _, err := j.js.PublishMsg(ctx, message, jetstream.WithMsgID(id), jetstream.WithExpectStream(Announcements)); err != nil {
+	if _, err := j.js.PublishMsg(ctx, message, options...); err != nil {
 		return j.failed("announce on "+subject, err)
 	}
 	return nil

@@ -24,21 +24,52 @@ func (k *Keeper) announce(ctx context.Context, end journal.Delivery) error {
 	if err != nil {
 		return err
 	}
-	body, err := announcement(end, id, end.Event)
+	e, err := endEvent(ctx, k.journal, end, id)
 	if err != nil {
 		return err
 	}
-	if len(body) > k.journal.MaxAnnouncement() {
-		light, err := k.journal.Lighten(ctx, end.Event)
-		if err != nil {
-			return err
-		}
-		if body, err = announcement(end, id, light); err != nil {
-			return err
-		}
+	body, err := json.Marshal(e)
+	if err != nil {
+		return fmt.Errorf("announce %s: %w", id, err)
 	}
 	header := map[string][]string{"content-type": {event.ApplicationCloudEventsJSON}}
 	return k.journal.Announce(ctx, events.AnnouncementSubject(state), events.DoneEventID(id), header, body)
+}
+
+// lightener is what an event that is too large needs of the journal.
+type lightener interface {
+	MaxAnnouncement() int
+	Lighten(ctx context.Context, message proto.Message) (proto.Message, error)
+}
+
+// forAttributes is what an event's attributes may take of an announcement.
+const forAttributes = 4 << 10
+
+// endEvent is the CloudEvent that tells of an end, on NATS and to a sink. One
+// that would be too large for NATS comes without its results.
+func endEvent(ctx context.Context, journal lightener, end journal.Delivery, id string) (event.Event, error) {
+	data, err := events.MarshalJSON(end.Event)
+	if err == nil && len(data) > journal.MaxAnnouncement()-forAttributes {
+		var light proto.Message
+		if light, err = journal.Lighten(ctx, end.Event); err == nil {
+			data, err = events.MarshalJSON(light)
+		}
+	}
+	if err != nil {
+		return event.Event{}, fmt.Errorf("tell of %s: %w", id, err)
+	}
+	e := event.New()
+	e.SetID(events.DoneEventID(id))
+	e.SetSource(events.Source)
+	e.SetType(events.Type(end.Event))
+	e.SetSubject(id)
+	e.SetTime(end.Time)
+	if end.TraceParent != "" {
+		e.SetExtension(events.TraceParent, end.TraceParent)
+	}
+	e.SetDataContentType(events.JSON)
+	e.DataEncoded = data
+	return e, nil
 }
 
 // ended returns what a life-cycle message says has ended, and how.
@@ -49,23 +80,4 @@ func ended(message proto.Message) (id string, state deliberation.State, err erro
 		return "", "", fmt.Errorf("%s is no end", events.Type(message))
 	}
 	return about.GetDeliberationId(), story.State, nil
-}
-
-func announcement(end journal.Delivery, id string, message proto.Message) ([]byte, error) {
-	data, err := events.MarshalJSON(message)
-	if err != nil {
-		return nil, fmt.Errorf("announce %s: %w", id, err)
-	}
-	e := event.New()
-	e.SetID(events.DoneEventID(id))
-	e.SetSource(events.Source)
-	e.SetType(events.Type(message))
-	e.SetSubject(id)
-	e.SetTime(end.Time)
-	if end.TraceParent != "" {
-		e.SetExtension(events.TraceParent, end.TraceParent)
-	}
-	e.SetDataContentType(events.JSON)
-	e.DataEncoded = data
-	return json.Marshal(e)
 }

@@ -25,6 +25,12 @@ type Journal interface {
 	// Announce stores what listeners hear; a repeated id is stored once within
 	// the duplicate window.
 	Announce(ctx context.Context, subject, id string, header map[string][]string, data []byte) error
+	// EndsFor is Ends for another reader.
+	EndsFor(ctx context.Context, reader journal.Reader, tell func(context.Context, journal.Delivery) error) error
+	// Respond is Announce to whichever stream keeps the agents' responses.
+	Respond(ctx context.Context, subject, id string, header map[string][]string, data []byte) error
+	// Story folds one deliberation, for what is told.
+	Story(ctx context.Context, id string) (*deliberation.Deliberation, error)
 	// MaxAnnouncement is the largest announcement, in bytes.
 	MaxAnnouncement() int
 	// Lighten moves a message's bulky field to the object store.
@@ -48,18 +54,34 @@ type Journal interface {
 
 // Keeper keeps one journal. Make it with New.
 type Keeper struct {
-	journal Journal
-	log     *slog.Logger
+	journal   Journal
+	log       *slog.Logger
+	responses bool
 }
 
+// Option is something that a keeper does on request.
+type Option func(*Keeper)
+
+// AgentResponses also tells of each agent, as the Python service did.
+func AgentResponses() Option { return func(k *Keeper) { k.responses = true } }
+
 // New returns a keeper.
-func New(journal Journal, log *slog.Logger) *Keeper { return &Keeper{journal: journal, log: log} }
+func New(journal Journal, log *slog.Logger, options ...Option) *Keeper {
+	k := &Keeper{journal: journal, log: log}
+	for _, option := range options {
+		option(k)
+	}
+	return k
+}
 
 // Run keeps the journal until ctx ends. While NATS is away it tries again.
 func (k *Keeper) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return k.always(ctx, "announce", k.announceEnds) })
-	group.Go(func() error { return k.always(ctx, "keep the ledger", k.keepLedger) })
+	group.Go(func() error { return always(ctx, k.log, "announce", k.announceEnds) })
+	group.Go(func() error { return always(ctx, k.log, "keep the ledger", k.keepLedger) })
+	if k.responses {
+		group.Go(func() error { return always(ctx, k.log, "tell of each agent", k.tellAgents) })
+	}
 	return group.Wait()
 }
 
@@ -77,7 +99,7 @@ func (t *throttle) due() bool {
 
 // always runs a task again whenever it ends, with growing pauses, until ctx
 // ends.
-func (k *Keeper) always(ctx context.Context, doing string, task func(context.Context) error) error {
+func always(ctx context.Context, log *slog.Logger, doing string, task func(context.Context) error) error {
 	pause := backoff.NewExponentialBackOff()
 	pause.MaxInterval = 5 * time.Second
 	var complaints throttle
@@ -92,7 +114,7 @@ func (k *Keeper) always(ctx context.Context, doing string, task func(context.Con
 		}
 		wait := pause.NextBackOff()
 		if complaints.due() {
-			k.log.Warn("the keeper tries again, until it works", "doing", doing, "error", err)
+			log.Warn("the keeper tries again, until it works", "doing", doing, "error", err)
 		}
 		select {
 		case <-ctx.Done():

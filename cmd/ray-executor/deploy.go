@@ -52,24 +52,27 @@ alone, and so are other applications of the cluster.`,
 }
 
 func deployJournal(ctx context.Context, settings config.Config, log *slog.Logger, say func(string)) error {
-	events, err := journal.Connect(journal.Settings{
-		URL: settings.NATSURL, Creds: settings.NATSCreds, CA: settings.NATSCA, Name: "ray-executor deploy", Log: log,
-	})
+	events, err := connect(settings, "deploy", log)
 	if err != nil {
 		return err
 	}
 	defer events.Close()
-	layout := journal.Layout{
-		Replicas: settings.JournalReplicas, MaxAge: settings.JournalMaxAge, MaxBytes: settings.JournalMaxBytes,
-	}
-	for _, pool := range settings.Pools() {
-		layout.Pools = append(layout.Pools, journal.Pool(pool))
-	}
-	if err := events.Deploy(ctx, layout); err != nil {
+	if err := events.Deploy(ctx, layoutOf(settings)); err != nil {
 		return err
 	}
 	say("journal: streams and consumers are in place")
 	return nil
+}
+
+func layoutOf(settings config.Config) journal.Layout {
+	layout := journal.Layout{
+		Replicas: settings.JournalReplicas, MaxAge: settings.JournalMaxAge, MaxBytes: settings.JournalMaxBytes,
+		AgentResponses: settings.AgentResponses, Relay: settings.Sink != "",
+	}
+	for _, pool := range settings.Pools() {
+		layout.Pools = append(layout.Pools, journal.Pool(pool))
+	}
+	return layout
 }
 
 func deployWorker(ctx context.Context, settings config.Config, say func(string)) error {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/oklog/run"
 	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
 
 	function "rayexecutor"
 	"rayexecutor/config"
@@ -31,7 +32,8 @@ func (p program) serveCommand() *cobra.Command {
 		Long: `Serve the functions on PORT, and on GRPC_PORT where it is set: CloudEvents on
 POST /, health under /health, metrics under /metrics. HTTP/1.1 and h2c.
 
-A keeper runs along unless KEEPER=false. SIGTERM ends what is under way, then
+A keeper runs along unless KEEPER=false, and with it a relay where K_SINK is
+set. SIGTERM ends what is under way, then
 the process.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
@@ -48,7 +50,10 @@ func (p program) keeperCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "keeper",
 		Short: "Run a keeper alone: announce ends, end what is overdue, carry the statistics forward",
-		Args:  cobra.NoArgs,
+		Long: `Run a keeper alone: announce ends, end what is overdue, carry the statistics
+forward. AGENT_RESPONSES=true also tells of each agent; where K_SINK is set, a
+relay runs along.`,
+		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			settings, log, err := p.load()
 			if err != nil {
@@ -123,16 +128,30 @@ func awaitJournal(ctx context.Context, served *function.Function, log *slog.Logg
 	}
 }
 
-// keep runs a keeper until ctx ends.
+// keep runs a keeper, and a relay where there is a sink, until ctx ends.
 func keep(ctx context.Context, settings config.Config, log *slog.Logger) error {
-	kept, err := journal.Connect(journal.Settings{
-		URL: settings.NATSURL, Creds: settings.NATSCreds, CA: settings.NATSCA, Name: "ray-executor keeper", Log: log,
-	})
+	kept, err := connect(settings, "keeper", log)
 	if err != nil {
 		return err
 	}
 	defer kept.Close()
-	return keeper.New(kept, log).Run(ctx)
+	var options []keeper.Option
+	if settings.AgentResponses {
+		options = append(options, keeper.AgentResponses())
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return keeper.New(kept, log, options...).Run(ctx) })
+	if settings.Sink != "" {
+		group.Go(func() error { return relay(ctx, settings, log) })
+	}
+	return group.Wait()
+}
+
+// connect connects to the journal as a part of this program.
+func connect(settings config.Config, part string, log *slog.Logger) (*journal.Journal, error) {
+	return journal.Connect(journal.Settings{
+		URL: settings.NATSURL, Creds: settings.NATSCreds, CA: settings.NATSCA, Name: "ray-executor " + part, Log: log,
+	})
 }
 
 // httpServer is an HTTP server that listens.
