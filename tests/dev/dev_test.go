@@ -5,12 +5,14 @@ package dev_test
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -21,7 +23,6 @@ import (
 )
 
 func TestMakeRunAndTheREADME(t *testing.T) {
-	before := processes(t)
 	run := start(t)
 	run.await(t, "Ctrl-C stops everything")
 	for _, want := range []string{
@@ -35,34 +36,58 @@ func TestMakeRunAndTheREADME(t *testing.T) {
 	for i, block := range readme(t) {
 		t.Run(fmt.Sprintf("README block %d", i+1), func(t *testing.T) { runBlock(t, block) })
 	}
+	ours := descendants(t, run.command.Process.Pid)
+	if len(ours) < 5 {
+		t.Errorf("it runs %d processes; a Ray has more", len(ours))
+	}
 	run.interrupt(t)
 	if t.Failed() {
 		t.Log(run.printed())
 	}
-	for pid, line := range processes(t) {
-		if _, was := before[pid]; !was && ours.MatchString(line) {
-			t.Errorf("process %s is left: %s", pid, line)
+	for pid, line := range ours {
+		if line != "" && commandLine(pid) == line {
+			t.Errorf("process %d is left: %.200s", pid, line)
 		}
 	}
 }
 
-// ours matches what `make run` starts.
-var ours = regexp.MustCompile(`(?i)ray|gcs_server|nats`)
-
-// processes returns the command line of every process, by its id.
-func processes(t *testing.T) map[string]string {
+// descendants returns a process's children and theirs, with their command
+// lines, by process id.
+func descendants(t *testing.T, root int) map[int]string {
 	t.Helper()
-	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	paths, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {
 		t.Fatal(err)
 	}
-	lines := make(map[string]string)
+	children := make(map[int][]int)
 	for _, path := range paths {
-		if line, err := os.ReadFile(path); err == nil && len(line) > 0 {
-			lines[filepath.Base(filepath.Dir(path))] = string(bytes.ReplaceAll(line, []byte{0}, []byte{' '}))
+		stat, err := os.ReadFile(path)
+		if err != nil {
+			continue // it has ended
 		}
+		var state string
+		var parent int
+		// After the name, which stands in brackets and may hold anything.
+		_, err = fmt.Sscan(string(stat[bytes.LastIndexByte(stat, ')')+1:]), &state, &parent)
+		pid, err2 := strconv.Atoi(filepath.Base(filepath.Dir(path)))
+		if err := errors.Join(err, err2); err != nil {
+			t.Fatal(err)
+		}
+		children[parent] = append(children[parent], pid)
 	}
-	return lines
+	found := make(map[int]string)
+	for next := children[root]; len(next) > 0; {
+		pid := next[0]
+		next = append(next[1:], children[pid]...)
+		found[pid] = commandLine(pid)
+	}
+	return found
+}
+
+// commandLine is empty where there is no such process any more.
+func commandLine(pid int) string {
+	line, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid))
+	return string(bytes.ReplaceAll(line, []byte{0}, []byte{' '}))
 }
 
 // running is `make run` while it runs.

@@ -1,0 +1,197 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"rayexecutor/journal/journaltest"
+	pb "rayexecutor/proto/ray_executor/v1"
+)
+
+// setup serves on a real journal, without a Ray, and returns how to call it.
+func setup(t *testing.T) (call func(args ...string) (string, error), nats *journaltest.Server) {
+	t.Helper()
+	nats = journaltest.Start(t)
+	environ := []string{
+		"NATS_URL=" + nats.URL, "RAY_ADDRESS=http://127.0.0.1:9", "VLLM_URL=http://127.0.0.1:9", "VLLM_MODEL=none", "LOG_LEVEL=ERROR",
+	}
+	if printed, err := runProgram(t.Context(), environ, "deploy", "--only", "journal"); err != nil {
+		t.Fatalf("%v\n%s", err, printed)
+	}
+	server := program{environ: append(environ, "PORT=0"), out: t.Output(), errors: t.Output()}
+	settings, log, err := server.load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	settings.Port = 0
+	ctx, cancel := context.WithCancel(context.Background())
+	listening, ended := make(chan net.Addr, 1), make(chan error, 1)
+	go func() { ended <- serve(ctx, settings, log, func(address net.Addr) { listening <- address }) }()
+	t.Cleanup(func() { cancel(); <-ended })
+	url := "http://" + (<-listening).String()
+	if err := awaitServer(t.Context(), url); err != nil {
+		t.Fatal(err)
+	}
+	return func(args ...string) (string, error) {
+		return runProgram(t.Context(), environ, append(args, "--server", url)...)
+	}, nats
+}
+
+func runProgram(ctx context.Context, environ []string, args ...string) (string, error) {
+	var printed bytes.Buffer
+	err := program{args: args, environ: environ, out: &printed, errors: &printed}.run(ctx)
+	return printed.String(), err
+}
+
+// expect runs a command that must succeed and print some words.
+func expect(t *testing.T, call func(...string) (string, error), words string, args ...string) {
+	t.Helper()
+	printed, err := call(args...)
+	if err != nil || !strings.Contains(printed, words) {
+		t.Errorf("%v: %v, printed %q, which lacks %q", args, err, printed, words)
+	}
+}
+
+func TestClient(t *testing.T) {
+	t.Parallel()
+	call, _ := setup(t)
+	expect(t, call, "mine submitted", "submit", "Describe it", "--id", "mine", "--agent", "a=big", "--timeout", "60", "--retries", "0")
+	expect(t, call, "mine queued", "status", "mine")
+	expect(t, call, "mine cancelled: is cancelled", "cancel", "mine", "--reason", "enough")
+	expect(t, call, "enough", "status", "mine")
+	expect(t, call, "mine cancelled: is cancelled", "cancel", "mine")
+	expect(t, call, "not_found", "status", "nobody")
+	expect(t, call, "1 in all, 0 active (0 queued), 0 completed, 0 failed, 1 cancelled", "stats")
+
+	printed, err := call("watch", "mine")
+	if err == nil || !strings.Contains(printed, "cancelled after") {
+		t.Errorf("watching a cancelled one: %v, printed %q", err, printed)
+	}
+}
+
+func TestListPages(t *testing.T) {
+	t.Parallel()
+	call, _ := setup(t)
+	for _, id := range []string{"one", "two", "three"} {
+		expect(t, call, id, "submit", "Describe it", "--id", id, "--task-id", "task-"+id)
+	}
+	expect(t, call, "more: --page-token", "list", "--page-size", "2")
+	expect(t, call, "task-two", "list", "--task-id", "task-two", "--state", "queued")
+	printed, err := call("list", "-o", "json")
+	var list struct {
+		Deliberations []struct {
+			ID string `json:"deliberation_id"`
+		} `json:"deliberations"`
+	}
+	if err := json.Unmarshal([]byte(printed), &list); err != nil {
+		t.Fatalf("%v: %s", err, printed)
+	}
+	if err != nil || len(list.Deliberations) != 3 || list.Deliberations[0].ID != "three" {
+		t.Errorf("%v, listed %+v", err, list)
+	}
+}
+
+func TestSubmitAFile(t *testing.T) {
+	t.Parallel()
+	call, _ := setup(t)
+	file := filepath.Join(t.TempDir(), "request.json")
+	text := `{"task_id": "t", "task_description": "d", "role": "DEV", "agents": [{"id": "a"}], "deliberation_id": "filed"}`
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	expect(t, call, "filed submitted", "submit", "--file", file)
+	if err := os.WriteFile(file, []byte(`{"task": "t"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := call("submit", "--file", file); err == nil || !strings.Contains(err.Error(), `"task"`) {
+		t.Errorf("a misspelt field: %v", err)
+	}
+}
+
+func TestRefusalsAreTold(t *testing.T) {
+	t.Parallel()
+	call, _ := setup(t)
+	for words, args := range map[string][]string{
+		"pool":             {"submit", "Describe it", "--pool", "nowhere"},
+		"task_description": {"submit"},
+		"text or json":     {"stats", "-o", "yaml"},
+		"journal or work":  {"deploy", "--only", "nothing"},
+	} {
+		if _, err := call(args...); args[0] != "deploy" && (err == nil || !strings.Contains(err.Error(), words)) {
+			t.Errorf("%v: %v, which lacks %q", args, err, words)
+		}
+	}
+	if _, err := runProgram(t.Context(), nil, "deploy", "--only", "nothing"); err == nil || !strings.Contains(err.Error(), "journal or worker") {
+		t.Errorf("deploy --only nothing: %v", err)
+	}
+	if _, err := runProgram(t.Context(), nil, "stats", "--server", "http://127.0.0.1:9"); err == nil || !strings.Contains(err.Error(), "is the server up") {
+		t.Errorf("without a server: %v", err)
+	}
+}
+
+func TestDoctorSaysWhatIsAmiss(t *testing.T) {
+	t.Parallel()
+	call, _ := setup(t)
+	printed, err := call("doctor")
+	if err == nil {
+		t.Error("doctor finds nothing amiss without a Ray and a model")
+	}
+	for _, want := range []string{"server   ok", "journal  ok", "worker   amiss", "model    amiss"} {
+		if !strings.Contains(printed, want) {
+			t.Errorf("doctor does not say %q:\n%s", want, printed)
+		}
+	}
+}
+
+func TestHelp(t *testing.T) {
+	t.Parallel()
+	for _, command := range []string{"dev", "serve", "keeper", "deploy", "model", "submit", "status", "watch", "cancel", "list", "stats", "doctor"} {
+		printed, err := runProgram(t.Context(), nil, command, "--help")
+		if err != nil || !strings.Contains(printed, "Usage:") {
+			t.Errorf("%s --help: %v, %q", command, err, printed)
+		}
+	}
+}
+
+// The keeper alone announces what ends, and goes when it is told to.
+func TestKeeperAlone(t *testing.T) {
+	t.Parallel()
+	nats := journaltest.Start(t)
+	environ := []string{"NATS_URL=" + nats.URL, "LOG_LEVEL=ERROR"}
+	if printed, err := runProgram(t.Context(), environ, "deploy", "--only", "journal"); err != nil {
+		t.Fatalf("%v\n%s", err, printed)
+	}
+	conn, _ := journaltest.Dial(t, nats.URL)
+	heard, err := conn.SubscribeSync("orchestration.deliberation.cancelled")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() {
+		_, err := runProgram(ctx, environ, "keeper")
+		ended <- err
+	}()
+	writer := journaltest.Connect(t, nats.URL)
+	if _, err := writer.End(t.Context(), "gone", cancelled("gone"), ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := heard.NextMsg(20 * time.Second); err != nil {
+		t.Errorf("nothing was announced: %v", err)
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Errorf("it ended with %v", err)
+	}
+}
+
+func cancelled(id string) *pb.DeliberationCancelled {
+	return &pb.DeliberationCancelled{DeliberationId: id, Reason: "enough"}
+}
