@@ -1,0 +1,234 @@
+// Package conformance runs the same cases through every face: the five ways of
+// CloudEvents, gRPC, gRPC-Web, Connect and REST. No face is called by code of
+// ours: what goes over the wire is written by hand. The run writes the table
+// in docs/conformance.md (`-update`), and fails when it is stale.
+package conformance_test
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	"rayexecutor/journal/journaltest"
+	pb "rayexecutor/proto/ray_executor/v1"
+	"rayexecutor/tests/system"
+)
+
+// A house is a system with its faces. Nobody runs agents in it: what a Ray
+// worker would write, worker writes.
+type house struct {
+	*system.System
+
+	faces  []face
+	worker *journaltest.Worker
+}
+
+const (
+	allowedHost = "models.test"
+	otherPool   = "other"
+)
+
+func setup(t *testing.T, settings ...string) *house {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "conformance")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sys, err := system.New(system.Options{
+		Dir: dir, ModelURL: "http://" + allowedHost, Model: "none",
+		Settings: append([]string{"POOLS=default," + otherPool, "KEEPER=false"}, settings...),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := sys.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+		if t.Failed() {
+			t.Log(sys.Logs())
+		}
+		os.RemoveAll(dir)
+	})
+	if err := sys.StartNATS(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if printed, err := sys.Run(t.Context(), "deploy", "--only", "journal"); err != nil {
+		t.Fatalf("%v\n%s", err, printed)
+	}
+	if err := sys.StartServer(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return &house{sys, facesOf(sys.URL()), journaltest.NewWorker(t, sys.NATSURL())}
+}
+
+// facesOf are all the ways into a server.
+func facesOf(url string) []face { return eventFaces(url) }
+
+// A row is a case that every face has to pass, or those that it is about.
+type row struct {
+	name string
+	// about says which faces the case is about; nil: all.
+	about func(face) bool
+	run   func(t *testing.T, h *house, f face)
+}
+
+func TestConformance(t *testing.T) {
+	h := setup(t)
+	page := newPage(h.faces)
+	for _, section := range sections() {
+		page.section(section.name)
+		t.Run(section.name, func(t *testing.T) {
+			h := h
+			if section.house != nil {
+				h = section.house(t)
+			}
+			for _, row := range section.rows {
+				page.row(row.name)
+				t.Run(row.name, func(t *testing.T) { runRow(t, h, row, page) })
+			}
+		})
+	}
+	page.section("All faces at once")
+	for _, row := range together() {
+		page.row(row.name)
+		passed := t.Run(row.name, func(t *testing.T) { row.run(t, h) })
+		for _, f := range h.faces {
+			page.mark(row.name, f, passed)
+		}
+	}
+	if !t.Failed() {
+		page.compare(t)
+	}
+}
+
+func runRow(t *testing.T, h *house, row row, page *page) {
+	for _, f := range h.faces {
+		if row.about == nil || row.about(f) {
+			page.mark(row.name, f, t.Run(f.name(), func(t *testing.T) { row.run(t, h, f) }))
+		}
+	}
+}
+
+// A section has a house of its own, or that of all the others.
+type section struct {
+	name  string
+	rows  []row
+	house func(*testing.T) *house
+}
+
+func sections() []section {
+	return []section{
+		{"Submit", submitRows(), nil},
+		{"Status, cancel, jobs, statistics", lifeRows(), nil},
+		{"List", listRows(), nil},
+		{"Refused at the door", invalidRows(), nil},
+		{"While NATS is away", awayRows(), withoutNATS},
+		{"While the journal is full", fullRows(), filled},
+	}
+}
+
+var (
+	counts   = make(map[string]int)
+	countsMu sync.Mutex
+)
+
+// fresh returns a deliberation id that nobody has had.
+func fresh(t *testing.T) string {
+	t.Helper()
+	countsMu.Lock()
+	defer countsMu.Unlock()
+	name := strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' {
+			return r
+		}
+		return '-'
+	}, t.Name()[strings.LastIndexByte(t.Name(), '/')+1:])
+	counts[name]++
+	return fmt.Sprintf("%s-%d", name, counts[name])
+}
+
+// request is one that is in order.
+func request(id string) *pb.ExecuteDeliberationRequest {
+	return &pb.ExecuteDeliberationRequest{
+		TaskId: "task-" + id, TaskDescription: "Decide.", Role: "DEV", DeliberationId: id,
+		Agents: []*pb.Agent{{Id: "a0"}, {Id: "a1"}},
+	}
+}
+
+// ask calls a face, and holds its answer against the contract's table.
+func ask(t *testing.T, f face, request proto.Message, want string) *outcome {
+	t.Helper()
+	return askAs(t, f, call{request: request}, want)
+}
+
+func askAs(t *testing.T, f face, c call, want string) *outcome {
+	t.Helper()
+	o, err := f.call(context.WithoutCancel(t.Context()), c)
+	if err != nil {
+		t.Fatalf("%s: %s: %v", f.name(), method(c.request), err)
+	}
+	if o.code != want {
+		t.Fatalf("%s: %s comes to %v, not to %s", f.name(), method(c.request), o, want)
+	}
+	if wire := f.wire(c.request, want, o.isNew); o.wire != wire {
+		t.Errorf("%s: %s is told as %s, not as %s", f.name(), method(c.request), o.wire, wire)
+	}
+	repeatable := want == limitReached || want == unavailable
+	if repeatable != (o.retryAfter != "") {
+		t.Errorf("%s: %s: Retry-After is %q", f.name(), want, o.retryAfter)
+	}
+	return o
+}
+
+// submit submits through a face and returns the id that it was given.
+func submit(t *testing.T, f face, request *pb.ExecuteDeliberationRequest) string {
+	t.Helper()
+	receipt := ask(t, f, request, ok).reply.(*pb.ExecuteDeliberationResponse)
+	if receipt.GetStatus() != "submitted" || receipt.GetDeliberationId() == "" {
+		t.Fatalf("the receipt is %v", receipt)
+	}
+	return receipt.GetDeliberationId()
+}
+
+func status(t *testing.T, f face, id string) *pb.GetDeliberationStatusResponse {
+	t.Helper()
+	return ask(t, f, &pb.GetDeliberationStatusRequest{DeliberationId: id}, ok).reply.(*pb.GetDeliberationStatusResponse)
+}
+
+func cancel(t *testing.T, f face, id string) *pb.CancelDeliberationResponse {
+	t.Helper()
+	request := &pb.CancelDeliberationRequest{DeliberationId: id, Reason: "not needed"}
+	return ask(t, f, request, ok).reply.(*pb.CancelDeliberationResponse)
+}
+
+func statistics(t *testing.T, f face) *pb.RayExecutorStats {
+	t.Helper()
+	return ask(t, f, &pb.GetStatusRequest{}, ok).reply.(*pb.GetStatusResponse).GetStats()
+}
+
+// recorded reads what the journal keeps of a deliberation's acceptance.
+func recorded(t *testing.T, h *house, id string) (record *pb.DeliberationRequested, trace string) {
+	t.Helper()
+	kept := journaltest.Messages(t, h.NATSURL(), "DELIBERATIONS", "deliberation.requested.*."+id)
+	if len(kept) != 1 {
+		t.Fatalf("the journal has %d requests for %s", len(kept), id)
+	}
+	record = new(pb.DeliberationRequested)
+	if err := proto.Unmarshal(kept[0].Data, record); err != nil {
+		t.Fatal(err)
+	}
+	return record, kept[0].Header.Get("ce-traceparent")
+}
+
+func same(t *testing.T, what string, got, want proto.Message) {
+	t.Helper()
+	if !proto.Equal(got, want) {
+		t.Errorf("%s is %v, not %v", what, got, want)
+	}
+}

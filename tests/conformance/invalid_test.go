@@ -1,0 +1,120 @@
+package conformance_test
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	pb "rayexecutor/proto/ray_executor/v1"
+)
+
+// A mistake is a request that is out of range at one field (contract 1).
+type mistake struct {
+	field   string
+	what    string
+	request proto.Message
+}
+
+func submitWith(change func(*pb.ExecuteDeliberationRequest)) *pb.ExecuteDeliberationRequest {
+	made := request("never")
+	change(made)
+	return made
+}
+
+func mistakes() []mistake {
+	type submitted = pb.ExecuteDeliberationRequest
+	var all []mistake
+	add := func(field, what string, request proto.Message) { all = append(all, mistake{field, what, request}) }
+	in := func(field, what string, change func(*submitted)) { add(field, what, submitWith(change)) }
+	for what, blank := range map[string]string{"empty": "", "blank": " \t\n", "invisible": "\u200b\u2003\u2028"} {
+		in("task_id", what, func(r *submitted) { r.TaskId = blank })
+		in("task_description", what, func(r *submitted) { r.TaskDescription = blank })
+		in("role", what, func(r *submitted) { r.Role = blank })
+	}
+	in("agents", "none", func(r *submitted) { r.Agents = nil })
+	in("agents", "257", func(r *submitted) { r.Agents = agents(257) })
+	in("agents", "one id twice", func(r *submitted) { r.Agents[1].Id = r.GetAgents()[0].GetId() })
+	for _, id := range []string{"", strings.Repeat("a", 65), "a b", "a/b", "ä", "a\n", "a*"} {
+		in("agents[1].id", fmt.Sprintf("%.8q", id), func(r *submitted) { r.Agents[1].Id = id })
+	}
+	for _, id := range []string{strings.Repeat("a", 65), "a.b", "a b", "ä", "*", ">", "a\n", "../a"} {
+		in("deliberation_id", fmt.Sprintf("%.8q", id), func(r *submitted) { r.DeliberationId = id })
+		add("deliberation_id", fmt.Sprintf("%.8q", id), &pb.GetDeliberationStatusRequest{DeliberationId: id})
+		add("deliberation_id", fmt.Sprintf("%.8q", id), &pb.CancelDeliberationRequest{DeliberationId: id})
+	}
+	for _, pool := range []string{"Default", strings.Repeat("a", 33), "a_b", "a b", "undeclared", "*"} {
+		in("pool", fmt.Sprintf("%.8q", pool), func(r *submitted) { r.Pool = pool })
+	}
+	for _, seconds := range []int32{-1, 86401, -1 << 31, 1<<31 - 1} {
+		in("constraints.timeout_seconds", fmt.Sprint(seconds), func(r *submitted) { r.Constraints = &pb.TaskConstraints{TimeoutSeconds: seconds} })
+	}
+	for _, retries := range []int32{-1, 11} {
+		in("constraints.max_retries", fmt.Sprint(retries), func(r *submitted) { r.Constraints = &pb.TaskConstraints{MaxRetries: &retries} })
+	}
+	for _, url := range []string{
+		"ftp://" + allowedHost, "file:///etc/passwd", allowedHost, "//" + allowedHost, "http://", "http:// " + allowedHost,
+		"http://user@" + allowedHost, "http://user:secret@" + allowedHost, "http://" + allowedHost + "?a=b",
+		"http://" + allowedHost + "?", "http://" + allowedHost + "#a", "http://" + allowedHost + "#",
+		"http://elsewhere.test", "http://" + allowedHost + ".evil.test", "http://sub." + allowedHost, "http://169.254.169.254",
+		"http://" + allowedHost + ":0", "http://" + allowedHost + ":99999", "http://" + allowedHost + "@evil.test", `http://evil.test\@` + allowedHost,
+	} {
+		in("vllm_url", url, func(r *submitted) { r.VllmUrl = url })
+	}
+	for _, template := range []string{"{unknown}", "{role.upper}", "{metadata[0]}", "{a.b}", "fine {role}, not {Role}"} {
+		in("agents[1].prompt_template", template, func(r *submitted) { r.Agents[1].PromptTemplate = template })
+	}
+	add("reason", "4,097 characters", &pb.CancelDeliberationRequest{DeliberationId: "nobody-knows", Reason: strings.Repeat("x", 4097)})
+	add("state", "done", &pb.ListDeliberationsRequest{State: "done"})
+	add("pool", "Default", &pb.ListDeliberationsRequest{Pool: "Default"})
+	add("page_size", "-1", &pb.ListDeliberationsRequest{PageSize: -1})
+	add("page_size", "201", &pb.ListDeliberationsRequest{PageSize: 201})
+	for _, token := range []string{"0", "-1", "x", "1.5", " 1", strings.Repeat("1", 64), strings.Repeat("1", 65)} {
+		add("page_token", fmt.Sprintf("%.8q", token), &pb.ListDeliberationsRequest{PageToken: token})
+	}
+	return all
+}
+
+// invalidRows are a row a field of each request, with all the mistakes in it.
+func invalidRows() []row {
+	var rows []row
+	byName := make(map[string]int)
+	for _, one := range mistakes() {
+		name := fmt.Sprintf("%s: %s", method(one.request), one.field)
+		place, known := byName[name]
+		if !known {
+			place = len(rows)
+			byName[name] = place
+			rows = append(rows, row{name: name, run: func(*testing.T, *house, face) {}})
+		}
+		others := rows[place].run
+		rows[place].run = func(t *testing.T, h *house, f face) {
+			others(t, h, f)
+			refusedAt(t, f, one)
+		}
+	}
+	return append(rows,
+		row{name: "above 1 MiB", run: func(t *testing.T, _ *house, f face) {
+			for _, size := range []int{1<<20 + 1, 3 << 20} {
+				sent := sized(fresh(t), size)
+				if refusal := ask(t, f, sent, tooLarge); refusal.field == "" {
+					t.Errorf("%d bytes are refused with %v", size, refusal)
+				}
+				ask(t, f, &pb.GetDeliberationStatusRequest{DeliberationId: sent.GetDeliberationId()}, notFound)
+			}
+		}},
+		row{name: "no message at all", run: func(t *testing.T, _ *house, f face) {
+			askAs(t, f, call{request: request(fresh(t)), broken: true}, invalid)
+		}},
+	)
+}
+
+func refusedAt(t *testing.T, f face, one mistake) {
+	t.Helper()
+	t.Run(one.what, func(t *testing.T) {
+		if refusal := ask(t, f, one.request, invalid); refusal.field != one.field || refusal.detail == "" {
+			t.Errorf("%v is refused with %v", one.request, refusal)
+		}
+	})
+}

@@ -1,0 +1,105 @@
+package conformance_test
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"rayexecutor/tests/system"
+)
+
+var update = flag.Bool("update", false, "write docs/conformance.md anew")
+
+// A page is the run as docs/conformance.md shows it.
+type page struct {
+	faces []face
+	lines []line
+}
+
+// A line is a row of the table, or the name of a section.
+type line struct {
+	name    string
+	section bool
+	passed  map[string]bool
+}
+
+func newPage(faces []face) *page { return &page{faces: faces} }
+
+func (p *page) section(name string) {
+	p.lines = append(p.lines, line{name: name, section: true})
+}
+
+func (p *page) row(name string) {
+	if slices.ContainsFunc(p.lines, func(l line) bool { return l.name == name }) {
+		panic("two rows are named " + name)
+	}
+	p.lines = append(p.lines, line{name: name, passed: make(map[string]bool)})
+}
+
+func (p *page) mark(row string, f face, passed bool) {
+	for _, line := range p.lines {
+		if line.name == row {
+			line.passed[f.name()] = passed
+		}
+	}
+}
+
+const preamble = `# Conformance
+
+Every case through every face, with the same outcome expected of each. The run writes this page
+(` + "`go test ./tests/conformance -update`" + `), and fails when it is stale. ✓ passed; – the case is not about this face.
+`
+
+func (p *page) render() string {
+	var out strings.Builder
+	out.WriteString(preamble)
+	for _, line := range p.lines {
+		if line.section {
+			fmt.Fprintf(&out, "\n## %s\n\n| case |", line.name)
+			for _, f := range p.faces {
+				fmt.Fprintf(&out, " %s |", f.name())
+			}
+			fmt.Fprintf(&out, "\n|---|%s\n", strings.Repeat(":-:|", len(p.faces)))
+			continue
+		}
+		fmt.Fprintf(&out, "| %s |", line.name)
+		for _, f := range p.faces {
+			fmt.Fprintf(&out, " %s |", line.sign(f))
+		}
+		out.WriteByte('\n')
+	}
+	return out.String()
+}
+
+func (l *line) sign(f face) string {
+	switch passed, ran := l.passed[f.name()]; {
+	case !ran:
+		return "–"
+	case passed:
+		return "✓"
+	default:
+		return "✗"
+	}
+}
+
+// compare holds the run against the page that is committed.
+func (p *page) compare(t *testing.T) {
+	t.Helper()
+	if selected := flag.Lookup("test.run").Value.String(); strings.Contains(selected, "/") {
+		return // a part of the run is no page
+	}
+	path := filepath.Join(system.Root(), "docs", "conformance.md")
+	if *update {
+		if err := os.WriteFile(path, []byte(p.render()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kept, err := os.ReadFile(path)
+	if err != nil || string(kept) != p.render() {
+		t.Errorf("docs/conformance.md is stale: go test ./tests/conformance -update (%v)", err)
+	}
+}
