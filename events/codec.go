@@ -34,15 +34,10 @@ func Type(message proto.Message) string {
 }
 
 // Decode reads an event's data into a message, as its data content type says;
-// no data is the empty message. The error is deliberation.Invalid or TooLarge.
+// no data is the empty message. The error is deliberation.Invalid or TooLarge:
+// the limit is the message's, so that it is the same in JSON and in protobuf.
 func Decode(e *event.Event, into proto.Message) error {
 	data := e.Data()
-	if len(data) > deliberation.MaxRequestBytes {
-		return &deliberation.Error{
-			Code: deliberation.TooLarge, Field: "data",
-			Message: "is above 1 MiB: shorten the description, the templates or the metadata",
-		}
-	}
 	contentType, err := dataContentType(e)
 	if err != nil || len(data) == 0 {
 		return err
@@ -51,12 +46,28 @@ func Decode(e *event.Event, into proto.Message) error {
 		if bytes.Equal(data, []byte("null")) { // how structured JSON can say that there is none
 			return nil
 		}
-		return UnmarshalJSON(data, into)
+		if err := UnmarshalJSON(data, into); err != nil {
+			return err
+		}
+		return checkSize(proto.Size(into))
+	}
+	if err := checkSize(len(data)); err != nil {
+		return err
 	}
 	if err := proto.Unmarshal(data, into); err != nil {
 		return deliberation.Invalidf("data", "is not a %s in protobuf", Type(into))
 	}
 	return nil
+}
+
+func checkSize(bytes int) error {
+	if bytes <= deliberation.MaxRequestBytes {
+		return nil
+	}
+	return &deliberation.Error{
+		Code: deliberation.TooLarge, Field: "data",
+		Message: "is above 1 MiB: shorten the description, the templates or the metadata",
+	}
 }
 
 // dataContentType returns JSON or Protobuf. CloudEvents reads an absent one as

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cloudevents/sdk-go/v2/event"
 	"go.uber.org/goleak"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
 	"rayexecutor/deliberation"
@@ -91,12 +92,30 @@ func TestDecode(t *testing.T) {
 
 func TestDecodeBoundsTheSize(t *testing.T) {
 	t.Parallel()
-	most := status(events.JSON, []byte(`{"deliberation_id": "`+strings.Repeat("x", deliberation.MaxRequestBytes-23)+`"}`))
-	if err := events.Decode(&most, &pb.GetDeliberationStatusRequest{}); err != nil || len(most.Data()) != 1<<20 {
-		t.Errorf("%d bytes: %v", len(most.Data()), err)
+	const most = deliberation.MaxRequestBytes - 4 // for the field's number and length
+	for size, fits := range map[int]bool{most: true, most + 1: false} {
+		text := strings.Repeat("\n", size)
+		sent := &pb.GetDeliberationStatusRequest{DeliberationId: text}
+		inProtobuf, err := proto.Marshal(sent)
+		if err != nil {
+			t.Fatal(err)
+		}
+		inJSON, err := protojson.Marshal(sent) // larger, as it escapes
+		if err != nil {
+			t.Fatal(err)
+		}
+		for contentType, data := range map[string][]byte{events.Protobuf: inProtobuf, events.JSON: inJSON} {
+			e := status(contentType, data)
+			var read pb.GetDeliberationStatusRequest
+			err := events.Decode(&e, &read)
+			if fits && (err != nil || read.GetDeliberationId() != text) {
+				t.Errorf("%d bytes of %s: %v", len(data), contentType, err)
+			}
+			if !fits {
+				refused(t, err, deliberation.TooLarge, "data", "above 1 MiB")
+			}
+		}
 	}
-	most.DataEncoded = append(most.DataEncoded, ' ')
-	refused(t, events.Decode(&most, &pb.GetDeliberationStatusRequest{}), deliberation.TooLarge, "data", "above 1 MiB")
 }
 
 func TestReply(t *testing.T) {
