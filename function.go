@@ -81,8 +81,17 @@ func (f *Function) StartWith(settings config.Config, log *slog.Logger) error {
 	return nil
 }
 
+// Drain ends the streams, whose callers come back to another instance: they
+// would keep a server from stopping.
+func (f *Function) Drain() {
+	if parts := f.parts.Load(); parts != nil {
+		parts.functions.Drain()
+	}
+}
+
 // Stop closes the connections.
 func (f *Function) Stop(context.Context) error {
+	f.Drain()
 	if parts := f.parts.Swap(nil); parts != nil {
 		parts.journal.Close()
 	}
@@ -121,7 +130,7 @@ func (f *Function) Handle(w http.ResponseWriter, r *http.Request) {
 
 func routes(f *Function, served *functions.Functions) http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("/{$}", served)
+	served.Mount(mux)
 	mux.HandleFunc("GET /health/liveness", health(f.Alive))
 	mux.HandleFunc("GET /health/readiness", health(f.Ready))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(served.Metrics(), promhttp.HandlerOpts{}))

@@ -72,13 +72,13 @@ func NoSuch(id string) *Error {
 }
 
 // AsError returns the coded error in err's chain. A call that was given up, by
-// its caller or a server that stops, is Unavailable. What was not foreseen
+// its caller, its deadline or a server that stops, is Unavailable. What was not foreseen
 // comes back as Internal, with err as its cause and nothing of its text.
 func AsError(err error) *Error {
 	if coded, ok := errors.AsType[*Error](err); ok {
 		return coded
 	}
-	if errors.Is(err, context.Canceled) {
+	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
 		return &Error{
 			Code: Unavailable, Field: "request", RetryAfter: time.Second, Cause: err,
 			Message: "was given up before it was answered: its outcome is unknown, repeating it is safe",

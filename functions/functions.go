@@ -1,10 +1,10 @@
 // Package functions holds the operations of the ray-executor: submit, status,
-// stats, cancel and list, one file each. They hold no state: the journal does.
+// stats, cancel, list and watch, one file each. They hold no state: the journal does.
 //
-// Every face leads here. An event goes through Handle, which finds the
-// operation by the event's type; other faces call the methods. What goes wrong
-// is a *deliberation.Error, and the table in answer.go says how each face tells
-// it.
+// Every face leads here. Events (http.go), RPCs (rpc.go) and the JSON API
+// (rest.go) find their operation by the type of the request, and each call is
+// counted in one place. What goes wrong is a *deliberation.Error, and the table
+// in answer.go says how each face tells it.
 package functions
 
 import (
@@ -36,6 +36,10 @@ type Journal interface {
 	Story(ctx context.Context, id string) (*deliberation.Deliberation, error)
 	// LeaderStory is Story for decisions.
 	LeaderStory(ctx context.Context, id string) (*deliberation.Deliberation, error)
+	// Watch tells each entry of a story after a sequence, as it comes, until its
+	// end. The first call, with an entry that holds no event, says that the story
+	// goes on; one that ended before is not told at all. Unknown ids are NotFound.
+	Watch(ctx context.Context, id string, after uint64, tell func(deliberation.Entry) error) error
 	// Page lists stories, newest first; next is 0 at the end.
 	Page(ctx context.Context, query deliberation.Query) (page []*deliberation.Deliberation, next uint64, err error)
 	// Ledger returns the ledger as of the last snapshot.
@@ -72,6 +76,11 @@ type Functions struct {
 	metrics  *metrics
 	started  time.Time
 	routes   map[string]operation // by event type
+	watches  bool                 // whether Watch is served
+
+	// streams ends when Drain is called.
+	streams context.Context
+	drain   context.CancelFunc
 
 	// ledger holds the one ledger while nobody reads it; nil before the first.
 	ledger chan *deliberation.Ledger
@@ -101,6 +110,8 @@ func New(options Options) *Functions {
 		ledger: make(chan *deliberation.Ledger, 1),
 	}
 	f.ledger <- nil
+	f.streams, f.drain = context.WithCancel(context.Background())
+	f.watches = slices.Contains(options.Serve, "status")
 	route(f, options.Serve, "submit", f.Submit)
 	route(f, options.Serve, "status", f.Status)
 	route(f, options.Serve, "stats", f.Stats)
@@ -131,19 +142,16 @@ func route[T any, Request message[T], Reply proto.Message](f *Functions, served 
 }
 
 // Handle answers an event with an event. The error is one of the table's.
-func (f *Functions) Handle(ctx context.Context, e event.Event) (*event.Event, error) {
-	f.metrics.inFlight.Inc()
-	defer f.metrics.inFlight.Dec()
-	started := time.Now()
+func (f *Functions) Handle(ctx context.Context, e event.Event) (reply *event.Event, err error) {
 	operation, known := f.routes[e.Type()]
-	reply, err := f.handle(ctx, &e, operation, known)
-	f.metrics.observe(operation.name, err, time.Since(started))
-	f.logFailure(ctx, operation.name, err)
+	err = f.counted(ctx, operation.name, func() error {
+		reply, err = f.handle(ctx, &e, operation, known)
+		return err
+	})
 	return reply, err
 }
 
-func (f *Functions) handle(ctx context.Context, e *event.Event, operation operation, known bool) (answer *event.Event, err error) {
-	defer rescue(&err)
+func (f *Functions) handle(ctx context.Context, e *event.Event, operation operation, known bool) (*event.Event, error) {
 	if err := events.Validate(e); err != nil {
 		return nil, err
 	}
@@ -161,6 +169,39 @@ func (f *Functions) handle(ctx context.Context, e *event.Event, operation operat
 		return nil, err
 	}
 	return events.Reply(e, reply, subjectOf(reply))
+}
+
+// call runs the operation of a request, which is served.
+func (f *Functions) call(ctx context.Context, request proto.Message, origin Origin) (reply proto.Message, err error) {
+	operation := f.routes[events.Type(request)]
+	err = f.counted(ctx, operation.name, func() error {
+		reply, err = operation.call(ctx, request, origin)
+		return err
+	})
+	return reply, err
+}
+
+// serves reports whether requests of a type are served.
+func (f *Functions) serves(requestType string) bool {
+	_, served := f.routes[requestType]
+	return served || f.watches && requestType == events.Type(&pb.WatchDeliberationRequest{})
+}
+
+// counted runs an operation for a door: it shows in the metrics, a failure in
+// the log, and a panic is an error that was not foreseen.
+func (f *Functions) counted(ctx context.Context, operation string, run func() error) error {
+	f.metrics.inFlight.Inc()
+	defer f.metrics.inFlight.Dec()
+	started := time.Now()
+	err := rescued(run)
+	f.metrics.observe(operation, err, time.Since(started))
+	f.logFailure(ctx, operation, err)
+	return err
+}
+
+func rescued(run func() error) (err error) {
+	defer rescue(&err)
+	return run()
 }
 
 // rescue turns a panic into an error that was not foreseen.

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -116,6 +117,36 @@ func (m *memory) Story(_ context.Context, id string) (*deliberation.Deliberation
 
 func (m *memory) LeaderStory(ctx context.Context, id string) (*deliberation.Deliberation, error) {
 	return m.Story(ctx, id)
+}
+
+// Watch tells what there is; what comes later, tests of the real journal tell.
+func (m *memory) Watch(ctx context.Context, id string, after uint64, tell func(deliberation.Entry) error) error {
+	story, err := m.Story(ctx, id)
+	switch {
+	case err != nil:
+		return err
+	case story.State == deliberation.Unknown:
+		return deliberation.NoSuch(id)
+	case story.State.Ended() && story.Sequence <= after:
+		return nil
+	}
+	m.mu.Lock()
+	entries := slices.Clone(m.entries)
+	m.mu.Unlock()
+	if err := tell(deliberation.Entry{}); err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.DeliberationID == id && e.Sequence > after {
+			if err := tell(deliberation.Entry{Sequence: e.Sequence, Time: e.Time, Event: e.event}); err != nil {
+				return err
+			}
+		}
+	}
+	if !story.State.Ended() {
+		<-ctx.Done()
+	}
+	return ctx.Err()
 }
 
 func (m *memory) Page(_ context.Context, query deliberation.Query) (page []*deliberation.Deliberation, next uint64, err error) {

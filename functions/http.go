@@ -3,15 +3,12 @@ package functions
 import (
 	"encoding/json"
 	"fmt"
-	"math"
 	"net/http"
-	"strconv"
 
 	"github.com/cloudevents/sdk-go/v2/event"
 
 	"rayexecutor/deliberation"
 	"rayexecutor/events"
-	pb "rayexecutor/proto/ray_executor/v1"
 )
 
 const (
@@ -22,13 +19,18 @@ const (
 	maxBatch = 1000
 )
 
+// Mount puts every door on its routes: CloudEvents, the RPCs and the JSON API,
+// which also answers for paths that there are not.
+func (f *Functions) Mount(mux *http.ServeMux) {
+	mux.Handle("/{$}", f)
+	f.mountRPC(mux)
+	f.mountREST(mux)
+}
+
 // ServeHTTP takes CloudEvents over HTTP, in binary, structured and batch mode.
 func (f *Functions) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodPost {
-		w.Header().Set("Allow", http.MethodPost)
-		writeProblem(w, http.StatusMethodNotAllowed, "Method not allowed", &deliberation.Error{
-			Code: deliberation.Invalid, Field: "method", Message: "CloudEvents are taken by POST",
-		})
+		refuseMethod(w, http.MethodPost)
 		return
 	}
 	r.Body = http.MaxBytesReader(w, r.Body, maxBodyBytes)
@@ -40,9 +42,7 @@ func (f *Functions) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	if err != nil {
-		f.metrics.observe("", err, 0)
-		f.logFailure(r.Context(), "", err)
-		writeError(w, err)
+		f.refuse(w, r, "", err)
 		return
 	}
 	replies, err := f.answerAll(r, requests, mode)
@@ -79,9 +79,7 @@ func (f *Functions) answerAll(r *http.Request, requests []event.Event, mode even
 
 // refusal is the reply, within a batch, to an event that was refused.
 func refusal(request *event.Event, coded *deliberation.Error) (*event.Event, error) {
-	return events.Reply(request, &pb.Error{
-		Code: string(coded.Code), Message: coded.Error(), Field: coded.Field, DeliberationId: coded.DeliberationID,
-	}, coded.DeliberationID)
+	return events.Reply(request, asMessage(coded), coded.DeliberationID)
 }
 
 // problem is an error as application/problem+json (RFC 9457).
@@ -95,13 +93,26 @@ type problem struct {
 	DeliberationID string `json:"deliberation_id,omitempty"`
 }
 
+// refuse answers a request that did not come to its operation.
+func (f *Functions) refuse(w http.ResponseWriter, r *http.Request, operation string, err error) {
+	f.metrics.observe(operation, err, 0)
+	f.logFailure(r.Context(), operation, err)
+	writeError(w, err)
+}
+
+// refuseMethod answers a method that a path does not take.
+func refuseMethod(w http.ResponseWriter, allowed string) {
+	w.Header().Set("Allow", allowed)
+	writeProblem(w, http.StatusMethodNotAllowed, "Method not allowed",
+		deliberation.Invalidf("method", "this path takes %s", allowed))
+}
+
 // writeError answers an HTTP request with an error, by the table.
 func writeError(w http.ResponseWriter, err error) {
 	coded := deliberation.AsError(err)
 	answer := answers[coded.Code]
 	if retryable(coded.Code) {
-		seconds := max(1, math.Ceil(coded.RetryAfter.Seconds()))
-		w.Header().Set("Retry-After", strconv.Itoa(int(seconds)))
+		w.Header().Set("Retry-After", retryAfter(coded))
 	}
 	writeProblem(w, answer.status, answer.title, coded)
 }

@@ -26,7 +26,7 @@ func (f *Functions) Submit(ctx context.Context, request *pb.ExecuteDeliberationR
 	switch {
 	case standing == nil:
 		f.metrics.accepted.Inc()
-		return receipt(id, "accepted; ask GetDeliberationStatus where it stands"), nil
+		return receipt(id, acceptedNow), nil
 	case proto.Equal(standing.GetRequest(), request):
 		return receipt(id, "was accepted before; this is the same deliberation"), nil
 	default:
@@ -58,6 +58,12 @@ func about(id string, err error) error {
 	}
 	return &coded
 }
+
+// acceptedNow is what the first receipt of a deliberation says.
+const acceptedNow = "accepted; ask GetDeliberationStatus where it stands"
+
+// isNew reports whether a receipt is the first of its deliberation.
+func isNew(receipt *pb.ExecuteDeliberationResponse) bool { return receipt.GetMessage() == acceptedNow }
 
 func receipt(id, message string) *pb.ExecuteDeliberationResponse {
 	return &pb.ExecuteDeliberationResponse{DeliberationId: id, Status: "submitted", Message: message}

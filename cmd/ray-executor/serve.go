@@ -30,7 +30,8 @@ func (p program) serveCommand() *cobra.Command {
 		Use:   "serve",
 		Short: "Serve the functions",
 		Long: `Serve the functions on PORT, and on GRPC_PORT where it is set: CloudEvents on
-POST /, health under /health, metrics under /metrics. HTTP/1.1 and h2c.
+POST /, gRPC, gRPC-Web and Connect, the JSON API under /v1 (/openapi.json
+describes it), health under /health, metrics under /metrics. HTTP/1.1 and h2c.
 
 A keeper runs along unless KEEPER=false, and with it a relay where K_SINK is
 set. SIGTERM ends what is under way, then
@@ -82,6 +83,7 @@ func serve(ctx context.Context, settings config.Config, log *slog.Logger, listen
 		if err != nil {
 			return err
 		}
+		server.RegisterOnShutdown(served.Drain)
 		log.Info("serving", "address", server.listener.Addr().String())
 		if listening != nil {
 			listening(server.listener.Addr())
