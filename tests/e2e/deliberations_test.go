@@ -10,6 +10,7 @@ func TestDeliberations(t *testing.T) {
 		run  func(*testing.T)
 	}{
 		{"submitted before there was a ray", submittedBeforeThereWasARay},
+		{"the worker needs no internet", workerNeedsNoInternet},
 		{"three agents complete", threeAgentsComplete},
 		{"one agent fails", oneAgentFails},
 		{"all agents fail", allAgentsFail},

@@ -91,12 +91,12 @@ func (s *System) TrySubmit(ctx context.Context, request *pb.ExecuteDeliberationR
 	if err := s.Call(ctx, "submit-"+request.GetTaskId(), request, &receipt); err != nil {
 		return "", err
 	}
-	s.note(receipt.GetDeliberationId())
+	s.Note(receipt.GetDeliberationId())
 	return receipt.GetDeliberationId(), nil
 }
 
-// note remembers what was accepted.
-func (s *System) note(id string) {
+// Note remembers what was accepted, by whatever door.
+func (s *System) Note(id string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.accepted[id] = true
@@ -107,7 +107,7 @@ func (s *System) Submit(tb testing.TB, request *pb.ExecuteDeliberationRequest) s
 	tb.Helper()
 	var receipt pb.ExecuteDeliberationResponse
 	s.ask(tb, "submit-"+request.GetTaskId(), request, &receipt)
-	s.note(receipt.GetDeliberationId())
+	s.Note(receipt.GetDeliberationId())
 	return receipt.GetDeliberationId()
 }
 
