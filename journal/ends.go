@@ -41,16 +41,16 @@ var (
 	Relay = Reader{consumer: "relay", atOnce: 64}
 )
 
-// Later is the error that sets when an end comes again.
-type Later struct {
+// LaterError is the error that sets when an end comes again.
+type LaterError struct {
 	After time.Duration
 	Cause error
 }
 
-func (l *Later) Error() string { return fmt.Sprintf("again in %s: %v", l.After, l.Cause) }
+func (l *LaterError) Error() string { return fmt.Sprintf("again in %s: %v", l.After, l.Cause) }
 
 // Unwrap returns the cause.
-func (l *Later) Unwrap() error { return l.Cause }
+func (l *LaterError) Unwrap() error { return l.Cause }
 
 // An end whose announcement failed comes again after redeliverAfter, and
 // later each time.
@@ -67,7 +67,7 @@ func (j *Journal) Ends(ctx context.Context, announce func(context.Context, Deliv
 	return j.EndsFor(ctx, Reader{consumer: announcer, atOnce: 1}, announce)
 }
 
-// EndsFor is Ends for another reader, who may set by *Later when an end comes
+// EndsFor is Ends for another reader, who may set by *LaterError when an end comes
 // again. tell is called at once for as many ends as the reader allows.
 func (j *Journal) EndsFor(ctx context.Context, reader Reader, tell func(context.Context, Delivery) error) error {
 	consumer, err := j.js.Consumer(ctx, Stream, reader.consumer)
@@ -100,7 +100,7 @@ func (j *Journal) settle(ctx context.Context, message jetstream.Msg, announce fu
 	if err := conclude(ctx, message, failure); err != nil {
 		j.log.Debug("answer to the journal", "error", err)
 	}
-	_, set := errors.AsType[*Later](failure)
+	_, set := errors.AsType[*LaterError](failure)
 	switch {
 	case failure == nil:
 		return nil
@@ -115,7 +115,7 @@ func (j *Journal) settle(ctx context.Context, message jetstream.Msg, announce fu
 // conclude says whether a message is done with, and else when it comes again. One
 // that was given up because its reader stops is for another reader at once.
 func conclude(ctx context.Context, message jetstream.Msg, failure error) error {
-	later, set := errors.AsType[*Later](failure)
+	later, set := errors.AsType[*LaterError](failure)
 	switch {
 	case failure == nil:
 		return message.Ack()

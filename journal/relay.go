@@ -118,7 +118,7 @@ func (j *Journal) Keep(ctx context.Context, end Delivery, reason string) error {
 	header.Set(headerReason, oneLine(reason))
 	header.Set(headerAttempts, strconv.FormatUint(end.Attempt, 10))
 	header.Set(headerEnded, end.Time.UTC().Format(time.RFC3339Nano))
-	_, _, id, _ := events.ParseSubject(encoded.Subject)
+	id := encoded.Subject[strings.LastIndexByte(encoded.Subject, '.')+1:]
 	return j.tell(ctx, undeliveredSubject+id, header, encoded.Data, jetstream.WithExpectStream(Undelivered))
 }
 

@@ -20,21 +20,7 @@ import (
 
 // Journal is what the keeper needs of it.
 type Journal interface {
-	// Ends hands over each end at least once, until ctx ends or NATS is away.
-	Ends(ctx context.Context, announce func(context.Context, journal.Delivery) error) error
-	// Announce stores what listeners hear; a repeated id is stored once within
-	// the duplicate window.
-	Announce(ctx context.Context, subject, id string, header map[string][]string, data []byte) error
-	// EndsFor is Ends for another reader.
-	EndsFor(ctx context.Context, reader journal.Reader, tell func(context.Context, journal.Delivery) error) error
-	// Respond is Announce to whichever stream keeps the agents' responses.
-	Respond(ctx context.Context, subject, id string, header map[string][]string, data []byte) error
-	// Story folds one deliberation, for what is told.
-	Story(ctx context.Context, id string) (*deliberation.Deliberation, error)
-	// MaxAnnouncement is the largest announcement, in bytes.
-	MaxAnnouncement() int
-	// Lighten moves a message's bulky field to the object store.
-	Lighten(ctx context.Context, message proto.Message) (proto.Message, error)
+	Announcements
 
 	// Ledger returns the ledger as of the last snapshot, and its revision.
 	Ledger(ctx context.Context) (ledger *deliberation.Ledger, revision uint64, err error)
@@ -50,6 +36,25 @@ type Journal interface {
 	LeaderStory(ctx context.Context, id string) (*deliberation.Deliberation, error)
 	// End appends an end unless one stands.
 	End(ctx context.Context, id string, end proto.Message, traceParent string) (won bool, err error)
+}
+
+// Announcements is what it takes to tell of ends.
+type Announcements interface {
+	// Ends hands over each end at least once, until ctx ends or NATS is away.
+	Ends(ctx context.Context, announce func(context.Context, journal.Delivery) error) error
+	// EndsFor is Ends for another reader.
+	EndsFor(ctx context.Context, reader journal.Reader, tell func(context.Context, journal.Delivery) error) error
+	// Announce stores what listeners hear; a repeated id is stored once within
+	// the duplicate window.
+	Announce(ctx context.Context, subject, id string, header map[string][]string, data []byte) error
+	// Respond is Announce to whichever stream keeps the agents' responses.
+	Respond(ctx context.Context, subject, id string, header map[string][]string, data []byte) error
+	// MaxAnnouncement is the largest announcement, in bytes.
+	MaxAnnouncement() int
+	// Lighten moves a message's bulky field to the object store.
+	Lighten(ctx context.Context, message proto.Message) (proto.Message, error)
+	// Story folds one deliberation, for what is told.
+	Story(ctx context.Context, id string) (*deliberation.Deliberation, error)
 }
 
 // Keeper keeps one journal. Make it with New.

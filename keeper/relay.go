@@ -17,7 +17,7 @@ import (
 type RelayJournal interface {
 	// PrepareRelay makes what the relay needs where it is not there yet.
 	PrepareRelay(ctx context.Context, layout journal.Layout) error
-	// EndsFor hands over each end at least once, several at a time; *Later
+	// EndsFor hands over each end at least once, several at a time; *LaterError
 	// says when it comes again.
 	EndsFor(ctx context.Context, reader journal.Reader, tell func(context.Context, journal.Delivery) error) error
 	// Keep stores an end that the sink did not take.
@@ -92,7 +92,7 @@ func (r *Relay) relay(ctx context.Context, end journal.Delivery) error {
 		return r.giveUp(ctx, end, refused)
 	}
 	r.complain(end, refused)
-	return &journal.Later{After: retryPause(end.Attempt, refused.after), Cause: err}
+	return &journal.LaterError{After: retryPause(end.Attempt, refused.after), Cause: err}
 }
 
 // lingering returns a context that ends a moment after ctx does.

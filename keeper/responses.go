@@ -104,9 +104,9 @@ func (k *Keeper) respond(ctx context.Context, end journal.Delivery) error {
 	if requested == nil { // the journal no longer keeps it: tell what is known
 		requested = &pb.DeliberationRequested{TaskId: outcome.GetTaskId()}
 	}
+	agents := max(len(requested.GetRequest().GetAgents()), len(outcome.GetResults()))
 	for index, result := range outcome.GetResults() {
-		told := responseTo(id, end.Time, requested, result)
-		told.Payload.NumAgents = max(len(requested.GetRequest().GetAgents()), len(outcome.GetResults()))
+		told := responseTo(id, end.Time, requested, agents, result)
 		if err := k.sendResponse(ctx, told, index, result); err != nil {
 			return err
 		}
@@ -158,9 +158,9 @@ func marshalResponse(told response) ([]byte, error) {
 	return bytes.TrimSuffix(data.Bytes(), []byte("\n")), nil
 }
 
-// responseTo is what is told of one agent. Its time is that of the end, so
-// that a repeat is the same bytes.
-func responseTo(id string, at time.Time, requested *pb.DeliberationRequested, result *pb.DeliberationResult) response {
+// responseTo is what is told of one agent of so many. Its time is that of the
+// end, so that a repeat is the same bytes.
+func responseTo(id string, at time.Time, requested *pb.DeliberationRequested, agents int, result *pb.DeliberationResult) response {
 	eventType := events.ResponseFailed
 	if deliberation.Proposed(result) {
 		eventType = events.ResponseCompleted
@@ -168,7 +168,7 @@ func responseTo(id string, at time.Time, requested *pb.DeliberationRequested, re
 	key := sha256.Sum256([]byte(eventType + ":" + id + ":" + result.GetAgentId()))
 	timestamp := at.UTC().Format(isoTime)
 	payload := payloadOf(requested, result)
-	payload.Timestamp = timestamp
+	payload.Timestamp, payload.NumAgents = timestamp, agents
 	return response{
 		EventType: eventType, Payload: payload, IdempotencyKey: hex.EncodeToString(key[:]),
 		CorrelationID: id, Timestamp: timestamp, Producer: "ray-executor",

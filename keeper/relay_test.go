@@ -1,0 +1,466 @@
+package keeper_test
+
+import (
+	"cmp"
+	"context"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"rayexecutor/events"
+	"rayexecutor/journal"
+	"rayexecutor/journal/journaltest"
+	"rayexecutor/keeper"
+	pb "rayexecutor/proto/ray_executor/v1"
+)
+
+// posted is a request as the sink has seen it.
+type posted struct {
+	header http.Header
+	body   string
+	at     time.Time
+}
+
+func (p posted) id() string { return p.header.Get("Ce-Id") }
+
+// sink records what is posted, and answers as its test wants it.
+type sink struct {
+	*httptest.Server
+	posts chan posted
+
+	mu     sync.Mutex
+	answer func(w http.ResponseWriter, attempt int) // by event, from 1
+	seen   map[string]int
+}
+
+func newSink(t *testing.T) *sink {
+	t.Helper()
+	s := &sink{posts: make(chan posted, 1000), seen: make(map[string]int)}
+	s.Server = httptest.NewServer(s)
+	t.Cleanup(s.Close)
+	return s
+}
+
+func (s *sink) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, _ := io.ReadAll(r.Body)
+	post := posted{header: r.Header, body: string(body), at: time.Now()}
+	s.mu.Lock()
+	s.seen[post.id()]++
+	answer, attempt := s.answer, s.seen[post.id()]
+	s.mu.Unlock()
+	if answer != nil {
+		answer(w, attempt)
+	}
+	s.posts <- post
+}
+
+func (s *sink) answers(answer func(w http.ResponseWriter, attempt int)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.answer = answer
+}
+
+// attempts says how often each event was posted.
+func (s *sink) attempts() map[string]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	seen := make(map[string]int)
+	for id, n := range s.seen {
+		seen[id] = n
+	}
+	return seen
+}
+
+func relayed(layout *journal.Layout) { layout.Relay = true }
+
+// setupRelay is setup with what deploy makes for a relay.
+func setupRelay(t *testing.T) world {
+	t.Helper()
+	w := setup(t)
+	w.deploy(t, relayed)
+	return w
+}
+
+func (w world) deploy(t *testing.T, change func(*journal.Layout)) {
+	t.Helper()
+	layout := journaltest.Layout()
+	change(&layout)
+	if err := w.Deploy(t.Context(), layout); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (w world) newRelay(t *testing.T, options keeper.SinkOptions) *keeper.Relay {
+	t.Helper()
+	target, err := keeper.NewSink(options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	j := journaltest.Undeployed(t, journal.Settings{URL: w.server.URL, Wait: time.Second})
+	return keeper.NewRelay(j, target, keeper.RelayOptions{Patience: time.Hour, Layout: journaltest.Layout()}, quiet())
+}
+
+// relay runs a relay until the test ends or stop is called.
+func (w world) relay(t *testing.T, options keeper.SinkOptions) (stop func()) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	relay := w.newRelay(t, options)
+	go func() { ended <- relay.Run(ctx) }()
+	var once sync.Once
+	stop = func() {
+		once.Do(func() {
+			cancel()
+			if err := next(t, ended); err != nil {
+				t.Errorf("the relay ended with %v", err)
+			}
+		})
+	}
+	t.Cleanup(stop)
+	return stop
+}
+
+func (w world) kept(t *testing.T) []journal.Kept {
+	t.Helper()
+	var list []journal.Kept
+	for kept, err := range w.Undelivered(t.Context(), "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		list = append(list, kept)
+	}
+	return list
+}
+
+// awaitKept waits until so many ends are kept.
+func (w world) awaitKept(t *testing.T, n int) []journal.Kept {
+	t.Helper()
+	var list []journal.Kept
+	again(t, func() error {
+		if list = w.kept(t); len(list) != n {
+			return fmt.Errorf("%d are kept, not %d", len(list), n)
+		}
+		return nil
+	})
+	return list
+}
+
+// settled waits until the relay owes nothing.
+func (w world) settled(t *testing.T) {
+	t.Helper()
+	again(t, func() error {
+		consumer, err := w.js.Consumer(t.Context(), journal.Stream, "relay")
+		if err != nil {
+			return err
+		}
+		if info := consumer.CachedInfo(); info.NumPending > 0 || info.NumAckPending > 0 {
+			return fmt.Errorf("%d wait, %d are under way", info.NumPending, info.NumAckPending)
+		}
+		return nil
+	})
+}
+
+func TestRelay(t *testing.T) {
+	t.Parallel()
+	w, s := setupRelay(t), newSink(t)
+	w.relay(t, keeper.SinkOptions{URL: s.URL + "/ns/default", Extensions: map[string]string{"team": "blau grün"}})
+	w.submit(t, "d1", 2, 300)
+	w.end(t, "d1", journaltest.Result(0, "yes"))
+	post := next(t, s.posts)
+	header := make(map[string]string)
+	for name := range post.header {
+		if strings.HasPrefix(name, "Ce-") || name == "Content-Type" {
+			header[name] = post.header.Get(name)
+		}
+	}
+	want := map[string]string{
+		"Ce-Specversion": "1.0", "Ce-Id": "d1.done", "Ce-Type": "ray_executor.v1.DeliberationCompleted", "Ce-Source": events.Source,
+		"Ce-Subject": "d1", "Ce-Time": w.status(t, "d1").GetEndedAt().AsTime().Format(time.RFC3339Nano),
+		"Ce-Traceparent": trace, "Ce-Team": "blau%20gr%C3%BCn", "Content-Type": "application/json",
+	}
+	if fmt.Sprint(header) != fmt.Sprint(want) {
+		t.Errorf("headers\ngot  %v\nwant %v", header, want)
+	}
+	const body = `{"deliberation_id":"d1","task_id":"task-d1","results":[{"agent_id":"a0","proposal":"yes","reasoning":"","score":0,"metadata":{"status":"completed"}}],"results_ref":""}`
+	if post.body != body {
+		t.Errorf("body\ngot  %s\nwant %s", post.body, body)
+	}
+	w.settled(t)
+	if n := s.attempts()["d1.done"]; n != 1 {
+		t.Errorf("posted %d times", n)
+	}
+}
+
+func TestRelayOverTLS(t *testing.T) {
+	t.Parallel()
+	w, s := setupRelay(t), newSink(t)
+	secure := httptest.NewTLSServer(s)
+	defer secure.Close()
+	authority := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw})
+	defer w.relay(t, keeper.SinkOptions{URL: secure.URL, CACerts: string(authority)})()
+	w.end(t, "d1")
+	if post := next(t, s.posts); post.id() != "d1.done" {
+		t.Errorf("posted %s", post.id())
+	}
+}
+
+func TestRelayTriesAgain(t *testing.T) {
+	t.Parallel()
+	w, s := setupRelay(t), newSink(t)
+	s.answers(func(rw http.ResponseWriter, attempt int) {
+		if attempt == 1 {
+			rw.Header().Set("Retry-After", "1")
+			rw.WriteHeader(http.StatusServiceUnavailable)
+		}
+	})
+	w.relay(t, keeper.SinkOptions{URL: s.URL})
+	w.end(t, "d1")
+	first, second := next(t, s.posts), next(t, s.posts)
+	if waited := second.at.Sub(first.at); waited < time.Second {
+		t.Errorf("asked again after %s", waited)
+	}
+	if first.body != second.body || first.header.Get("Ce-Time") != second.header.Get("Ce-Time") || second.id() != "d1.done" {
+		t.Errorf("the second is another event: %v %v", first, second)
+	}
+	w.settled(t)
+	if len(w.kept(t)) > 0 {
+		t.Error("it is kept though it was taken")
+	}
+}
+
+func TestWhatTheSinkRefusesIsKept(t *testing.T) {
+	t.Parallel()
+	w, s := setupRelay(t), newSink(t)
+	refuse := func(rw http.ResponseWriter, _ int) {
+		rw.WriteHeader(http.StatusBadRequest)
+		fmt.Fprint(rw, "no such\ttype\r\nand more")
+	}
+	s.answers(refuse)
+	options := keeper.SinkOptions{URL: s.URL}
+	w.relay(t, options)
+	w.end(t, "d1", journaltest.Result(0, "yes"))
+	w.end(t, "d2", journaltest.Result(0, "yes"))
+	list := w.awaitKept(t, 2)
+	slices.SortFunc(list, func(a, b journal.Kept) int { return cmp.Compare(a.ID, b.ID) })
+	if one := list[0]; one.ID != "d1" || one.Reason != "the sink answered 400 Bad Request: no such type" || one.Attempt != 1 ||
+		!one.Time.Equal(w.status(t, "d1").GetEndedAt().AsTime()) || time.Since(one.At) > time.Minute {
+		t.Errorf("kept as %+v", one)
+	}
+	first := next(t, s.posts)
+	next(t, s.posts)
+
+	refused := w.retry(t, options, "d1")
+	if refused["d1"] == nil || len(refused) != 1 || len(w.kept(t)) != 2 {
+		t.Errorf("still refused: %v, %d kept", refused, len(w.kept(t)))
+	}
+	next(t, s.posts)
+	s.answers(nil)
+	if refused := w.retry(t, options, "d1"); len(refused) != 1 || refused["d1"] != nil {
+		t.Errorf("now taken: %v", refused)
+	}
+	if left := w.kept(t); len(left) != 1 || left[0].ID != "d2" {
+		t.Errorf("left is %v", left)
+	}
+	if post := next(t, s.posts); first.id() == "d1.done" && (post.body != first.body || post.header.Get("Ce-Time") != first.header.Get("Ce-Time") || post.header.Get("Ce-Traceparent") != trace) {
+		t.Errorf("sent again as %v, before as %v", post, first)
+	}
+	if refused := w.retry(t, options, ""); len(refused) != 1 || refused["d2"] != nil || len(w.kept(t)) != 0 {
+		t.Errorf("all: %v", refused)
+	}
+	if told := w.retry(t, options, "d3"); len(told) != 0 {
+		t.Errorf("one that is not kept: %v", told)
+	}
+}
+
+func (w world) retry(t *testing.T, options keeper.SinkOptions, id string) map[string]error {
+	t.Helper()
+	told := make(map[string]error)
+	err := w.newRelay(t, options).Retry(t.Context(), id, func(kept journal.Kept, refused error) { told[kept.ID] = refused })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return told
+}
+
+// TestRelayLosesNothing has a sink that is away, then fails every second time,
+// and relays that are stopped and started meanwhile.
+func TestRelayLosesNothing(t *testing.T) {
+	t.Parallel()
+	w, s := setupRelay(t), newSink(t)
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := listener.Addr().String()
+	listener.Close() // nobody is there yet
+	options := keeper.SinkOptions{URL: "http://" + address}
+	stop := w.relay(t, options)
+	const n = 30
+	for i := range n / 2 {
+		w.end(t, fmt.Sprint("d", i))
+	}
+	again(t, func() error { return w.handedOver(t, n/2) })
+	stop()
+	s.answers(func(rw http.ResponseWriter, attempt int) {
+		if attempt == 1 {
+			rw.WriteHeader(http.StatusInternalServerError)
+		}
+	})
+	if listener, err = net.Listen("tcp", address); err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: s}
+	go server.Serve(listener)
+	defer server.Close()
+	stop = w.relay(t, options)
+	for i := n / 2; i < n; i++ {
+		w.end(t, fmt.Sprint("d", i))
+	}
+	next(t, s.posts)
+	stop()
+	defer w.relay(t, options)()
+	w.settled(t)
+	for i := range n {
+		if got := s.attempts()[fmt.Sprintf("d%d.done", i)]; got < 2 {
+			t.Errorf("d%d was posted %d times, and refused the first time", i, got)
+		}
+	}
+	if kept := w.kept(t); len(kept) > 0 {
+		t.Errorf("%d were given up", len(kept))
+	}
+}
+
+// handedOver is nil once the relay has been handed so many ends.
+func (w world) handedOver(t *testing.T, n uint64) error {
+	t.Helper()
+	consumer, err := w.js.Consumer(t.Context(), journal.Stream, "relay")
+	if err != nil {
+		return err
+	}
+	if got := consumer.CachedInfo().Delivered.Stream; got < n {
+		return fmt.Errorf("%d of %d were handed over", got, n)
+	}
+	return nil
+}
+
+// TestWhatAKilledRelayHeld comes to the next one.
+func TestWhatAKilledRelayHeld(t *testing.T) {
+	t.Parallel()
+	w, s := setup(t), newSink(t)
+	consumer, err := w.js.CreateConsumer(t.Context(), journal.Stream, jetstream.ConsumerConfig{
+		Durable: "relay", FilterSubject: events.DoneSubjects, AckPolicy: jetstream.AckExplicitPolicy, AckWait: time.Second,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.end(t, "d1")
+	if _, err := consumer.Next(); err != nil { // and dies with it
+		t.Fatal(err)
+	}
+	defer w.relay(t, keeper.SinkOptions{URL: s.URL})()
+	if post := next(t, s.posts); post.id() != "d1.done" {
+		t.Errorf("posted %s", post.id())
+	}
+	w.settled(t)
+}
+
+func TestTwoRelaysShare(t *testing.T) {
+	t.Parallel()
+	w, s := setup(t), newSink(t)
+	options := keeper.SinkOptions{URL: s.URL}
+	// Nobody has deployed anything for them: they make it.
+	for range 2 {
+		defer w.relay(t, options)()
+	}
+	again(t, func() error { return w.handedOver(t, 0) })
+	const n = 60
+	for i := range n {
+		w.end(t, fmt.Sprint("d", i))
+	}
+	w.settled(t)
+	if got := s.attempts(); len(got) != n {
+		t.Errorf("%d of %d arrived", len(got), n)
+	}
+	for id, times := range s.attempts() {
+		if times != 1 {
+			t.Errorf("%s was posted %d times", id, times)
+		}
+	}
+}
+
+func TestASlowSinkHoldsNobodyUp(t *testing.T) {
+	t.Parallel()
+	w, s := setupRelay(t), newSink(t)
+	release := make(chan struct{})
+	entered := make(chan struct{}, 100)
+	s.answers(func(http.ResponseWriter, int) { entered <- struct{}{}; <-release })
+	heard := w.hear(t)
+	w.keep(t, quiet())
+	w.relay(t, keeper.SinkOptions{URL: s.URL})
+	for i := range 5 {
+		w.end(t, fmt.Sprint("d", i))
+	}
+	for range 5 {
+		next(t, entered)
+	}
+	for range 5 {
+		next(t, heard)
+	}
+	close(release)
+	w.settled(t)
+}
+
+func TestRelayOfLargeResults(t *testing.T) {
+	t.Parallel()
+	w, s := setupRelay(t), newSink(t)
+	s.answers(func(rw http.ResponseWriter, attempt int) {
+		if attempt == 1 {
+			rw.WriteHeader(http.StatusForbidden)
+		}
+	})
+	options := keeper.SinkOptions{URL: s.URL}
+	w.relay(t, options)
+	w.end(t, "json", journaltest.Result(0, strings.Repeat(`"`, 600<<10)))   // too large in JSON only
+	w.end(t, "proto", journaltest.Result(0, strings.Repeat(`x`, 1200<<10))) // too large for the journal
+	w.awaitKept(t, 2)
+	if refused := w.retry(t, options, ""); len(refused) != 2 || refused["json"] != nil || refused["proto"] != nil {
+		t.Errorf("sent again: %v", refused)
+	}
+	for range 4 {
+		var data pb.DeliberationCompleted
+		if err := events.UnmarshalJSON([]byte(next(t, s.posts).body), &data); err != nil {
+			t.Fatal(err)
+		}
+		if len(data.GetResults()) != 0 || !strings.HasPrefix(data.GetResultsRef(), "sha256-") {
+			t.Errorf("%s with %d results and ref %q", data.GetDeliberationId(), len(data.GetResults()), data.GetResultsRef())
+		}
+	}
+}
+
+// TestANewRelayStartsWithWhatComes: a sink does not expect the last week.
+func TestANewRelayStartsWithWhatComes(t *testing.T) {
+	t.Parallel()
+	w, s := setup(t), newSink(t)
+	w.end(t, "before")
+	w.deploy(t, relayed)
+	w.end(t, "after")
+	defer w.relay(t, keeper.SinkOptions{URL: s.URL})()
+	if post := next(t, s.posts); post.id() != "after.done" {
+		t.Errorf("posted %s", post.id())
+	}
+	w.deploy(t, func(*journal.Layout) {}) // whoever deploys may not know of the sink
+	w.end(t, "later")
+	if post := next(t, s.posts); post.id() != "later.done" {
+		t.Errorf("posted %s", post.id())
+	}
+}
