@@ -164,7 +164,7 @@ func (p *restPath) read(w http.ResponseWriter, r *http.Request, method restMetho
 }
 
 func readBody(w http.ResponseWriter, r *http.Request, into proto.Message) error {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, deliberation.MaxRequestBytes))
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBodyBytes))
 	if _, large := errors.AsType[*http.MaxBytesError](err); large {
 		return &deliberation.Error{
 			Code: deliberation.TooLarge, Field: "data", Cause: err,

@@ -23,7 +23,7 @@ import (
 func (f *Functions) mountRPC(mux *http.ServeMux) {
 	reflector := grpcreflect.NewStaticReflector(rayexecutorv1connect.RayExecutorServiceName, grpchealth.HealthV1ServiceName)
 	mux.Handle(rayexecutorv1connect.NewRayExecutorServiceHandler(rpcs{f},
-		connect.WithReadMaxBytes(deliberation.MaxRequestBytes),
+		connect.WithReadMaxBytes(maxBodyBytes),
 		connect.WithCodec(jsonCodec{"json"}), connect.WithCodec(jsonCodec{"json; charset=utf-8"})))
 	mux.Handle(grpchealth.NewHandler(checker{f}))
 	mux.Handle(grpcreflect.NewHandlerV1(reflector))
