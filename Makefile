@@ -61,8 +61,9 @@ test-ray-249: build .venv-ray-2.49/.made ## Test end to end on the oldest Ray th
 test-vllm: build $(VENV)/.made ## Test end to end against a real vLLM on the CPU (6 GB to install)
 	$(GO) test -timeout 25m -count 1 -tags vllm -v ./tests/vllm/...
 
-lint: $(TOOLS)/golangci-lint $(TOOLS)/buf ## Lint the Go code and the proto files
+lint: $(TOOLS)/golangci-lint $(TOOLS)/buf $(TOOLS)/cfn-lint/.made ## Lint the Go code and the proto files
 	$(TOOLS)/golangci-lint run
+	$(TOOLS)/cfn-lint/bin/cfn-lint deploy/lambda/template.yaml
 	$(TOOLS)/buf lint
 	$(TOOLS)/buf format --diff --exit-code --path proto/ray_executor
 	$(TOOLS)/buf breaking --against proto/released.binpb
@@ -105,6 +106,11 @@ $(VENV)/.made: requirements.txt
 	@touch $@
 
 $(TOOLS)/worker-venv/.made: ray/worker/requirements-dev.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install -q --require-hashes -r $<
+	@touch $@
+
+$(TOOLS)/cfn-lint/.made: tools/cfn-lint/requirements.txt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install -q --require-hashes -r $<
 	@touch $@

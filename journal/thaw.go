@@ -12,7 +12,7 @@ const (
 	// by a process that may have been frozen in between.
 	trusted = 5 * time.Second
 	// pong bounds the answer of a server that is asked whether it is there.
-	pong = time.Second
+	pong = 500 * time.Millisecond
 )
 
 // Wake is for a process that may have been frozen, as AWS Lambda does between

@@ -1,0 +1,87 @@
+package lambda_test
+
+import (
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	"rayexecutor/config"
+	"rayexecutor/tests/system"
+)
+
+// template is what of deploy/lambda/template.yaml must fit this code. What
+// CloudFormation asks of it, cfn-lint checks in `make lint`.
+type template struct {
+	Resources struct {
+		Function struct {
+			Properties struct {
+				Runtime     string `yaml:"Runtime"`
+				Handler     string `yaml:"Handler"`
+				Timeout     int    `yaml:"Timeout"`
+				Environment struct {
+					Variables map[string]yaml.Node `yaml:"Variables"`
+				} `yaml:"Environment"`
+			} `yaml:"Properties"`
+		} `yaml:"Function"`
+		Deliveries struct {
+			Properties struct {
+				FunctionResponseTypes []string `yaml:"FunctionResponseTypes"`
+			} `yaml:"Properties"`
+		} `yaml:"Deliveries"`
+		Queue struct {
+			Properties struct {
+				VisibilityTimeout int `yaml:"VisibilityTimeout"`
+			} `yaml:"Properties"`
+		} `yaml:"Queue"`
+		Rule struct {
+			Properties struct {
+				EventPattern map[string][]string `yaml:"EventPattern"`
+			} `yaml:"Properties"`
+		} `yaml:"Rule"`
+	} `yaml:"Resources"`
+}
+
+func TestTemplate(t *testing.T) {
+	t.Parallel()
+	data, err := os.ReadFile(filepath.Join(system.Root(), "deploy", "lambda", "template.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var read template
+	if err := yaml.Unmarshal(data, &read); err != nil {
+		t.Fatal(err)
+	}
+	function := read.Resources.Function.Properties
+	if function.Runtime != "provided.al2023" || function.Handler != "bootstrap" {
+		t.Errorf("the function is %q in %q", function.Handler, function.Runtime)
+	}
+	if len(function.Environment.Variables) == 0 {
+		t.Error("the function has no settings")
+	}
+	for name := range function.Environment.Variables {
+		if !slices.Contains(config.Names(), name) {
+			t.Errorf("%s is not a setting", name)
+		}
+	}
+	// Without this SQS takes a batch with a failure in it for a success.
+	if types := read.Resources.Deliveries.Properties.FunctionResponseTypes; !slices.Equal(types, []string{"ReportBatchItemFailures"}) {
+		t.Errorf("the queue's response types are %v", types)
+	}
+	if visible := read.Resources.Queue.Properties.VisibilityTimeout; visible < 6*function.Timeout {
+		t.Errorf("what is being worked on is hidden for %d s, below six times the function's %d s", visible, function.Timeout)
+	}
+	types := read.Resources.Rule.Properties.EventPattern["detail-type"]
+	if len(types) == 0 {
+		t.Error("the rule takes nothing")
+	}
+	for _, name := range types {
+		if _, err := protoregistry.GlobalTypes.FindMessageByName(protoreflect.FullName(name)); err != nil {
+			t.Errorf("the rule takes %s: %v", name, err)
+		}
+	}
+}
