@@ -68,7 +68,9 @@ func setup(t *testing.T, settings ...string) *house {
 }
 
 // facesOf are all the ways into a server.
-func facesOf(url string) []face { return eventFaces(url) }
+func facesOf(url string) []face {
+	return append(eventFaces(url), &grpc{url: url}, &grpc{url: url, web: true}, &connect{url}, &rest{url})
+}
 
 // A row is a case that every face has to pass, or those that it is about.
 type row struct {
@@ -124,9 +126,11 @@ type section struct {
 
 func sections() []section {
 	return []section{
+		{"On a fresh journal", freshRows(), nil},
 		{"Submit", submitRows(), nil},
 		{"Status, cancel, jobs, statistics", lifeRows(), nil},
 		{"List", listRows(), nil},
+		{"Watch", watchRows(), nil},
 		{"Refused at the door", invalidRows(), nil},
 		{"While NATS is away", awayRows(), withoutNATS},
 		{"While the journal is full", fullRows(), filled},

@@ -12,6 +12,15 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
+// freshRows come first, before anything is submitted.
+func freshRows() []row {
+	return []row{{name: "nothing is counted, nothing is listed", run: func(t *testing.T, _ *house, f face) {
+		same(t, "the statistics", statistics(t, f), &pb.RayExecutorStats{})
+		same(t, "the jobs", ask(t, f, &pb.GetActiveJobsRequest{}, ok).reply, &pb.GetActiveJobsResponse{})
+		same(t, "the list", ask(t, f, &pb.ListDeliberationsRequest{}, ok).reply, &pb.ListDeliberationsResponse{})
+	}}}
+}
+
 func lifeRows() []row {
 	return []row{
 		{name: "status: queued", run: func(t *testing.T, _ *house, f face) {

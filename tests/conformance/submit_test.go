@@ -18,6 +18,9 @@ func submitRows() []row {
 		{name: "new", run: func(t *testing.T, h *house, f face) {
 			id := fresh(t)
 			receipt := ask(t, f, request(id), ok)
+			if receipt.isNew != tellsNew(f) {
+				t.Errorf("it is told as new: %v", receipt.isNew)
+			}
 			same(t, "the receipt", receipt.reply, &pb.ExecuteDeliberationResponse{
 				DeliberationId: id, Status: "submitted", Message: receipt.reply.(*pb.ExecuteDeliberationResponse).GetMessage(),
 			})
@@ -33,9 +36,11 @@ func submitRows() []row {
 		}},
 		{name: "the same again", run: func(t *testing.T, h *house, f face) {
 			id := fresh(t)
-			for range 3 {
-				if got := submit(t, f, request(id)); got != id {
-					t.Errorf("submitted as %s", got)
+			submit(t, f, request(id))
+			for range 2 {
+				again := ask(t, f, request(id), ok)
+				if got := again.reply.(*pb.ExecuteDeliberationResponse).GetDeliberationId(); got != id || again.isNew {
+					t.Errorf("it is %v", again)
 				}
 			}
 			recorded(t, h, id)
@@ -50,7 +55,7 @@ func submitRows() []row {
 				t.Errorf("refused with %v", refusal)
 			}
 		}},
-		{name: "the same event, redelivered", about: hasEventIDs, run: func(t *testing.T, h *house, f face) {
+		{name: "the same event or Idempotency-Key again", about: hasKeys, run: func(t *testing.T, h *house, f face) {
 			c := call{request: request(""), id: fresh(t)}
 			first := askAs(t, f, c, ok).reply.(*pb.ExecuteDeliberationResponse).GetDeliberationId()
 			second := askAs(t, f, c, ok).reply.(*pb.ExecuteDeliberationResponse).GetDeliberationId()
@@ -105,7 +110,16 @@ func submitRows() []row {
 	}
 }
 
-func hasEventIDs(f face) bool { _, is := f.(*eventFace); return is }
+// hasKeys is about the faces where something besides the request says which one
+// it is.
+func hasKeys(f face) bool {
+	_, event := f.(*eventFace)
+	_, keyed := f.(*rest)
+	return event || keyed
+}
+
+// tellsNew is about the faces that tell a new submit from a repeated one.
+func tellsNew(f face) bool { _, is := f.(*rest); return is }
 
 // fullRequest has every field.
 func fullRequest(id string) *pb.ExecuteDeliberationRequest {
