@@ -31,6 +31,7 @@ func TestDeliberations(t *testing.T) {
 		{"bad requests are refused", badRequestsAreRefused},
 		{"two replicas share the load", twoReplicasShareTheLoad},
 		{"two listeners hear each end once", twoListenersHearEachEndOnce},
+		{"the sink is sent each end", theSinkIsSentEachEnd},
 	} {
 		t.Run(one.name, func(t *testing.T) {
 			t.Parallel()

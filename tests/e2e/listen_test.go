@@ -13,21 +13,24 @@ import (
 
 // heard is an announcement as the Orchestrator reads it.
 type heard struct {
-	SpecVersion string `json:"specversion"`
-	ID          string `json:"id"`
-	Type        string `json:"type"`
-	Source      string `json:"source"`
-	Subject     string `json:"subject"`
-	ContentType string `json:"datacontenttype"`
-	Data        struct {
-		DeliberationID string `json:"deliberation_id"`
-		TaskID         string `json:"task_id"`
-		ErrorMessage   string `json:"error_message"`
-		Results        []struct {
-			AgentID  string `json:"agent_id"`
-			Proposal string `json:"proposal"`
-		} `json:"results"`
-	} `json:"data"`
+	SpecVersion string  `json:"specversion"`
+	ID          string  `json:"id"`
+	Type        string  `json:"type"`
+	Source      string  `json:"source"`
+	Subject     string  `json:"subject"`
+	ContentType string  `json:"datacontenttype"`
+	Data        endData `json:"data"`
+}
+
+// endData is the life-cycle message in it.
+type endData struct {
+	DeliberationID string `json:"deliberation_id"`
+	TaskID         string `json:"task_id"`
+	ErrorMessage   string `json:"error_message"`
+	Results        []struct {
+		AgentID  string `json:"agent_id"`
+		Proposal string `json:"proposal"`
+	} `json:"results"`
 }
 
 func twoListenersHearEachEndOnce(t *testing.T) {
@@ -51,6 +54,53 @@ func twoListenersHearEachEndOnce(t *testing.T) {
 		}
 	}
 	expectState(t, sys.Status(t, completed), deliberation.Completed)
+}
+
+// theSinkIsSentEachEnd is what K_SINK and AGENT_RESPONSES add.
+func theSinkIsSentEachEnd(t *testing.T) {
+	conn, err := sys.NATS()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	responses, err := conn.SubscribeSync("agent.response.completed")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	id := sys.Submit(t, request("sink", agents(2)...))
+	end := sink.await(t, id+".done")
+	if end.kind != "ray_executor.v1.DeliberationCompleted" || len(end.data.Results) != 2 || end.data.Results[0].Proposal == "" {
+		t.Errorf("posted %+v", end)
+	}
+	for told := 0; told < 2; { // others' agents are heard too
+		message, err := responses.NextMsg(30 * time.Second)
+		if err != nil {
+			t.Fatalf("%d agents were told of: %v", told, err)
+		}
+		var response struct {
+			CorrelationID string `json:"correlation_id"`
+			Payload       struct {
+				DurationMS int64 `json:"duration_ms"`
+				NumAgents  int   `json:"num_agents"`
+				Proposal   struct {
+					Content string `json:"content"`
+				} `json:"proposal"`
+			} `json:"payload"`
+		}
+		if err := json.Unmarshal(message.Data, &response); err != nil {
+			t.Fatalf("%s: %v", message.Data, err)
+		}
+		if response.CorrelationID != id {
+			continue
+		}
+		told++
+		if response.Payload.NumAgents != 2 || response.Payload.Proposal.Content == "" {
+			t.Errorf("told %s", message.Data)
+		}
+	}
 }
 
 func listen(t *testing.T) *nats.Subscription {

@@ -21,6 +21,7 @@ import (
 var (
 	sys   *system.System
 	model *standin.Server
+	sink  *ends
 	// early was submitted before there was any Ray.
 	early       string
 	earlyStatus *pb.GetDeliberationStatusResponse
@@ -48,9 +49,11 @@ func run(m *testing.M) (code int, err error) {
 		return 1, err
 	}
 	defer stop()
+	sink = newSink()
+	defer sink.Close()
 	sys, err = system.New(system.Options{
 		Dir: dir, ModelURL: url, Model: "echo",
-		Settings: []string{"POOLS=default,narrow:1", "WORKER_REPLICAS=2"},
+		Settings: []string{"POOLS=default,narrow:1", "WORKER_REPLICAS=2", "AGENT_RESPONSES=true", "K_SINK=" + sink.URL},
 	})
 	if err != nil {
 		return 1, err

@@ -20,9 +20,9 @@ import (
 )
 
 // setup makes a system whose NATS and journal are up, without a Ray.
-func setup(t *testing.T) *system.System {
+func setup(t *testing.T, settings ...string) *system.System {
 	t.Helper()
-	sys := newSystem(t)
+	sys := newSystem(t, settings...)
 	if err := sys.StartNATS(t.Context()); err != nil {
 		t.Fatal(err)
 	}
@@ -35,13 +35,13 @@ func setup(t *testing.T) *system.System {
 	return sys
 }
 
-func newSystem(t *testing.T) *system.System {
+func newSystem(t *testing.T, settings ...string) *system.System {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "serve")
 	if err != nil {
 		t.Fatal(err)
 	}
-	sys, err := system.New(system.Options{Dir: dir, ModelURL: "http://127.0.0.1:9", Model: "none"})
+	sys, err := system.New(system.Options{Dir: dir, ModelURL: "http://127.0.0.1:9", Model: "none", Settings: settings})
 	if err != nil {
 		t.Fatal(err)
 	}

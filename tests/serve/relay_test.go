@@ -1,0 +1,108 @@
+package serve_test
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"rayexecutor/tests/system"
+)
+
+// post is what a sink was sent.
+type post struct{ id, kind, team, body string }
+
+// sink is an HTTP endpoint that refuses for good what it is told to.
+type sink struct {
+	*httptest.Server
+	posts   chan post
+	refuses atomic.Bool
+}
+
+func newSink(t *testing.T) *sink {
+	t.Helper()
+	s := &sink{posts: make(chan post, 100)}
+	s.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		if s.refuses.Load() {
+			http.Error(w, "not today", http.StatusBadRequest)
+		}
+		s.posts <- post{r.Header.Get("Ce-Id"), r.Header.Get("Ce-Type"), r.Header.Get("Ce-Team"), string(body)}
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
+func (s *sink) next(t *testing.T) post {
+	t.Helper()
+	select {
+	case p := <-s.posts:
+		return p
+	case <-time.After(30 * time.Second):
+		t.Fatal("nothing was posted")
+		panic("unreachable")
+	}
+}
+
+// TestSink has a deliberation end and hears of it over HTTP, kept and sent
+// again where the sink refused it.
+func TestSink(t *testing.T) {
+	t.Parallel()
+	s := newSink(t)
+	sys := setup(t, "K_SINK="+s.URL, `K_CE_OVERRIDES={"extensions":{"team":"blue"}}`, "AGENT_RESPONSES=true")
+	cancelled(t, sys, "one")
+	if got := s.next(t); got.id != "one.done" || got.kind != "ray_executor.v1.DeliberationCancelled" || got.team != "blue" || !strings.Contains(got.body, `"reason":"enough"`) {
+		t.Errorf("posted %+v", got)
+	}
+	s.refuses.Store(true)
+	cancelled(t, sys, "two")
+	s.next(t)
+	listed := run(t, sys, "two", "relay", "list")
+	if !strings.Contains(listed, "the sink answered 400 Bad Request: not today") || strings.Contains(listed, "one ") {
+		t.Errorf("listed\n%s", listed)
+	}
+	run(t, sys, "1 of 1 were not taken, and stay", "relay", "retry", "two")
+	s.refuses.Store(false)
+	run(t, sys, "two sent", "relay", "retry", "--all")
+	s.next(t)
+	if got := s.next(t); got.id != "two.done" {
+		t.Errorf("sent again as %+v", got)
+	}
+	run(t, sys, "nothing is kept of deliberation two", "relay", "retry", "two")
+	run(t, sys, "or --all", "relay", "retry")
+}
+
+func TestRelayWithoutASink(t *testing.T) {
+	t.Parallel()
+	run(t, newSystem(t), "K_SINK is not set", "relay")
+}
+
+func cancelled(t *testing.T, sys *system.System, id string) {
+	t.Helper()
+	submitted := request(id)
+	submitted.VllmUrl = "http://127.0.0.1:9"
+	sys.Submit(t, submitted)
+	sys.Cancel(t, id, "enough")
+}
+
+// run repeats a command until it prints what is wanted: what it looks at comes
+// about by itself.
+func run(t *testing.T, sys *system.System, want string, args ...string) string {
+	t.Helper()
+	timeout := time.After(30 * time.Second)
+	for {
+		printed, err := sys.Run(t.Context(), args...)
+		if strings.Contains(printed, want) {
+			return printed
+		}
+		select {
+		case <-timeout:
+			t.Fatal(fmt.Sprintf("%v printed %q, not %q: %v", args, printed, want, err))
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+}
