@@ -1,7 +1,6 @@
 package serve_test
 
 import (
-	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -101,7 +100,7 @@ func run(t *testing.T, sys *system.System, want string, args ...string) string {
 		}
 		select {
 		case <-timeout:
-			t.Fatal(fmt.Sprintf("%v printed %q, not %q: %v", args, printed, want, err))
+			t.Fatalf("%v printed %q, not %q: %v", args, printed, want, err)
 		case <-time.After(50 * time.Millisecond):
 		}
 	}
