@@ -1,9 +1,11 @@
 package journal
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/protobuf/proto"
 
@@ -80,22 +82,45 @@ func (j *Journal) consume(ctx context.Context, config jetstream.OrderedConsumerC
 	// The client leaves its consumer behind, and while it mends one it does
 	// not hear of ctx: the caller tries again instead.
 	config.InactiveThreshold, config.MaxResetAttempts = 5*heartbeat, 1
+	ctx, stop := j.whileConnected(ctx)
+	defer stop()
+	failed := func(err error) error { return j.failed("read the journal", cmp.Or(context.Cause(ctx), err)) }
 	consumer, err := j.js.OrderedConsumer(ctx, Stream, config)
 	if err != nil {
-		return j.failed("read the journal", err)
+		return failed(err)
 	}
 	messages, err := consumer.Messages(jetstream.PullMaxMessages(ahead), jetstream.PullHeartbeat(heartbeat))
 	if err != nil {
-		return j.failed("read the journal", err)
+		return failed(err)
 	}
 	defer messages.Stop()
 	for {
 		message, err := messages.Next(jetstream.NextContext(ctx))
 		if err != nil {
-			return j.failed("read the journal", err)
+			return failed(err)
 		}
 		if again, err := more(message); err != nil || !again {
 			return err
 		}
 	}
+}
+
+// whileConnected returns a context that ends with the connection too, by
+// nats.ErrDisconnected: a consumer waits for it to come back, for as long as it
+// takes.
+func (j *Journal) whileConnected(ctx context.Context) (connected context.Context, stop func()) {
+	connected, cancel := context.WithCancelCause(ctx)
+	changes := j.conn.StatusChanged(nats.RECONNECTING, nats.CLOSED)
+	if !j.conn.IsConnected() {
+		cancel(nats.ErrDisconnected)
+	}
+	go func() {
+		select {
+		case <-changes:
+			cancel(nats.ErrDisconnected)
+		case <-connected.Done():
+		}
+		j.conn.RemoveStatusListener(changes)
+	}()
+	return connected, func() { cancel(nil) }
 }

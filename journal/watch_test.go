@@ -1,0 +1,188 @@
+package journal_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"rayexecutor/deliberation"
+	"rayexecutor/events"
+	pb "rayexecutor/proto/ray_executor/v1"
+)
+
+// watch follows a story and sends what it is told, then how it ended.
+func (w world) watch(ctx context.Context, id string, after uint64) (told <-chan string, ended <-chan error) {
+	names, end := make(chan string, 1000), make(chan error, 1)
+	go func() {
+		end <- w.Watch(ctx, id, after, func(entry deliberation.Entry) error {
+			if entry.Event == nil {
+				names <- "opened"
+				return nil
+			}
+			names <- fmt.Sprintf("%d %s", entry.Sequence, events.Type(entry.Event)[len("ray_executor.v1."):])
+			return nil
+		})
+		close(names)
+	}()
+	return names, end
+}
+
+func all(told <-chan string) (names []string) {
+	for name := range told {
+		names = append(names, name)
+	}
+	return names
+}
+
+// live writes a story of six entries, of which another deliberation's stands
+// third.
+func (w world) live(t *testing.T, id string) {
+	t.Helper()
+	w.accept(t, id, 2)
+	if _, stands, err := w.worker.Started(t.Context(), id, 1, time.Time{}, 0); err != nil || !stands {
+		t.Fatal(stands, err)
+	}
+	w.accept(t, "other-"+id, 1)
+	for i := range 2 {
+		if stands, err := w.worker.Agent(t.Context(), id, i, "p"); err != nil || !stands {
+			t.Fatal(stands, err)
+		}
+	}
+	if won, err := w.worker.Completed(t.Context(), id); err != nil || !won {
+		t.Fatal(won, err)
+	}
+}
+
+var story = []string{
+	"opened", "1 DeliberationRequested", "2 DeliberationStarted", "4 AgentCompleted", "5 AgentCompleted", "6 DeliberationCompleted",
+}
+
+// TestWatch: what is told is the same whether it happened before or while it
+// was watched, and ends with the deliberation.
+func TestWatch(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	told, ended := w.watch(t.Context(), "d", 0)
+	if err := <-ended; deliberation.AsError(err).Code != deliberation.NotFound || len(all(told)) > 0 {
+		t.Errorf("an unknown id: %v", err)
+	}
+	w.accept(t, "d", 2)
+	told, ended = w.watch(t.Context(), "d", 0)
+	got := []string{<-told, <-told}
+	if _, stands, err := w.worker.Started(t.Context(), "d", 1, time.Time{}, 0); err != nil || !stands {
+		t.Fatal(stands, err)
+	}
+	w.accept(t, "other", 1)
+	for i := range 2 {
+		got = append(got, <-told)
+		if stands, err := w.worker.Agent(t.Context(), "d", i, "p"); err != nil || !stands {
+			t.Fatal(stands, err)
+		}
+	}
+	if won, err := w.worker.Completed(t.Context(), "d"); err != nil || !won {
+		t.Fatal(won, err)
+	}
+	got = append(got, all(told)...)
+	if diff := cmp.Diff(story, got); diff != "" || <-ended != nil {
+		t.Error(diff)
+	}
+}
+
+// TestWatchResumes behind each sequence, without a gap and without a repeat.
+func TestWatchResumes(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	w.live(t, "d")
+	for after, want := range map[uint64][]string{
+		0: story, 1: append([]string{"opened"}, story[2:]...), 3: append([]string{"opened"}, story[3:]...),
+		5: {"opened", story[5]}, 6: nil, 1 << 40: nil,
+	} {
+		told, ended := w.watch(t.Context(), "d", after)
+		if diff := cmp.Diff(want, all(told)); diff != "" || <-ended != nil {
+			t.Errorf("after %d: %s", after, diff)
+		}
+	}
+	w.accept(t, "e", 1)
+	told, ended := w.watch(t.Context(), "e", 1<<40) // a sequence of another journal
+	if got := <-told; got != "opened" {
+		t.Fatal(got)
+	}
+	if won, err := w.End(t.Context(), "e", &pb.DeliberationCancelled{DeliberationId: "e"}, ""); err != nil || !won {
+		t.Fatal(won, err)
+	}
+	if got := all(told); len(got) != 1 || <-ended != nil {
+		t.Errorf("got %v", got)
+	}
+}
+
+// TestWatchStops when whoever watches says so, with its error.
+func TestWatchStops(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	w.live(t, "d")
+	enough := errors.New("enough")
+	for _, at := range []int{1, 3} {
+		calls := 0
+		err := w.Watch(t.Context(), "d", 0, func(deliberation.Entry) error {
+			if calls++; calls == at {
+				return enough
+			}
+			return nil
+		})
+		if !errors.Is(err, enough) || calls != at {
+			t.Errorf("%v after %d calls", err, calls)
+		}
+	}
+	w.accept(t, "e", 1)
+	ctx, cancel := context.WithCancel(t.Context())
+	told, ended := w.watch(ctx, "e", 0)
+	<-told
+	<-told
+	cancel()
+	if err := <-ended; !errors.Is(err, context.Canceled) {
+		t.Errorf("given up: %v", err)
+	}
+}
+
+// TestWatchWhileNATSGoesAway: the watch ends as Unavailable, soon, and goes on
+// behind the last sequence when NATS is back.
+func TestWatchWhileNATSGoesAway(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	w.accept(t, "d", 1)
+	told, ended := w.watch(t.Context(), "d", 0)
+	<-told
+	<-told
+	w.server.Stop()
+	select {
+	case err := <-ended:
+		if deliberation.AsError(err).Code != deliberation.Unavailable {
+			t.Errorf("got %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("the watch hangs")
+	}
+	w.server.Restart()
+	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
+		if _, err := w.Story(t.Context(), "d"); err == nil {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("NATS is back, the journal is not")
+		}
+	}
+	told, ended = w.watch(t.Context(), "d", 1)
+	if got := <-told; got != "opened" {
+		t.Fatal(got)
+	}
+	if won, err := w.End(t.Context(), "d", &pb.DeliberationCancelled{DeliberationId: "d"}, ""); err != nil || !won {
+		t.Fatal(won, err)
+	}
+	if got := all(told); len(got) != 1 || <-ended != nil {
+		t.Errorf("got %v", got)
+	}
+}
