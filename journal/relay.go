@@ -137,6 +137,9 @@ func (j *Journal) Undelivered(ctx context.Context, id string) iter.Seq2[Kept, er
 	}
 	return func(yield func(Kept, error) bool) {
 		stream, err := j.js.Stream(ctx, Undelivered)
+		if errors.Is(err, jetstream.ErrStreamNotFound) {
+			return // no relay has run yet
+		}
 		if err != nil {
 			yield(Kept{}, j.failed("read the stream "+Undelivered, err))
 			return
@@ -182,7 +185,13 @@ func (j *Journal) Drop(ctx context.Context, kept Kept) error {
 	if err == nil {
 		err = stream.DeleteMsg(ctx, kept.sequence)
 	}
-	if err != nil && !errors.Is(err, jetstream.ErrMsgNotFound) {
+	// The client tells a refusal as text: look whether it is gone.
+	if errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
+		if _, gone := stream.GetMsg(ctx, kept.sequence); errors.Is(gone, jetstream.ErrMsgNotFound) {
+			return nil
+		}
+	}
+	if err != nil {
 		return j.failed("take "+kept.ID+" out of "+Undelivered, err)
 	}
 	return nil
