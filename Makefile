@@ -14,6 +14,7 @@ GOOGLEAPIS            := github.com/grpc-ecosystem/grpc-gateway@v1.16.0
 # The folder of a module at a version, whether or not go.mod knows it.
 module                 = $$($(GO) mod download -C / -json $(1) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
 GOLANGCI_VERSION      := v2.15.0
+GRPCURL_VERSION       := v1.9.4
 
 TOOLS := $(CURDIR)/.tools
 VENV  ?= .venv
@@ -47,7 +48,10 @@ run: build $(VENV)/.made ## Run everything on this machine and send one delibera
 
 test: test-python test-go ## Test everything, on real Ray and real NATS
 
-test-go: build lambda $(VENV)/.made $(TOOLS)/func $(TOOLS)/nats-server ## Test the Go side, end to end on real Ray
+# Clients that are not ours, for the tests.
+CLIENTS := $(TOOLS)/clients-venv/.made $(TOOLS)/grpcurl $(TOOLS)/knative-sender
+
+test-go: build lambda $(VENV)/.made $(TOOLS)/func $(TOOLS)/nats-server $(CLIENTS) ## Test the Go side, end to end on real Ray
 	$(GO) test -timeout 20m $$($(GO) list ./... | grep -v /tests/)
 	$(GO) test -timeout 30m -p 1 ./tests/... # one Ray at a time
 
@@ -126,6 +130,17 @@ $(TOOLS)/protoc-gen-connect-go:
 
 $(TOOLS)/golangci-lint:
 	GOBIN=$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+
+$(TOOLS)/grpcurl:
+	GOBIN=$(TOOLS) $(GO) install github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL_VERSION)
+
+$(TOOLS)/knative-sender: tests/knative/go.mod tests/knative/go.sum tests/knative/main.go
+	cd $(<D) && $(GO) build -o $@ .
+
+$(TOOLS)/clients-venv/.made: tests/clients/requirements.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install -q --require-hashes -r $<
+	@touch $@
 
 $(TOOLS)/func: tools/func/go.mod
 	cd tools/func && $(GO) build -ldflags "-X knative.dev/func/pkg/version.Vers=$$($(GO) list -m -f "{{.Version}}" knative.dev/func)" -o $@ knative.dev/func/cmd/func
