@@ -1,0 +1,56 @@
+package main
+
+import (
+	"context"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"rayexecutor/journal/journaltest"
+)
+
+// TestStopEndsStreams: whoever watches is told, and keeps no server from
+// stopping.
+func TestStopEndsStreams(t *testing.T) {
+	t.Parallel()
+	nats := journaltest.Start(t)
+	journaltest.Connect(t, nats.URL)
+	server := program{
+		environ: []string{"NATS_URL=" + nats.URL, "RAY_ADDRESS=http://127.0.0.1:9", "VLLM_URL=http://127.0.0.1:9", "VLLM_MODEL=none", "KEEPER=false"},
+		out:     t.Output(), errors: t.Output(),
+	}
+	settings, log, err := server.load()
+	if err != nil {
+		t.Fatal(err)
+	}
+	settings.Port = 0
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	listening, ended := make(chan net.Addr, 1), make(chan error, 1)
+	go func() { ended <- serve(ctx, settings, log, func(address net.Addr) { listening <- address }) }()
+	url := "http://" + (<-listening).String()
+	if err := awaitServer(t.Context(), url); err != nil {
+		t.Fatal(err)
+	}
+	if printed, err := runProgram(t.Context(), nil, "submit", "Decide.", "--id", "d", "--server", url); err != nil {
+		t.Fatal(printed, err)
+	}
+	stream, err := http.Get(url + "/v1/deliberations/d/events")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stream.Body.Close()
+	stopped := time.Now()
+	cancel()
+	told, err := io.ReadAll(stream.Body)
+	if err != nil || !strings.Contains(string(told), "the server stops") {
+		t.Errorf("%v %s", err, told)
+	}
+	<-ended
+	if took := time.Since(stopped); took > 5*time.Second {
+		t.Errorf("it took %s to stop", took)
+	}
+}
