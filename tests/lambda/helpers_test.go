@@ -61,7 +61,7 @@ func (f function) call(payload, into any) (failure string) {
 		f.tb.Fatalf("%v\n%s", err, f.log())
 	}
 	var failed struct {
-		Message string `json:"errorMessage"`
+		Message string `json:"errorMessage"` //nolint:tagliatelle // as AWS spells it
 	}
 	if json.Unmarshal(answer, &failed) == nil && failed.Message != "" {
 		return failed.Message

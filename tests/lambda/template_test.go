@@ -1,6 +1,7 @@
 package lambda_test
 
 import (
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"slices"
@@ -20,30 +21,30 @@ type template struct {
 	Resources struct {
 		Function struct {
 			Properties struct {
-				Runtime     string `yaml:"Runtime"`
-				Handler     string `yaml:"Handler"`
-				Timeout     int    `yaml:"Timeout"`
+				Runtime     string
+				Handler     string
+				Timeout     int
 				Environment struct {
-					Variables map[string]yaml.Node `yaml:"Variables"`
-				} `yaml:"Environment"`
-			} `yaml:"Properties"`
-		} `yaml:"Function"`
+					Variables map[string]any
+				}
+			}
+		}
 		Deliveries struct {
 			Properties struct {
-				FunctionResponseTypes []string `yaml:"FunctionResponseTypes"`
-			} `yaml:"Properties"`
-		} `yaml:"Deliveries"`
+				FunctionResponseTypes []string
+			}
+		}
 		Queue struct {
 			Properties struct {
-				VisibilityTimeout int `yaml:"VisibilityTimeout"`
-			} `yaml:"Properties"`
-		} `yaml:"Queue"`
+				VisibilityTimeout int
+			}
+		}
 		Rule struct {
 			Properties struct {
-				EventPattern map[string][]string `yaml:"EventPattern"`
-			} `yaml:"Properties"`
-		} `yaml:"Rule"`
-	} `yaml:"Resources"`
+				EventPattern map[string][]string
+			}
+		}
+	}
 }
 
 func TestTemplate(t *testing.T) {
@@ -52,8 +53,18 @@ func TestTemplate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var read template
-	if err := yaml.Unmarshal(data, &read); err != nil {
+	var (
+		whole map[string]any
+		read  template
+	)
+	if err := yaml.Unmarshal(data, &whole); err != nil {
+		t.Fatal(err)
+	}
+	data, err = json.Marshal(whole) // whose reader needs no tags for these names
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(data, &read); err != nil {
 		t.Fatal(err)
 	}
 	function := read.Resources.Function.Properties
