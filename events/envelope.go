@@ -25,7 +25,7 @@ type structured struct {
 var (
 	jsonEnvelope = &structured{
 		media:     event.ApplicationCloudEventsJSON,
-		unmarshal: func(data []byte, e *event.Event) error { return json.Unmarshal(data, e) },
+		unmarshal: unmarshalJSONEvent,
 		marshal:   func(e *event.Event) ([]byte, error) { return e.MarshalJSON() }, // json.Marshal would rewrite the data
 	}
 	protobufEnvelope = &structured{
@@ -57,6 +57,26 @@ func (s *structured) read(data []byte) (e event.Event, err error) {
 	}()
 	err = s.unmarshal(data, &e)
 	return e, err
+}
+
+// unmarshalJSONEvent says of what it cannot read which attribute is at fault.
+func unmarshalJSONEvent(data []byte, e *event.Event) error {
+	err := json.Unmarshal(data, e)
+	if err == nil {
+		return nil
+	}
+	var told map[string]json.RawMessage
+	if json.Unmarshal(data, &told) != nil {
+		return err
+	}
+	return atFault(err, func(name string) error {
+		value, given := told[name]
+		if !given {
+			return nil
+		}
+		alone := fmt.Appendf(nil, `{"specversion": "1.0", %q: %s}`, name, value)
+		return json.Unmarshal(alone, new(event.Event))
+	})
 }
 
 // unmarshalProtobuf reads text data as the bytes that it is: the SDK would

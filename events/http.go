@@ -65,9 +65,33 @@ func readBinary(r *http.Request) (event.Event, error) {
 	}
 	one, err := binding.ToEvent(r.Context(), message)
 	if err != nil {
-		return event.Event{}, readError(err)
+		return event.Event{}, readError(atFault(err, func(name string) error { return readAlone(r, name) }))
 	}
 	return *one, nil
+}
+
+// readAlone reads one attribute of a binary event.
+func readAlone(r *http.Request, name string) error {
+	header := attributes(r.Header)
+	key := http.CanonicalHeaderKey("ce-" + name)
+	value, given := header[key]
+	if !given {
+		return nil
+	}
+	_, err := binding.ToEvent(r.Context(), cehttp.NewMessage(
+		http.Header{"Ce-Specversion": header["Ce-Specversion"], key: value}, http.NoBody))
+	return err
+}
+
+// atFault finds the attribute that an event could not be read for, where it is
+// one: the SDK does not tell. read reads one alone.
+func atFault(err error, read func(name string) error) error {
+	for _, name := range []string{"id", "source", "type", "time", "subject", "dataschema", "datacontenttype"} {
+		if cause := read(name); cause != nil {
+			return event.ValidationError{name: cause}
+		}
+	}
+	return err
 }
 
 // attributes returns the headers that make up an event, decoded.

@@ -272,7 +272,7 @@ func TestFromRequestRefuses(t *testing.T) {
 		"no id":                   {post("", "", "Ce-Specversion", "1.0", "Ce-Source", "/s", "Ce-Type", "t"), "id", "non-empty"},
 		"no source":               {post("", "", "Ce-Specversion", "1.0", "Ce-Id", "1", "Ce-Type", "t"), "source", "REQUIRED"},
 		"no type":                 {post("", "", "Ce-Specversion", "1.0", "Ce-Id", "1", "Ce-Source", "/s"), "type", "non-empty"},
-		"time that is none":       {post("", "", append([]string{"Ce-Time", "noon"}, binary...)...), "request", "noon"},
+		"time that is none":       {post("", "", append([]string{"Ce-Time", "noon"}, binary...)...), "time", "noon"},
 		"attribute's name":        {post("", "", append([]string{"Ce-A-B", "x"}, binary...)...), "request", "bad key"},
 		"structured, empty":       {post("", structured), "request", "CloudEvents 1.0"},
 		"structured, null":        {post("null", structured), "specversion", "no specversion"},
