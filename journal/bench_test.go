@@ -2,6 +2,7 @@ package journal_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -27,6 +28,10 @@ func BenchmarkJournal(b *testing.B) {
 			each(b, "Story/ended", func(ctx context.Context) error { _, err := w.Story(ctx, ended); return err })
 			each(b, "Story/running", func(ctx context.Context) error { _, err := w.Story(ctx, "running"); return err })
 			each(b, "LeaderStory", func(ctx context.Context) error { _, err := w.LeaderStory(ctx, ended); return err })
+			each(b, "Watch/ended", func(ctx context.Context) error {
+				return w.Watch(ctx, ended, 0, func(deliberation.Entry) error { return nil })
+			})
+			each(b, "Watch/until the first", func(ctx context.Context) error { return w.watchFirst(ctx, "running") })
 			w.catchUp(b, ledger)
 			each(b, "CatchUp/nothing", func(ctx context.Context) error { return w.CatchUp(ctx, ledger) })
 			b.Run("CatchUp/one", func(b *testing.B) { benchCatchUp(b, w, ledger) })
@@ -73,4 +78,18 @@ func benchCatchUp(b *testing.B, w world, ledger *deliberation.Ledger) {
 		w.accept(b, fmt.Sprintf("bench-%d", accepts), 1)
 		w.catchUp(b, ledger)
 	}
+}
+
+// watchFirst watches until the first event.
+func (w world) watchFirst(ctx context.Context, id string) error {
+	err := w.Watch(ctx, id, 0, func(entry deliberation.Entry) error {
+		if entry.Event != nil {
+			return errEnough
+		}
+		return nil
+	})
+	if !errors.Is(err, errEnough) {
+		return err
+	}
+	return nil
 }

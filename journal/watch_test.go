@@ -119,21 +119,22 @@ func TestWatchResumes(t *testing.T) {
 	}
 }
 
+var errEnough = errors.New("enough")
+
 // TestWatchStops when whoever watches says so, with its error.
 func TestWatchStops(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	w.live(t, "d")
-	enough := errors.New("enough")
 	for _, at := range []int{1, 3} {
 		calls := 0
 		err := w.Watch(t.Context(), "d", 0, func(deliberation.Entry) error {
 			if calls++; calls == at {
-				return enough
+				return errEnough
 			}
 			return nil
 		})
-		if !errors.Is(err, enough) || calls != at {
+		if !errors.Is(err, errEnough) || calls != at {
 			t.Errorf("%v after %d calls", err, calls)
 		}
 	}
