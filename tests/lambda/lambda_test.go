@@ -23,6 +23,8 @@ func TestLambda(t *testing.T) {
 	t.Run("Function URL in JSON", func(t *testing.T) { functionURLInJSON(t, f) })
 	t.Run("Function URL in protobuf", func(t *testing.T) { functionURLInProtobuf(t, f) })
 	t.Run("API Gateway", func(t *testing.T) { apiGateway(t, f) })
+	t.Run("REST", func(t *testing.T) { overREST(t, f) })
+	t.Run("Connect", func(t *testing.T) { overConnect(t, f) })
 	t.Run("EventBridge", func(t *testing.T) { fromEventBridge(t, f) })
 	t.Run("SQS", func(t *testing.T) { fromSQS(t, f) })
 	t.Run("redelivery", func(t *testing.T) { redelivery(t, f) })
@@ -91,6 +93,52 @@ func apiGateway(t *testing.T, f function) {
 	probe.RawPath = "/prod/nowhere"
 	if response := f.http(probe); response.StatusCode != http.StatusNotFound {
 		t.Errorf("an unknown path answers %+v", response)
+	}
+}
+
+// plain is an HTTP request without a CloudEvent, below a stage.
+func plain(method, path string, message proto.Message) events.APIGatewayV2HTTPRequest {
+	request := events.APIGatewayV2HTTPRequest{Version: "2.0", RawPath: "/prod" + path, Headers: map[string]string{}}
+	request.RequestContext.Stage, request.RequestContext.HTTP.Method = "prod", method
+	if message != nil {
+		request.Headers["content-type"], request.Body = "application/json", string(jsonOf(message))
+	}
+	return request
+}
+
+func overREST(t *testing.T, f function) {
+	if response := f.http(plain("POST", "/v1/deliberations", request("rest"))); response.StatusCode != http.StatusAccepted {
+		t.Errorf("submit answers %+v", response)
+	}
+	response := f.http(plain("GET", "/v1/deliberations/rest", nil))
+	if response.StatusCode != http.StatusOK || response.IsBase64Encoded || !strings.Contains(response.Body, `"queued"`) {
+		t.Errorf("status answers %+v", response)
+	}
+	response = f.http(plain("POST", "/v1/deliberations/rest:cancel", &pb.CancelDeliberationRequest{Reason: "enough"}))
+	if response.StatusCode != http.StatusOK || !strings.Contains(response.Body, `"cancelled"`) {
+		t.Errorf("cancel answers %+v", response)
+	}
+	if response := f.http(plain("GET", "/v1/deliberations/nobody", nil)); response.StatusCode != http.StatusNotFound {
+		t.Errorf("an unknown one answers %+v", response)
+	}
+	// It has ended, so the stream of its events does too, and is sent whole.
+	response = f.http(plain("GET", "/v1/deliberations/rest/events", nil))
+	if response.StatusCode != http.StatusOK || !strings.Contains(response.Body, "DeliberationCancelled") {
+		t.Errorf("events answer %+v", response)
+	}
+}
+
+func overConnect(t *testing.T, f function) {
+	const method = "/ray_executor.v1.RayExecutorService/GetDeliberationStatus"
+	ask := &pb.GetDeliberationStatusRequest{DeliberationId: "json"}
+	response := f.http(plain("POST", method, ask))
+	if response.StatusCode != http.StatusOK || !strings.Contains(response.Body, `"queued"`) {
+		t.Errorf("status answers %+v", response)
+	}
+	binary := inProtobuf(plain("POST", method, ask), ask)
+	binary.Headers["content-type"] = "application/proto"
+	if response := f.http(binary); response.StatusCode != http.StatusOK || !response.IsBase64Encoded {
+		t.Errorf("status in protobuf answers %+v", response)
 	}
 }
 
