@@ -121,8 +121,7 @@ func (f *Function) Ready(ctx context.Context) (bool, error) {
 func (f *Function) Handle(w http.ResponseWriter, r *http.Request) {
 	parts := f.parts.Load()
 	if parts == nil {
-		w.Header().Set("Retry-After", "1")
-		http.Error(w, errStarting.Message, http.StatusServiceUnavailable)
+		functions.WriteError(w, errStarting)
 		return
 	}
 	parts.routes.ServeHTTP(w, r)

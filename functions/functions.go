@@ -18,6 +18,7 @@ import (
 
 	"github.com/cloudevents/sdk-go/v2/event"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"rayexecutor/deliberation"
 	"rayexecutor/events"
@@ -181,10 +182,13 @@ func (f *Functions) call(ctx context.Context, request proto.Message, origin Orig
 	return reply, err
 }
 
-// serves reports whether requests of a type are served.
-func (f *Functions) serves(requestType string) bool {
-	_, served := f.routes[requestType]
-	return served || f.watches && requestType == events.Type(&pb.WatchDeliberationRequest{})
+// nameOf is the name of the operation that takes a type of request, empty where
+// that is not served here.
+func (f *Functions) nameOf(request protoreflect.FullName) string {
+	if f.watches && request == watchRequest {
+		return "watch"
+	}
+	return f.routes[string(request)].name
 }
 
 // counted runs an operation for a door: it shows in the metrics, a failure in

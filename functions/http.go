@@ -47,7 +47,7 @@ func (f *Functions) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	replies, err := f.answerAll(r, requests, mode)
 	if err != nil {
-		writeError(w, err)
+		WriteError(w, err)
 		return
 	}
 	if err := events.WriteReplies(w, mode, replies); err != nil {
@@ -97,7 +97,7 @@ type problem struct {
 func (f *Functions) refuse(w http.ResponseWriter, r *http.Request, operation string, err error) {
 	f.metrics.observe(operation, err, 0)
 	f.logFailure(r.Context(), operation, err)
-	writeError(w, err)
+	WriteError(w, err)
 }
 
 // refuseMethod answers a method that a path does not take.
@@ -107,8 +107,8 @@ func refuseMethod(w http.ResponseWriter, allowed string) {
 		deliberation.Invalidf("method", "this path takes %s", allowed))
 }
 
-// writeError answers an HTTP request with an error, by the table.
-func writeError(w http.ResponseWriter, err error) {
+// WriteError answers an HTTP request with an error, by the table.
+func WriteError(w http.ResponseWriter, err error) {
 	coded := deliberation.AsError(err)
 	answer := answers[coded.Code]
 	if retryable(coded.Code) {

@@ -37,6 +37,7 @@ type restPath struct {
 
 // restMethod is what a method of a path takes, and how it is answered.
 type restMethod struct {
+	name   string // the operation's
 	input  protoreflect.MessageType
 	body   bool
 	answer func(http.ResponseWriter, *http.Request, proto.Message)
@@ -55,7 +56,7 @@ func newREST(f *Functions) *rest {
 	api := &rest{f: f}
 	service := pb.File_ray_executor_v1_service_proto.Services().ByName("RayExecutorService")
 	for i := range service.Methods().Len() {
-		if method := service.Methods().Get(i); f.serves(string(method.Input().FullName())) {
+		if method := service.Methods().Get(i); f.nameOf(method.Input().FullName()) != "" {
 			api.add(method)
 		}
 	}
@@ -73,7 +74,7 @@ func (api *rest) add(method protoreflect.MethodDescriptor) {
 	}
 	// What the generated code describes, it has registered.
 	input, _ := protoregistry.GlobalTypes.FindMessageByName(method.Input().FullName())
-	taken := restMethod{input: input, body: rule.GetBody() == "*", answer: api.answer}
+	taken := restMethod{name: api.f.nameOf(method.Input().FullName()), input: input, body: rule.GetBody() == "*", answer: api.answer}
 	path := api.path(template)
 	if method.IsStreamingServer() {
 		taken.answer = api.f.stream
@@ -116,7 +117,7 @@ func (api *rest) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	default:
 		request := method.input.New().Interface()
 		if err := path.read(w, r, method, request); err != nil {
-			api.f.refuse(w, r, "", err)
+			api.f.refuse(w, r, method.name, err)
 			return
 		}
 		method.answer(w, r, request)
@@ -203,7 +204,7 @@ func (p *restPath) setVariables(message protoreflect.Message, escaped string) er
 func (api *rest) answer(w http.ResponseWriter, r *http.Request, request proto.Message) {
 	origin, err := originOf(r, request)
 	if err != nil {
-		api.f.refuse(w, r, api.f.routes[events.Type(request)].name, err)
+		api.f.refuse(w, r, "submit", err)
 		return
 	}
 	reply, err := api.f.call(r.Context(), request, origin)
@@ -215,7 +216,7 @@ func (api *rest) answer(w http.ResponseWriter, r *http.Request, request proto.Me
 		body, err = events.MarshalJSON(reply)
 	}
 	if err != nil {
-		writeError(w, err)
+		WriteError(w, err)
 		return
 	}
 	writeReply(w, reply, body)

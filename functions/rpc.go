@@ -70,7 +70,7 @@ func (s rpcs) ListDeliberations(ctx context.Context, request *pb.ListDeliberatio
 
 // WatchDeliberation streams until the end. Send(nil) sends the headers.
 func (s rpcs) WatchDeliberation(ctx context.Context, request *pb.WatchDeliberationRequest, stream *connect.ServerStream[pb.WatchDeliberationResponse]) error {
-	if !s.f.serves(events.Type(request)) {
+	if s.f.nameOf(watchRequest) == "" {
 		return errNotServed
 	}
 	if err := s.f.Watch(ctx, request, stream.Send); err != nil {
@@ -84,7 +84,7 @@ var errNotServed = connect.NewError(connect.CodeUnimplemented,
 
 // rpc answers a call by the operation of its request.
 func rpc[Reply proto.Message](ctx context.Context, f *Functions, request proto.Message) (none Reply, err error) {
-	if !f.serves(events.Type(request)) {
+	if f.nameOf(request.ProtoReflect().Descriptor().FullName()) == "" {
 		return none, errNotServed
 	}
 	origin := Origin{}

@@ -42,7 +42,7 @@ func (f *Functions) stream(w http.ResponseWriter, r *http.Request, request proto
 	case sent.opened() && err != nil:
 		_ = sent.write(": " + deliberation.AsError(err).Error() + "\n\n")
 	case err != nil:
-		writeError(w, err)
+		WriteError(w, err)
 	case !sent.opened():
 		w.WriteHeader(http.StatusNoContent)
 	}

@@ -12,6 +12,8 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
+var watchRequest = (&pb.WatchDeliberationRequest{}).ProtoReflect().Descriptor().FullName()
+
 var errGone = errors.New("whoever watched has gone")
 
 var errStopping = &deliberation.Error{
