@@ -4,7 +4,9 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
+	"strings"
 	"testing"
 
 	"go.yaml.in/yaml/v3"
@@ -18,7 +20,8 @@ import (
 // template is what of deploy/lambda/template.yaml must fit this code. What
 // CloudFormation asks of it, cfn-lint checks in `make lint`.
 type template struct {
-	Resources struct {
+	Parameters map[string]struct{ Default *string }
+	Resources  struct {
 		Function struct {
 			Properties struct {
 				Runtime     string
@@ -47,8 +50,8 @@ type template struct {
 	}
 }
 
-func TestTemplate(t *testing.T) {
-	t.Parallel()
+func readTemplate(t *testing.T) template {
+	t.Helper()
 	data, err := os.ReadFile(filepath.Join(system.Root(), "deploy", "lambda", "template.yaml"))
 	if err != nil {
 		t.Fatal(err)
@@ -67,6 +70,12 @@ func TestTemplate(t *testing.T) {
 	if err := json.Unmarshal(data, &read); err != nil {
 		t.Fatal(err)
 	}
+	return read
+}
+
+func TestTemplate(t *testing.T) {
+	t.Parallel()
+	read := readTemplate(t)
 	function := read.Resources.Function.Properties
 	if function.Runtime != "provided.al2023" || function.Handler != "bootstrap" {
 		t.Errorf("the function is %q in %q", function.Handler, function.Runtime)
@@ -93,6 +102,33 @@ func TestTemplate(t *testing.T) {
 	for _, name := range types {
 		if _, err := protoregistry.GlobalTypes.FindMessageByName(protoreflect.FullName(name)); err != nil {
 			t.Errorf("the rule takes %s: %v", name, err)
+		}
+	}
+}
+
+var override = regexp.MustCompile(`\b([A-Z][A-Za-z]+)=`)
+
+// TestDocumentedParameters holds the command of docs/lambda.md against the
+// template: it names parameters that there are, and all without a default.
+func TestDocumentedParameters(t *testing.T) {
+	t.Parallel()
+	docs, err := os.ReadFile(filepath.Join(system.Root(), "docs", "lambda.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, command, _ := strings.Cut(string(docs), "--parameter-overrides")
+	command, _, _ = strings.Cut(command, "```")
+	parameters := readTemplate(t).Parameters
+	given := map[string]bool{}
+	for _, match := range override.FindAllStringSubmatch(command, -1) {
+		given[match[1]] = true
+		if _, there := parameters[match[1]]; !there {
+			t.Errorf("%s is no parameter", match[1])
+		}
+	}
+	for name, parameter := range parameters {
+		if parameter.Default == nil && !given[name] {
+			t.Errorf("%s has no default and is not given", name)
 		}
 	}
 }
