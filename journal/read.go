@@ -84,26 +84,37 @@ func (j *Journal) replicaStory(ctx context.Context, id string) ([]deliberation.E
 	return entries, nil
 }
 
-// walk reads a story entry by entry from the leader, up to its last one: to ask
-// for more than there is makes the server search to the journal's end.
+// walk reads a story entry by entry from the leader, up to its last one.
 func (j *Journal) walk(ctx context.Context, id string, last uint64) (*deliberation.Deliberation, error) {
 	var entries []deliberation.Entry
-	for sequence := uint64(1); sequence <= last; {
-		message, err := j.next(ctx, events.StorySubject(id), sequence)
-		if err != nil {
-			return nil, err
-		}
-		if message == nil {
-			break
+	err := j.each(ctx, id, 1, last, func(entry deliberation.Entry) error {
+		entries = append(entries, entry)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return deliberation.Fold(entries), nil
+}
+
+// each reads a story's entries between two sequences from the leader: to ask
+// for more than there is makes the server search to the journal's end.
+func (j *Journal) each(ctx context.Context, id string, from, last uint64, tell func(deliberation.Entry) error) error {
+	for from <= last {
+		message, err := j.next(ctx, events.StorySubject(id), from)
+		if err != nil || message == nil {
+			return err
 		}
 		entry, err := j.entry(ctx, message)
 		if err != nil {
-			return nil, err
+			return err
 		}
-		entries = append(entries, entry)
-		sequence = message.Sequence + 1
+		if err := tell(entry); err != nil {
+			return err
+		}
+		from = message.Sequence + 1
 	}
-	return deliberation.Fold(entries), nil
+	return nil
 }
 
 // last reads the last message on a subject from the leader; nil where there

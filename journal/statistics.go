@@ -156,14 +156,33 @@ func (j *Journal) Follow(ctx context.Context, from uint64, apply func(deliberati
 // no. It has no filter: to count what passes one costs the server more than to
 // send all the headers.
 func (j *Journal) follow(ctx context.Context, from uint64, more func(deliberation.Mark) bool) error {
-	config := jetstream.OrderedConsumerConfig{HeadersOnly: true}
-	return j.consume(ctx, config, from, 5000, func(message jetstream.Msg) (bool, error) {
+	consumer, err := j.js.OrderedConsumer(ctx, Stream, jetstream.OrderedConsumerConfig{
+		HeadersOnly: true, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from,
+		// The client leaves its consumer behind, and while it mends one it does
+		// not hear of ctx: the caller tries again instead.
+		InactiveThreshold: 5 * heartbeat, MaxResetAttempts: 1,
+	})
+	if err != nil {
+		return j.failed("read the journal", err)
+	}
+	messages, err := consumer.Messages(jetstream.PullMaxMessages(5000), jetstream.PullHeartbeat(heartbeat))
+	if err != nil {
+		return j.failed("read the journal", err)
+	}
+	defer messages.Stop()
+	for {
+		message, err := messages.Next(jetstream.NextContext(ctx))
+		if err != nil {
+			return j.failed("read the journal", err)
+		}
 		mark, err := markOf(message)
 		if err != nil {
-			return false, err
+			return err
 		}
-		return more(mark), nil
-	})
+		if !more(mark) {
+			return nil
+		}
+	}
 }
 
 // markOf reads a mark. What does not belong in the journal is one without a

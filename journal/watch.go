@@ -1,12 +1,10 @@
 package journal
 
 import (
-	"cmp"
 	"context"
-	"fmt"
+	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/protobuf/proto"
 
 	"rayexecutor/deliberation"
@@ -14,22 +12,47 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// watchAhead is how many entries travel before they are told: each may be
-// 1 MiB, and whoever watches may be slow.
-const watchAhead = 16
+// A watch looks at the leader when it hears of a message, which may not be
+// stored yet: then again, soon and ever later. Hearing is not certain, so it
+// looks now and then without it.
+const (
+	lookSoon  = 5 * time.Millisecond
+	lookLater = 5 * time.Second
+)
 
 // Watch tells each entry of one deliberation's story after a sequence, in
 // order and as it comes, until the deliberation has ended, ctx ends or NATS is
 // away. The first call, with an entry that holds no event, says that the story
 // goes on behind that sequence; a story that has ended before it is not told
 // at all. An id that the journal does not hold is NotFound.
+//
+// It needs no consumer, of which a stream has 1,000 by default: a subscription
+// says when to read on.
 func (j *Journal) Watch(ctx context.Context, id string, after uint64, tell func(deliberation.Entry) error) error {
-	last, err := j.last(ctx, events.StorySubject(id))
+	ctx, stop := j.whileConnected(ctx)
+	defer stop()
+	heard := make(chan struct{}, 1)
+	subscription, err := j.conn.Subscribe(events.StorySubject(id), func(*nats.Msg) {
+		select {
+		case heard <- struct{}{}:
+		default: // it is about to look
+		}
+	})
+	if err != nil {
+		return j.failed("read the journal", err)
+	}
+	defer func() { _ = subscription.Unsubscribe() }() // it fails where the connection is gone, and with it the subscription
+	err = j.watch(ctx, id, after, heard, tell)
+	if cause := context.Cause(ctx); err != nil && cause != nil {
+		return j.failed("read the journal", cause)
+	}
+	return err
+}
+
+func (j *Journal) watch(ctx context.Context, id string, after uint64, heard <-chan struct{}, tell func(deliberation.Entry) error) error {
+	last, err := j.lastOf(ctx, id)
 	if err != nil {
 		return err
-	}
-	if last == nil {
-		return deliberation.NoSuch(id)
 	}
 	ended, err := j.last(ctx, events.EndSubject(id))
 	if err != nil || ended != nil && ended.Sequence <= after {
@@ -38,31 +61,53 @@ func (j *Journal) Watch(ctx context.Context, id string, after uint64, tell func(
 	if err := tell(deliberation.Entry{}); err != nil {
 		return err
 	}
-	// Nobody can have seen more than there is.
-	return j.watch(ctx, id, min(after, last.Sequence), tell)
-}
-
-func (j *Journal) watch(ctx context.Context, id string, after uint64, tell func(deliberation.Entry) error) error {
-	config := jetstream.OrderedConsumerConfig{FilterSubjects: []string{events.StorySubject(id)}}
-	return j.consume(ctx, config, after+1, watchAhead, func(message jetstream.Msg) (more bool, err error) {
-		entry, err := j.told(ctx, message)
-		if err != nil {
-			return false, err
+	after = min(after, last) // nobody can have seen more than there is
+	for {
+		over := false
+		err := j.each(ctx, id, after+1, last, func(entry deliberation.Entry) error {
+			if over {
+				return nil // what comes after the end is ignored
+			}
+			over, after = isEnd(entry.Event), entry.Sequence
+			return tell(entry)
+		})
+		if err != nil || over {
+			return err
 		}
-		return !isEnd(entry.Event), tell(entry)
-	})
+		if last, err = j.behind(ctx, id, after, heard); err != nil {
+			return err
+		}
+	}
 }
 
-// told decodes a message that a consumer was sent.
-func (j *Journal) told(ctx context.Context, message jetstream.Msg) (deliberation.Entry, error) {
-	metadata, err := message.Metadata()
-	if err != nil {
-		return deliberation.Entry{}, fmt.Errorf("read a journal message's metadata: %w", err)
+// behind waits until the story has an entry after a sequence, and returns the
+// last one's.
+func (j *Journal) behind(ctx context.Context, id string, after uint64, heard <-chan struct{}) (uint64, error) {
+	for pause := lookLater; ; {
+		select {
+		case <-ctx.Done():
+			return 0, ctx.Err()
+		case <-heard:
+			pause = lookSoon
+		case <-time.After(pause):
+			pause = min(4*pause, lookLater)
+		}
+		if last, err := j.lastOf(ctx, id); err != nil || last > after {
+			return last, err
+		}
 	}
-	return j.entry(ctx, &jetstream.RawStreamMsg{
-		Subject: message.Subject(), Sequence: metadata.Sequence.Stream, Header: message.Headers(),
-		Data: message.Data(), Time: metadata.Timestamp,
-	})
+}
+
+// lastOf returns the sequence of a story's last entry, from the leader.
+func (j *Journal) lastOf(ctx context.Context, id string) (uint64, error) {
+	last, err := j.last(ctx, events.StorySubject(id))
+	if err != nil {
+		return 0, err
+	}
+	if last == nil {
+		return 0, deliberation.NoSuch(id)
+	}
+	return last.Sequence, nil
 }
 
 func isEnd(event proto.Message) bool {
@@ -74,40 +119,8 @@ func isEnd(event proto.Message) bool {
 	}
 }
 
-// consume reads the journal from a sequence on by an ordered consumer, in
-// order, until more says no, ctx ends or NATS is away. ahead bounds the messages
-// that travel before they are read.
-func (j *Journal) consume(ctx context.Context, config jetstream.OrderedConsumerConfig, from uint64, ahead int, more func(jetstream.Msg) (bool, error)) error {
-	config.DeliverPolicy, config.OptStartSeq = jetstream.DeliverByStartSequencePolicy, from
-	// The client leaves its consumer behind, and while it mends one it does
-	// not hear of ctx: the caller tries again instead.
-	config.InactiveThreshold, config.MaxResetAttempts = 5*heartbeat, 1
-	ctx, stop := j.whileConnected(ctx)
-	defer stop()
-	failed := func(err error) error { return j.failed("read the journal", cmp.Or(context.Cause(ctx), err)) }
-	consumer, err := j.js.OrderedConsumer(ctx, Stream, config)
-	if err != nil {
-		return failed(err)
-	}
-	messages, err := consumer.Messages(jetstream.PullMaxMessages(ahead), jetstream.PullHeartbeat(heartbeat))
-	if err != nil {
-		return failed(err)
-	}
-	defer messages.Stop()
-	for {
-		message, err := messages.Next(jetstream.NextContext(ctx))
-		if err != nil {
-			return failed(err)
-		}
-		if again, err := more(message); err != nil || !again {
-			return err
-		}
-	}
-}
-
 // whileConnected returns a context that ends with the connection too, by
-// nats.ErrDisconnected: a consumer waits for it to come back, for as long as it
-// takes.
+// nats.ErrDisconnected.
 func (j *Journal) whileConnected(ctx context.Context) (connected context.Context, stop func()) {
 	connected, cancel := context.WithCancelCause(ctx)
 	changes := j.conn.StatusChanged(nats.RECONNECTING, nats.CLOSED)
