@@ -158,13 +158,14 @@ func (j *Journal) Follow(ctx context.Context, from uint64, apply func(deliberati
 func (j *Journal) follow(ctx context.Context, from uint64, more func(deliberation.Mark) bool) error {
 	consumer, err := j.js.OrderedConsumer(ctx, Stream, jetstream.OrderedConsumerConfig{
 		HeadersOnly: true, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from,
-		// The client leaves its consumer behind, and while it mends one it does
-		// not hear of ctx: the caller tries again instead.
+		// While the client mends a consumer it does not hear of ctx: the caller
+		// tries again instead.
 		InactiveThreshold: 5 * heartbeat, MaxResetAttempts: 1,
 	})
 	if err != nil {
 		return j.failed("read the journal", err)
 	}
+	defer j.dropConsumer(consumer)
 	messages, err := consumer.Messages(jetstream.PullMaxMessages(5000), jetstream.PullHeartbeat(heartbeat))
 	if err != nil {
 		return j.failed("read the journal", err)
@@ -182,6 +183,15 @@ func (j *Journal) follow(ctx context.Context, from uint64, more func(deliberatio
 		if !more(mark) {
 			return nil
 		}
+	}
+}
+
+// dropConsumer has the server forget a consumer, which the client leaves behind:
+// by default a stream has no more than 1,000. Nobody waits for the answer; what
+// does not arrive, the inactivity makes good.
+func (j *Journal) dropConsumer(consumer jetstream.Consumer) {
+	if info := consumer.CachedInfo(); info != nil {
+		_ = j.conn.Publish("$JS.API.CONSUMER.DELETE."+Stream+"."+info.Name, nil)
 	}
 }
 
