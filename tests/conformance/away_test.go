@@ -5,6 +5,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -14,6 +15,7 @@ import (
 // withoutNATS is a house whose NATS has gone away.
 func withoutNATS(t *testing.T) *house {
 	h := setup(t)
+	h.lambdaTime.Store(int64(1200 * time.Millisecond))
 	if err := h.StopNATS(); err != nil {
 		t.Fatal(err)
 	}
@@ -48,6 +50,7 @@ func awayRows() []row {
 		}},
 		row{name: "the same again, once NATS is back", run: func(t *testing.T, h *house, f face) {
 			back.Do(func() {
+				h.lambdaTime.Store(int64(invocationTime))
 				if err := h.StartNATS(t.Context()); err != nil {
 					t.Fatal(err)
 				}

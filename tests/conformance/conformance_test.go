@@ -1,5 +1,5 @@
 // Package conformance runs the same cases through every face: the five ways of
-// CloudEvents, gRPC, gRPC-Web, Connect and REST. No face is called by code of
+// CloudEvents, gRPC, gRPC-Web, Connect, REST, and AWS Lambda. No face is called by code of
 // ours: what goes over the wire is written by hand. The run writes the table
 // in docs/conformance.md (`-update`), and fails when it is stale.
 package conformance_test
@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -26,6 +27,8 @@ type house struct {
 
 	faces  []face
 	worker *journaltest.Worker
+	// lambdaTime is how long an invocation of the Lambda faces may last.
+	lambdaTime *atomic.Int64
 }
 
 const (
@@ -64,10 +67,13 @@ func setup(t *testing.T, settings ...string) *house {
 	if err := sys.StartServer(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return &house{sys, facesOf(sys.URL()), journaltest.NewWorker(t, sys.NATSURL())}
+	h := &house{System: sys, worker: journaltest.NewWorker(t, sys.NATSURL()), lambdaTime: new(atomic.Int64)}
+	h.lambdaTime.Store(int64(invocationTime))
+	h.faces = append(facesOf(sys.URL()), lambdaFaces(t, sys, h.lambdaTime)...)
+	return h
 }
 
-// facesOf are all the ways into a server.
+// facesOf are the ways into a server.
 func facesOf(url string) []face {
 	return append(eventFaces(url), &grpc{url: url}, &grpc{url: url, web: true}, &connect{url}, &rest{url})
 }

@@ -114,12 +114,15 @@ func submitRows() []row {
 // it is.
 func hasKeys(f face) bool {
 	_, event := f.(*eventFace)
-	_, keyed := f.(*rest)
-	return event || keyed
+	return event || tellsNew(f)
 }
 
 // tellsNew is about the faces that tell a new submit from a repeated one.
-func tellsNew(f face) bool { _, is := f.(*rest); return is }
+func tellsNew(f face) bool {
+	_, is := f.(*rest)
+	_, behind := f.(*lambdaREST)
+	return is || behind
+}
 
 // fullRequest has every field.
 func fullRequest(id string) *pb.ExecuteDeliberationRequest {
