@@ -186,6 +186,8 @@ func readme(t *testing.T) []string {
 func runBlock(t *testing.T, block string) {
 	command := exec.Command("bash", "-euo", "pipefail", "-c", block)
 	command.Dir = system.Root()
+	// Clients that a reader has installed, such as grpcurl.
+	command.Env = append(os.Environ(), "PATH="+filepath.Join(system.Root(), ".tools")+":"+os.Getenv("PATH"))
 	printed, err := command.CombinedOutput()
 	if err != nil || strings.Contains(string(printed), `"title":`) {
 		t.Errorf("%v\n%s\nprinted\n%s", err, block, printed)
