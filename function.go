@@ -6,7 +6,6 @@ package function
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"log/slog"
 	"net/http"
 	"os"
@@ -62,11 +61,9 @@ func (f *Function) StartWith(settings config.Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	clusters, err := ray.NewFleet(ray.Cluster{
-		Name: "default", Address: settings.RayAddress, Token: settings.RayAuthToken,
-	})
+	clusters, err := fleetOf(settings)
 	if err != nil {
-		return fmt.Errorf("RAY_ADDRESS: %w", err)
+		return err
 	}
 	events, err := journal.Connect(journal.Settings{
 		URL: settings.NATSURL, Creds: settings.NATSCreds, CA: settings.NATSCA, Name: "ray-executor functions", Log: log,
@@ -79,6 +76,18 @@ func (f *Function) StartWith(settings config.Config, log *slog.Logger) error {
 	})
 	f.parts.Store(&parts{journal: events, functions: served, routes: routes(f, served)})
 	return nil
+}
+
+func fleetOf(settings config.Config) (*ray.Fleet, error) {
+	clusters, err := settings.Clusters()
+	if err != nil {
+		return nil, err
+	}
+	named := make([]ray.Cluster, len(clusters))
+	for i, one := range clusters {
+		named[i] = ray.Cluster{Name: one.Name, Address: one.Address, Token: one.Token}
+	}
+	return ray.NewFleet(named...)
 }
 
 // Drain ends the streams, whose callers come back to another instance: they

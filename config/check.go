@@ -16,9 +16,6 @@ const minJournalAge = 25 * time.Hour
 
 // validate holds every setting against its range. The error names the setting.
 func (c *Config) validate() error {
-	if err := c.available(); err != nil {
-		return err
-	}
 	for _, err := range []error{
 		inRange("PORT", c.Port, 0, 65535),
 		inRange("GRPC_PORT", c.GRPCPort, 0, 65535),
@@ -41,17 +38,11 @@ func (c *Config) validate() error {
 			return err
 		}
 	}
-	_, err := c.pools()
-	return err
-}
-
-// available refuses what is described but not built yet: passing over it in
-// silence would look as if it worked.
-func (c *Config) available() error {
-	if c.RayClusters != "" {
-		return errors.New("RAY_CLUSTERS is not available yet: leave it unset")
+	if _, err := c.pools(); err != nil {
+		return err
 	}
-	return nil
+	_, err := c.Clusters()
+	return err
 }
 
 // modelHost is `host`, `host:port`, `*.domain` or `*.domain:port`; an IPv6

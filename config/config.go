@@ -40,6 +40,7 @@ type Config struct {
 
 	RayAddress     string `env:"RAY_ADDRESS" envDefault:"ray://ray-gpu-head-svc.ray.svc.cluster.local:10001"`
 	RayAuthToken   string `env:"RAY_AUTH_TOKEN"`
+	RayClusters    string `env:"RAY_CLUSTERS"`
 	WorkerReplicas int    `env:"WORKER_REPLICAS" envDefault:"1"`
 	WorkerPIP      bool   `env:"WORKER_PIP"`
 
@@ -62,9 +63,6 @@ type Config struct {
 	SinkOverrides string        `env:"K_CE_OVERRIDES"`
 	SinkCACerts   string        `env:"K_CA_CERTS"`
 	RelayPatience time.Duration `env:"RELAY_PATIENCE" envDefault:"24h"`
-
-	// Not available yet: setting it refuses the start.
-	RayClusters string `env:"RAY_CLUSTERS"`
 
 	JournalReplicas int           `env:"JOURNAL_REPLICAS" envDefault:"1"`
 	JournalMaxAge   time.Duration `env:"JOURNAL_MAX_AGE" envDefault:"168h"`

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -75,22 +76,32 @@ func layoutOf(settings config.Config) journal.Layout {
 	return layout
 }
 
+// deployWorker deploys the worker on every cluster, one after the other: one
+// that fails does not keep it from the next.
 func deployWorker(ctx context.Context, settings config.Config, say func(string)) error {
-	client, err := ray.NewClient(clusterOf(settings))
+	clusters, err := settings.Clusters()
 	if err != nil {
 		return err
 	}
+	var failed []error
+	for _, cluster := range clusters {
+		failed = append(failed, deployOn(ctx, cluster, settings, say))
+	}
+	return errors.Join(failed...)
+}
+
+func deployOn(ctx context.Context, cluster config.Cluster, settings config.Config, say func(string)) error {
+	client, err := ray.NewClient(ray.Cluster{Name: cluster.Name, Address: cluster.Address, Token: cluster.Token})
+	if err != nil {
+		return err
+	}
+	defer client.Close()
 	pools := make(map[string]int)
-	for _, pool := range settings.Pools() {
+	for _, pool := range cluster.Pools {
 		pools[pool.Name] = pool.InFlight
 	}
 	return ray.Deploy(ctx, client, ray.Options{
-		NATSURL: settings.WorkerNATSURL, Pools: pools, ClusterName: clusterOf(settings).Name,
+		NATSURL: settings.WorkerNATSURL, Pools: pools, ClusterName: cluster.Name,
 		ModelHosts: settings.ModelHosts, Replicas: settings.WorkerReplicas, PIP: settings.WorkerPIP, Progress: say,
 	})
-}
-
-// clusterOf is the one cluster that RAY_ADDRESS names.
-func clusterOf(settings config.Config) ray.Cluster {
-	return ray.Cluster{Name: "default", Address: settings.RayAddress, Token: settings.RayAuthToken}
 }

@@ -119,9 +119,10 @@ func (d *dev) startModel(ctx context.Context) error {
 	return nil
 }
 
-// startRay starts a Ray on this machine, unless RAY_ADDRESS names one.
+// startRay starts a Ray on this machine, unless RAY_ADDRESS or
+// RAY_CLUSTERS names one.
 func (d *dev) startRay(ctx context.Context) error {
-	if d.given["RAY_ADDRESS"] != "" {
+	if d.given["RAY_ADDRESS"] != "" || d.given["RAY_CLUSTERS"] != "" {
 		return nil
 	}
 	d.sayf("Ray is starting …")

@@ -106,18 +106,29 @@ func checkServer(ctx context.Context, server string) (string, error) {
 }
 
 func checkWorker(ctx context.Context, settings config.Config) (string, error) {
-	fleet, err := ray.NewFleet(clusterOf(settings))
+	clusters, err := settings.Clusters()
 	if err != nil {
-		return "", fmt.Errorf("RAY_ADDRESS: %w", err)
+		return "", err
 	}
-	cluster := fleet.Clusters(ctx)[0]
-	switch {
-	case !cluster.GetReachable():
-		return "", errors.New(cluster.GetError())
-	case cluster.GetWorkerReplicas() == 0:
-		return "", fmt.Errorf("no worker replica runs on %s: run `ray-executor deploy`; %s", cluster.GetAddress(), cluster.GetError())
+	var found []string
+	var amiss []error
+	for _, one := range clusters {
+		client, err := ray.NewClient(ray.Cluster{Name: one.Name, Address: one.Address, Token: one.Token})
+		if err != nil {
+			return "", err
+		}
+		cluster := client.Status(ctx)
+		client.Close()
+		switch {
+		case !cluster.GetReachable():
+			amiss = append(amiss, errors.New(cluster.GetError()))
+		case cluster.GetWorkerReplicas() == 0:
+			amiss = append(amiss, fmt.Errorf("no worker replica runs on %s: run `ray-executor deploy`; %s", cluster.GetAddress(), cluster.GetError()))
+		default:
+			found = append(found, fmt.Sprintf("%d replicas on Ray %s at %s", cluster.GetWorkerReplicas(), cluster.GetRayVersion(), cluster.GetAddress()))
+		}
 	}
-	return fmt.Sprintf("%d replicas on Ray %s at %s", cluster.GetWorkerReplicas(), cluster.GetRayVersion(), cluster.GetAddress()), nil
+	return strings.Join(found, ", "), errors.Join(amiss...)
 }
 
 func checkModel(ctx context.Context, settings config.Config) (string, error) {

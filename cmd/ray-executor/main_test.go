@@ -195,3 +195,17 @@ func TestKeeperAlone(t *testing.T) {
 func cancelled(id string) *pb.DeliberationCancelled {
 	return &pb.DeliberationCancelled{DeliberationId: id, Reason: "enough"}
 }
+
+// One cluster that cannot be reached does not keep deploy from the next.
+func TestDeployTriesEveryCluster(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "clusters.yaml")
+	text := `clusters: [{name: east, address: "http://127.0.0.1:9"}, {name: west, address: "http://127.0.0.1:19"}]`
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := runProgram(t.Context(), []string{"RAY_CLUSTERS=" + file}, "deploy", "--only", "worker")
+	if err == nil || !strings.Contains(err.Error(), `"east"`) || !strings.Contains(err.Error(), `"west"`) {
+		t.Errorf("deploy says %v", err)
+	}
+}
