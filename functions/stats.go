@@ -117,6 +117,7 @@ func (f *Functions) withLedger(ctx context.Context, read func(*deliberation.Ledg
 		ledger = fresh
 	}
 	if err := f.journal.CatchUp(ctx, ledger); err != nil {
+		ledger = nil // read again: the journal may be another one now
 		return err
 	}
 	read(ledger)

@@ -144,6 +144,9 @@ func TestSnapshot(t *testing.T) {
 func TestLargeSnapshot(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
+	for i := range 3 { // as far as the snapshots reach
+		w.accept(t, fmt.Sprintf("d%d", i), 1)
+	}
 	_, js := journaltest.Dial(t, w.server.URL)
 	snapshot := &pb.StatsSnapshot{Sequence: 1, Total: 20_000}
 	for i := range 20_000 {
@@ -254,5 +257,34 @@ func next[T any](t testing.TB, values <-chan T) T {
 	case <-time.After(30 * time.Second):
 		t.Fatal("waited in vain")
 		panic("unreachable")
+	}
+}
+
+// A journal that was deleted and made again starts its sequences anew: a
+// ledger and a snapshot of the old one must not wait for it to catch up.
+func TestLedgerOfAnotherJournal(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	for i := range 5 {
+		w.accept(t, fmt.Sprintf("old%d", i), 1)
+	}
+	old := w.recount(t)
+	if _, saved, err := w.SaveSnapshot(t.Context(), old.Snapshot(), 0); err != nil || !saved {
+		t.Fatal(saved, err)
+	}
+	_, js := journaltest.Dial(t, w.server.URL)
+	if err := js.DeleteStream(t.Context(), journal.Stream); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Deploy(t.Context(), journaltest.Layout()); err != nil {
+		t.Fatal(err)
+	}
+	w.accept(t, "new", 1)
+
+	wantCode(t, w.CatchUp(t.Context(), old), deliberation.Unavailable)
+	fresh, revision := w.ledger(t)
+	wantCounts(t, w.catchUp(t, fresh), 1, 1, 0, 0, 0, 0)
+	if _, saved, err := w.SaveSnapshot(t.Context(), fresh.Snapshot(), revision); err != nil || !saved {
+		t.Errorf("the new journal's snapshot: saved %v, %v", saved, err)
 	}
 }

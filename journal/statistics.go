@@ -21,7 +21,9 @@ const snapshotKey = "snapshot"
 const heartbeat = 2 * time.Second
 
 // Ledger returns the ledger as of the last snapshot, to CatchUp or Follow
-// from. revision is what SaveSnapshot compares with.
+// from. revision is what SaveSnapshot compares with. A snapshot that is ahead
+// of the journal is of another one, which was deleted or lost its end: what
+// there is now is counted from its beginning.
 func (j *Journal) Ledger(ctx context.Context) (ledger *deliberation.Ledger, revision uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, j.wait)
 	defer cancel()
@@ -34,11 +36,28 @@ func (j *Journal) Ledger(ctx context.Context) (ledger *deliberation.Ledger, revi
 			return nil, 0, err
 		}
 		if snapshot.GetOpenRef() == "" {
-			return deliberation.NewLedger(snapshot), revision, nil
+			ledger, err := j.ledgerOf(ctx, snapshot)
+			return ledger, revision, err
 		}
 		// Its object went when a newer one was saved: read that.
 	}
 	return nil, 0, unavailable("statistics", "the snapshot's object is gone; try again", nil)
+}
+
+func (j *Journal) ledgerOf(ctx context.Context, snapshot *pb.StatsSnapshot) (*deliberation.Ledger, error) {
+	if snapshot.GetSequence() == 0 {
+		return deliberation.NewLedger(nil), nil
+	}
+	info, err := j.info(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if info.State.LastSeq < snapshot.GetSequence() {
+		j.log.Warn("the statistics' snapshot is of another journal; counting anew",
+			"snapshot", snapshot.GetSequence(), "journal", info.State.LastSeq)
+		return deliberation.NewLedger(nil), nil
+	}
+	return deliberation.NewLedger(snapshot), nil
 }
 
 // snapshot reads the snapshot as it is stored; an empty one of revision 0
@@ -110,11 +129,19 @@ func (j *Journal) putSnapshot(ctx context.Context, snapshot proto.Message, revis
 }
 
 // CatchUp folds into a ledger all that the journal held when it was called.
-// The leader says how far that is.
+// The leader says how far that is. A ledger that is ahead of the journal is of
+// another one: Unavailable, until the caller asks for the Ledger again.
 func (j *Journal) CatchUp(ctx context.Context, ledger *deliberation.Ledger) error {
 	ctx, cancel := context.WithTimeout(ctx, 6*j.wait)
 	defer cancel()
-	target, err := j.lastSequence(ctx)
+	info, err := j.info(ctx)
+	if err != nil {
+		return err
+	}
+	if info.State.LastSeq < ledger.Sequence() {
+		return unavailable("statistics", "the journal was made anew; try again", nil)
+	}
+	target, err := j.lastSequence(ctx, info)
 	if err != nil || target <= ledger.Sequence() {
 		return err
 	}
@@ -126,10 +153,9 @@ func (j *Journal) CatchUp(ctx context.Context, ledger *deliberation.Ledger) erro
 
 // lastSequence returns the sequence of the last message that stands, from the
 // leader.
-func (j *Journal) lastSequence(ctx context.Context) (uint64, error) {
-	info, err := j.info(ctx)
-	if err != nil || info.State.Msgs == 0 {
-		return 0, err
+func (j *Journal) lastSequence(ctx context.Context, info *jetstream.StreamInfo) (uint64, error) {
+	if info.State.Msgs == 0 {
+		return 0, nil
 	}
 	if info.State.NumDeleted == 0 {
 		return info.State.LastSeq, nil
