@@ -3,9 +3,10 @@
 Deadlines count from the journal's timestamps, and the machines' clocks differ.
 JetStream's answers carry the server's time (``ts``), so the worker keeps the
 difference between that and its own *monotonic* clock: setting the local clock
-moves no deadline. The error is at most half a round trip, plus what the
-servers of a NATS cluster differ among themselves: the leader stamps messages,
-and it is the leader who answers.
+moves no deadline. The answer's way here is counted as no time: so a deadline may
+come late by that, and never early. What the servers of a NATS cluster differ
+among themselves comes on top: the leader stamps messages, and it is the leader
+who answers.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ class JournalClock:
         # Until the server has told its time, the local clock has to do.
         self._offset = wall() - monotonic()
 
-    def observe(self, server_ns: int, asked_at: float, answered_at: float) -> None:
-        """Takes the server's time out of an exchange, both ends monotonic."""
-        self._offset = server_ns / 1e9 - (asked_at + answered_at) / 2
+    def observe(self, server_ns: int, answered_at: float) -> None:
+        """Takes the server's time out of an answer; when it came is monotonic."""
+        self._offset = server_ns / 1e9 - answered_at
 
     def monotonic_of(self, journal_s: float) -> float:
         """The monotonic time of a journal timestamp, in seconds since 1970."""

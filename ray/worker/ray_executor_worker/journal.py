@@ -183,15 +183,13 @@ class Journal:
 
     async def observe_clock(self) -> None:
         """Asks the server for its time; raises UnavailableError."""
-        loop = asyncio.get_running_loop()
-        asked_at = loop.time()
         reply = await self._connection.request(f"$JS.API.STREAM.INFO.{STREAM}", b"")
-        answered_at = loop.time()
+        answered_at = asyncio.get_running_loop().time()
         answer: dict[str, Any] = json.loads(reply.data)
         if "error" in answer:
             raise UnavailableError(f"stream {STREAM}: {answer['error'].get('description')}")
         if "ts" in answer:
-            self.clock.observe(parse_time(answer["ts"]), asked_at, answered_at)
+            self.clock.observe(parse_time(answer["ts"]), answered_at)
 
     async def fetch(self, name: str, until: float) -> bytes:
         """A large object's bytes; raises UnreadableError where there is none."""
