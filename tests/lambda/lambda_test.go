@@ -17,8 +17,17 @@ import (
 
 func TestLambda(t *testing.T) {
 	t.Parallel()
-	sys := setup(t)
-	f := launched(t, sys.Environ())
+	everyInvocation(t, launched(t, setup(t).Environ()))
+}
+
+// TestRPCEntry is the same through aws-lambda-go's entry for local runs.
+func TestRPCEntry(t *testing.T) {
+	t.Parallel()
+	everyInvocation(t, function{tb: t, emulator: launchRPC(t, setup(t).Environ())})
+}
+
+func everyInvocation(t *testing.T, f function) {
+	t.Helper()
 	// One instance answers one invocation at a time, so these take turns.
 	t.Run("Function URL in JSON", func(t *testing.T) { functionURLInJSON(t, f) })
 	t.Run("Function URL in protobuf", func(t *testing.T) { functionURLInProtobuf(t, f) })

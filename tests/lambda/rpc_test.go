@@ -1,0 +1,66 @@
+package lambda_test
+
+import (
+	"context"
+	"encoding/json"
+	"net/rpc"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-lambda-go/lambda/messages"
+
+	"rayexecutor/tests/system"
+)
+
+// rpcEntry is aws-lambda-go's own entry for local runs. The program that is
+// shipped leaves it out, so one is built that has it.
+type rpcEntry struct {
+	*output
+	client *rpc.Client
+}
+
+func launchRPC(tb testing.TB, environ []string) rpcEntry {
+	tb.Helper()
+	program := filepath.Join(tb.TempDir(), "bootstrap")
+	build := exec.Command("go", "build", "-o", program, "./cmd/lambda")
+	build.Dir = system.Root()
+	if printed, err := build.CombinedOutput(); err != nil {
+		tb.Fatalf("%v\n%s", err, printed)
+	}
+	address := freeAddress(tb)
+	port := address[strings.LastIndexByte(address, ':')+1:]
+	command, out := run(tb, append(environ, "_LAMBDA_SERVER_PORT="+port), program)
+	tb.Cleanup(func() {
+		_ = command.Process.Kill()
+		_ = command.Wait() // killed
+	})
+	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		client, err := rpc.Dial("tcp", address)
+		if err == nil {
+			tb.Cleanup(func() { client.Close() })
+			return rpcEntry{output: out, client: client}
+		}
+		if time.Now().After(deadline) {
+			tb.Fatalf("%v\n%s", err, out.log())
+		}
+	}
+}
+
+func (r rpcEntry) invoke(_ context.Context, payload []byte) ([]byte, error) {
+	deadline := time.Now().Add(timeout)
+	request := messages.InvokeRequest{
+		Payload: payload, RequestId: "invocation",
+		Deadline: messages.InvokeRequest_Timestamp{Seconds: deadline.Unix(), Nanos: int64(deadline.Nanosecond())},
+	}
+	var response messages.InvokeResponse
+	if err := r.client.Call("Function.Invoke", &request, &response); err != nil {
+		return nil, err
+	}
+	if response.Error != nil {
+		return json.Marshal(map[string]string{"errorMessage": response.Error.Message})
+	}
+	return response.Payload, nil
+}
