@@ -91,7 +91,7 @@ func deployWorker(ctx context.Context, settings config.Config, say func(string))
 }
 
 func deployOn(ctx context.Context, cluster config.Cluster, settings config.Config, say func(string)) error {
-	client, err := ray.NewClient(ray.Cluster{Name: cluster.Name, Address: cluster.Address, Token: cluster.Token})
+	client, err := clientOf(cluster)
 	if err != nil {
 		return err
 	}
@@ -104,4 +104,8 @@ func deployOn(ctx context.Context, cluster config.Cluster, settings config.Confi
 		NATSURL: settings.WorkerNATSURL, Pools: pools, ClusterName: cluster.Name,
 		ModelHosts: settings.ModelHosts, Replicas: settings.WorkerReplicas, PIP: settings.WorkerPIP, Progress: say,
 	})
+}
+
+func clientOf(cluster config.Cluster) (*ray.Client, error) {
+	return ray.NewClient(ray.Cluster{Name: cluster.Name, Address: cluster.Address, Token: cluster.Token})
 }

@@ -13,7 +13,6 @@ import (
 
 	"rayexecutor/config"
 	"rayexecutor/journal"
-	"rayexecutor/ray"
 )
 
 // errUnhealthy makes doctor exit with 1; what is amiss has been said.
@@ -113,7 +112,7 @@ func checkWorker(ctx context.Context, settings config.Config) (string, error) {
 	var found []string
 	var amiss []error
 	for _, one := range clusters {
-		client, err := ray.NewClient(ray.Cluster{Name: one.Name, Address: one.Address, Token: one.Token})
+		client, err := clientOf(one)
 		if err != nil {
 			return "", err
 		}

@@ -73,22 +73,22 @@ func serve(ctx context.Context, settings config.Config, log *slog.Logger, listen
 		return err
 	}
 	defer func() { _ = served.Stop(context.WithoutCancel(ctx)) }() // it closes, and cannot fail
+	server := newServer(served)
 	var group run.Group
-	ports := []int{settings.Port}
+	ports := []portSetting{{"PORT", settings.Port}}
 	if settings.GRPCPort != 0 {
-		ports = append(ports, settings.GRPCPort)
+		ports = append(ports, portSetting{"GRPC_PORT", settings.GRPCPort})
 	}
 	for _, port := range ports {
-		server, err := listen(ctx, port, http.HandlerFunc(served.Handle))
+		listener, err := port.listen(ctx)
 		if err != nil {
 			return err
 		}
-		server.RegisterOnShutdown(served.Drain)
-		log.Info("serving", "address", server.listener.Addr().String())
+		log.Info("serving", "address", listener.Addr().String())
 		if listening != nil {
-			listening(server.listener.Addr())
+			listening(listener.Addr())
 		}
-		group.Add(server.run, server.interrupt)
+		group.Add(func() error { return serveOn(server, listener) }, func(error) { shutdown(server) })
 	}
 	// This one ends with ctx, and with it the group.
 	addTask(ctx, &group, func(ctx context.Context) error { return awaitJournal(ctx, served, log) })
@@ -156,40 +156,45 @@ func connect(settings config.Config, part string, log *slog.Logger) (*journal.Jo
 	})
 }
 
-// httpServer is an HTTP server that listens.
-type httpServer struct {
-	*http.Server
-	listener net.Listener
-}
-
-func listen(ctx context.Context, port int, handler http.Handler) (*httpServer, error) {
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort("", strconv.Itoa(port)))
-	if err != nil {
-		return nil, fmt.Errorf("PORT=%d: %w; set another", port, err)
-	}
+func newServer(served *function.Function) *http.Server {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
-	return &httpServer{
-		// No limit on a request's time: streams may last. A client that does
-		// not send its headers is cut.
-		Server:   &http.Server{Handler: handler, Protocols: &protocols, ReadHeaderTimeout: 10 * time.Second},
-		listener: listener,
-	}, nil
+	// No limit on a request's time: streams may last. A client that does not
+	// send its headers is cut.
+	server := &http.Server{
+		Handler: http.HandlerFunc(served.Handle), Protocols: &protocols, ReadHeaderTimeout: 10 * time.Second,
+	}
+	server.RegisterOnShutdown(served.Drain)
+	return server
 }
 
-func (s *httpServer) run() error {
-	if err := s.Serve(s.listener); !errors.Is(err, http.ErrServerClosed) {
+// portSetting is a port, and the setting that says it.
+type portSetting struct {
+	name string
+	port int
+}
+
+func (p portSetting) listen(ctx context.Context) (net.Listener, error) {
+	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort("", strconv.Itoa(p.port)))
+	if err != nil {
+		return nil, fmt.Errorf("%s=%d: %w; set another", p.name, p.port, err)
+	}
+	return listener, nil
+}
+
+func serveOn(server *http.Server, listener net.Listener) error {
+	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve: %w", err)
 	}
 	return nil
 }
 
-// interrupt takes no more, lets what is under way end, then closes.
-func (s *httpServer) interrupt(error) {
+// shutdown takes no more, on any port, lets what is under way end, then closes.
+func shutdown(server *http.Server) {
 	ctx, cancel := context.WithTimeout(context.Background(), drain)
 	defer cancel()
-	if err := s.Shutdown(ctx); err != nil {
-		_ = s.Close() // whoever is still here has had the time
+	if err := server.Shutdown(ctx); err != nil {
+		_ = server.Close() // whoever is still here has had the time
 	}
 }

@@ -31,35 +31,8 @@ type house struct {
 
 func setup(t *testing.T, settings ...string) *house {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "clients")
-	if err != nil {
-		t.Fatal(err)
-	}
 	port := freePort(t)
-	sys, err := system.New(system.Options{
-		Dir: dir, ModelURL: "http://127.0.0.1:9", Model: "none", Settings: append([]string{"GRPC_PORT=" + port}, settings...),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := sys.Close(); err != nil {
-			t.Errorf("close: %v", err)
-		}
-		if t.Failed() {
-			t.Log(sys.Logs())
-		}
-		os.RemoveAll(dir)
-	})
-	if err := sys.StartNATS(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if printed, err := sys.Run(t.Context(), "deploy", "--only", "journal"); err != nil {
-		t.Fatalf("%v\n%s", err, printed)
-	}
-	if err := sys.StartServer(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	sys := system.Served(t, system.Options{Settings: append([]string{"GRPC_PORT=" + port}, settings...)})
 	return &house{sys, journaltest.NewWorker(t, sys.NATSURL()), port}
 }
 

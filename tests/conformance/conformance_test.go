@@ -7,7 +7,6 @@ package conformance_test
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -38,35 +37,10 @@ const (
 
 func setup(t *testing.T, settings ...string) *house {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "conformance")
-	if err != nil {
-		t.Fatal(err)
-	}
-	sys, err := system.New(system.Options{
-		Dir: dir, ModelURL: "http://" + allowedHost, Model: "none",
+	sys := system.Served(t, system.Options{
+		ModelURL: "http://" + allowedHost,
 		Settings: append([]string{"POOLS=default," + otherPool, "KEEPER=false"}, settings...),
 	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := sys.Close(); err != nil {
-			t.Errorf("close: %v", err)
-		}
-		if t.Failed() {
-			t.Log(sys.Logs())
-		}
-		os.RemoveAll(dir)
-	})
-	if err := sys.StartNATS(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if printed, err := sys.Run(t.Context(), "deploy", "--only", "journal"); err != nil {
-		t.Fatalf("%v\n%s", err, printed)
-	}
-	if err := sys.StartServer(t.Context()); err != nil {
-		t.Fatal(err)
-	}
 	h := &house{System: sys, worker: journaltest.NewWorker(t, sys.NATSURL()), lambdaTime: new(atomic.Int64)}
 	h.lambdaTime.Store(int64(invocationTime))
 	h.faces = append(facesOf(sys.URL()), lambdaFaces(t, sys, h.lambdaTime)...)

@@ -75,11 +75,8 @@ func run(m *testing.M) (code int, err error) {
 // startAll starts the system, and submits one deliberation before there is a
 // Ray.
 func startAll(ctx context.Context) error {
-	if err := sys.StartNATS(ctx); err != nil {
+	if err := sys.StartJournal(ctx); err != nil {
 		return err
-	}
-	if printed, err := sys.Run(ctx, "deploy", "--only", "journal"); err != nil {
-		return fmt.Errorf("deploy the journal: %w\n%s", err, printed)
 	}
 	if err := sys.StartServer(ctx); err != nil {
 		return err

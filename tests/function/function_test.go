@@ -24,21 +24,9 @@ import (
 // setup runs the function against a real NATS, without a Ray.
 func setup(t *testing.T) (*funccli.Function, *system.System) {
 	t.Helper()
-	dir := t.TempDir()
-	sys, err := system.New(system.Options{Dir: dir, ModelURL: "http://127.0.0.1:9", Model: "none"})
-	if err != nil {
+	sys := system.Make(t, system.Options{})
+	if err := sys.StartJournal(t.Context()); err != nil {
 		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := sys.Close(); err != nil {
-			t.Errorf("close: %v", err)
-		}
-	})
-	if err := sys.StartNATS(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if printed, err := sys.Run(t.Context(), "deploy", "--only", "journal"); err != nil {
-		t.Fatalf("%v\n%s", err, printed)
 	}
 	function := funccli.Run(t, system.Root(), "",
 		"NATS_URL="+sys.NATSURL(), "VLLM_URL=http://127.0.0.1:9", "VLLM_MODEL=none", "RAY_ADDRESS=http://127.0.0.1:9")

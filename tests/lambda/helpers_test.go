@@ -19,20 +19,9 @@ import (
 // setup starts a NATS with the journal.
 func setup(tb testing.TB) *system.System {
 	tb.Helper()
-	sys, err := system.New(system.Options{Dir: tb.TempDir(), ModelURL: "http://127.0.0.1:9", Model: "none"})
-	if err != nil {
+	sys := system.Make(tb, system.Options{})
+	if err := sys.StartJournal(tb.Context()); err != nil {
 		tb.Fatal(err)
-	}
-	tb.Cleanup(func() {
-		if err := sys.Close(); err != nil {
-			tb.Errorf("close: %v", err)
-		}
-	})
-	if err := sys.StartNATS(tb.Context()); err != nil {
-		tb.Fatal(err)
-	}
-	if printed, err := sys.Run(tb.Context(), "deploy", "--only", "journal"); err != nil {
-		tb.Fatalf("%v\n%s", err, printed)
 	}
 	return sys
 }

@@ -77,7 +77,7 @@ func TestSink(t *testing.T) {
 
 func TestRelayWithoutASink(t *testing.T) {
 	t.Parallel()
-	run(t, newSystem(t), "K_SINK is not set", "relay")
+	run(t, system.Make(t, system.Options{}), "K_SINK is not set", "relay")
 }
 
 func cancelled(t *testing.T, sys *system.System, id string) {

@@ -10,7 +10,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -22,39 +21,7 @@ import (
 // setup makes a system whose NATS and journal are up, without a Ray.
 func setup(t *testing.T, settings ...string) *system.System {
 	t.Helper()
-	sys := newSystem(t, settings...)
-	if err := sys.StartNATS(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if printed, err := sys.Run(t.Context(), "deploy", "--only", "journal"); err != nil {
-		t.Fatalf("%v\n%s", err, printed)
-	}
-	if err := sys.StartServer(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	return sys
-}
-
-func newSystem(t *testing.T, settings ...string) *system.System {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "serve")
-	if err != nil {
-		t.Fatal(err)
-	}
-	sys, err := system.New(system.Options{Dir: dir, ModelURL: "http://127.0.0.1:9", Model: "none", Settings: settings})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := sys.Close(); err != nil {
-			t.Errorf("close: %v", err)
-		}
-		if t.Failed() {
-			t.Log(sys.Logs())
-		}
-		os.RemoveAll(dir)
-	})
-	return sys
+	return system.Served(t, system.Options{Settings: settings})
 }
 
 func request(id string) *pb.ExecuteDeliberationRequest {
@@ -81,7 +48,7 @@ func TestHTTP2WithoutTLS(t *testing.T) {
 
 func TestNotReadyUntilTheJournalIsThere(t *testing.T) {
 	t.Parallel()
-	sys := newSystem(t)
+	sys := system.Make(t, system.Options{})
 	if err := sys.LaunchServer(); err != nil {
 		t.Fatal(err)
 	}
@@ -197,7 +164,7 @@ func TestNoRequestIsCutAfter30Seconds(t *testing.T) {
 
 func TestAMalformedSettingRefusesTheStart(t *testing.T) {
 	t.Parallel()
-	sys := newSystem(t)
+	sys := system.Make(t, system.Options{})
 	printed, err := sys.RunWith(t.Context(), []string{"POOLS=Not A Pool"}, "serve")
 	if err == nil || !strings.Contains(printed, "POOLS") {
 		t.Errorf("it started, or does not name the setting: %v\n%s", err, printed)
@@ -210,7 +177,7 @@ func TestAnOldNATSIsRefused(t *testing.T) {
 	url := oldNATS(t)
 	for _, command := range [][]string{{"serve"}, {"deploy", "--only", "journal"}} {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-		printed, err := newSystem(t).RunWith(ctx, []string{"NATS_URL=" + url}, command...)
+		printed, err := system.Make(t, system.Options{}).RunWith(ctx, []string{"NATS_URL=" + url}, command...)
 		cancel()
 		if err == nil || !strings.Contains(printed, "2.12") || !strings.Contains(printed, "2.11.9") {
 			t.Errorf("%v: %v\n%s", command, err, printed)

@@ -47,24 +47,8 @@ func run(m *testing.M) (code int, err error) {
 // setup starts the whole system, its Ray nodes with vLLM's key.
 func setup(t *testing.T) *system.System {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "vllm")
-	if err != nil {
-		t.Fatal(err)
-	}
-	sys, err := system.New(system.Options{
-		Dir: dir, ModelURL: server.URL, Model: server.Model, Settings: []string{"VLLM_API_KEY=" + server.APIKey},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Log(sys.Logs())
-		}
-		if err := sys.Close(); err != nil {
-			t.Errorf("close: %v", err)
-		}
-		os.RemoveAll(dir)
+	sys := system.Make(t, system.Options{
+		ModelURL: server.URL, Model: server.Model, Settings: []string{"VLLM_API_KEY=" + server.APIKey},
 	})
 	for _, step := range []func(context.Context) error{sys.StartNATS, sys.StartRay, sys.StartServer} {
 		if err := step(t.Context()); err != nil {
