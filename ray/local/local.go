@@ -9,11 +9,13 @@ package local
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -49,7 +51,8 @@ type Options struct {
 	Venv string
 	// Port and DashboardPort are the head's. 0: free ones are found.
 	Port, DashboardPort int
-	// NumCPUs is how many CPUs Ray hands out. 0: as many as the machine has.
+	// NumCPUs is how many CPUs the node hands out. 0: as many as the machine
+	// has; -1: none.
 	NumCPUs int
 	// ObjectStore is the object store's size in bytes. 0: 100 MiB.
 	ObjectStore int
@@ -63,11 +66,20 @@ type Options struct {
 	LogDir string
 	// Log is told how starting and stopping goes. Nil: nobody.
 	Log *slog.Logger
+
+	// IP is the node's own loopback address, such as 127.0.0.2, where the Ray
+	// is to have several nodes: their addresses must differ. Empty: the Ray has
+	// one node, and takes no other.
+	IP string
+	// Head is the head whose Ray this node joins. Nil: this is a head.
+	Head *Ray
 }
 
 // Ray is a running local Ray. Make it with Start.
 type Ray struct {
 	id      string
+	ip      string
+	head    *Ray // nil: this one is
 	dir     string
 	logDir  string
 	ports   *ports
@@ -100,7 +112,23 @@ func Start(ctx context.Context, options Options) (*Ray, error) {
 }
 
 // Address is the dashboard's URL.
-func (r *Ray) Address() string { return "http://127.0.0.1:" + strconv.Itoa(r.ports.dashboard()) }
+func (r *Ray) Address() string {
+	if r.head != nil {
+		return r.head.Address()
+	}
+	return "http://127.0.0.1:" + strconv.Itoa(r.ports.dashboard())
+}
+
+// Ports are the head's ports of the GCS and the dashboard, for a Ray that is to
+// be where this one was.
+func (r *Ray) Ports() (gcs, dashboard int) { return r.ports.gcs, r.ports.dashboard() }
+
+// IP is the node's address.
+func (r *Ray) IP() string { return r.ip }
+
+// Kill ends every process of this node at once, as a machine that is lost; Stop
+// then clears away what it left.
+func (r *Ray) Kill() error { return r.process.kill(marker + "=" + r.id) }
 
 // Logs is the directory with Ray's logs, until Stop.
 func (r *Ray) Logs() string { return filepath.Join(r.dir, "session_latest", "logs") }
@@ -133,7 +161,10 @@ func prepare(options Options) (*Ray, error) {
 	if err != nil {
 		return nil, errors.Join(err, ports.release())
 	}
-	return &Ray{id: uuid.NewString(), dir: dir, logDir: options.LogDir, ports: ports, log: log}, nil
+	return &Ray{
+		id: uuid.NewString(), ip: cmp.Or(options.IP, "127.0.0.1"), head: options.Head,
+		dir: dir, logDir: options.LogDir, ports: ports, log: log,
+	}, nil
 }
 
 func directory(parent string) (string, error) {
@@ -176,12 +207,17 @@ func (r *Ray) arguments(options Options) []string {
 		store = defaultObjectStore
 	}
 	arguments := []string{
-		"start", "--head", "--block", "--disable-usage-stats", "--include-log-monitor=false",
-		"--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1",
-		"--temp-dir=" + r.dir, "--object-store-memory=" + strconv.Itoa(store),
+		"start", "--block", "--disable-usage-stats", "--include-log-monitor=false",
+		"--node-ip-address=" + r.ip, "--object-store-memory=" + strconv.Itoa(store),
 	}
-	if options.NumCPUs > 0 {
-		arguments = append(arguments, "--num-cpus="+strconv.Itoa(options.NumCPUs))
+	if r.head == nil {
+		arguments = append(arguments, "--head", "--dashboard-host=127.0.0.1", "--temp-dir="+r.dir)
+		arguments = append(arguments, r.ports.ofHead()...)
+	} else {
+		arguments = append(arguments, "--address="+net.JoinHostPort(r.head.ip, strconv.Itoa(r.head.ports.gcs)))
+	}
+	if options.NumCPUs != 0 {
+		arguments = append(arguments, "--num-cpus="+strconv.Itoa(max(0, options.NumCPUs)))
 	}
 	return append(arguments, r.ports.arguments()...)
 }
@@ -192,10 +228,12 @@ func (r *Ray) environment(options Options) []string {
 		return strings.HasPrefix(variable, "RAY_") || strings.HasPrefix(variable, "PYTHONHOME=") ||
 			strings.HasPrefix(variable, "VIRTUAL_ENV=") || strings.HasPrefix(variable, "PATH=")
 	})
-	return append(append(environment,
+	if options.IP == "" {
 		// Ray's word for "one node, on the loopback": else it takes 127.0.0.1
 		// for the machine's outer address and listens on all of them.
-		"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0",
+		environment = append(environment, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0")
+	}
+	return append(append(environment,
 		"VIRTUAL_ENV="+options.Venv,
 		"PATH="+filepath.Join(options.Venv, "bin")+string(os.PathListSeparator)+os.Getenv("PATH"),
 	), append(slices.Clone(options.Env), marker+"="+r.id)...)
@@ -220,6 +258,9 @@ func (r *Ray) look(ctx context.Context, client *ray.Client) error {
 		return backoff.Permanent(fmt.Errorf("its head process ended: %w", r.process.err))
 	default:
 	}
+	if r.head != nil {
+		return r.joined()
+	}
 	nodes, err := client.Nodes(ctx)
 	if err != nil {
 		return err
@@ -228,6 +269,15 @@ func (r *Ray) look(ctx context.Context, client *ray.Client) error {
 		return errors.New("its node is not alive yet")
 	}
 	return nil
+}
+
+// joined is nil once `ray start` has said that the node runs.
+func (r *Ray) joined() error {
+	printed, err := os.ReadFile(r.output.Name())
+	if err == nil && !bytes.Contains(printed, []byte("Ray runtime started")) {
+		err = errors.New("it has not joined yet")
+	}
+	return err
 }
 
 // shutdown asks Ray to stop, then kills what is left.

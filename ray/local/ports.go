@@ -57,16 +57,23 @@ func (p *ports) release() error {
 
 func (p *ports) dashboard() int { return p.head }
 
-// arguments name every port that Ray would otherwise choose itself.
-func (p *ports) arguments() []string {
-	flag := func(name string, port int) string { return "--" + name + "=" + strconv.Itoa(port) }
+func flag(name string, port int) string { return "--" + name + "=" + strconv.Itoa(port) }
+
+// ofHead name the ports that only a head has.
+func (p *ports) ofHead() []string {
 	return []string{
 		flag("port", p.gcs),
 		flag("dashboard-port", p.head),
+		flag("ray-client-server-port", p.base+6),
+	}
+}
+
+// arguments name every other port that Ray would otherwise choose itself.
+func (p *ports) arguments() []string {
+	return []string{
 		flag("dashboard-agent-listen-port", p.base+3),
 		flag("dashboard-agent-grpc-port", p.base+4),
 		flag("metrics-export-port", p.base+5),
-		flag("ray-client-server-port", p.base+6),
 		flag("runtime-env-agent-port", p.base+7),
 		flag("node-manager-port", p.base+8),
 		flag("object-manager-port", p.base+9),

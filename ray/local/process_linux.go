@@ -68,11 +68,16 @@ func (p *process) end(ctx context.Context, mark string) error {
 		<-p.exited
 		return nil
 	}
-	// Again and again: a process that is being killed may be starting another.
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+	return p.kill(mark)
+}
+
+// kill ends all that belongs to this Ray, again and again: a process that is
+// being killed may be starting another.
+func (p *process) kill(mark string) error {
+	last, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
 	for last.Err() == nil {
-		kill(p.pid, mark)
+		killAll(p.pid, mark)
 		if len(members(p.pid, mark)) == 0 {
 			<-p.exited
 			return nil
@@ -96,8 +101,8 @@ func (p *process) gone(ctx context.Context, mark string) bool {
 	return true
 }
 
-// kill kills all members.
-func kill(session int, mark string) {
+// killAll kills all members.
+func killAll(session int, mark string) {
 	for _, pid := range members(session, mark) {
 		// A handle, so that the pid cannot have become another's after the check.
 		process, err := os.FindProcess(pid)

@@ -20,3 +20,5 @@ var errLinux = errors.New("a local Ray can be started on Linux only: start one y
 func start(_, _ []string, _ string, _ *os.File) (*process, error) { return nil, errLinux }
 
 func (*process) end(context.Context, string) error { return nil }
+
+func (*process) kill(string) error { return nil }

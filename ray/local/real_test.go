@@ -84,6 +84,49 @@ func TestRealTwo(t *testing.T) {
 	}
 }
 
+// Nodes join a head; one that is lost takes neither the head nor the other with
+// it.
+func TestRealNodes(t *testing.T) {
+	venv := realVenv(t)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	var nodes []*Ray
+	for i := range 3 {
+		options := Options{Venv: venv, NumCPUs: 1, IP: fmt.Sprintf("127.0.0.%d", 2+i)}
+		if i > 0 {
+			options.Head = nodes[0]
+		}
+		node, err := Start(ctx, options)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer node.Stop(context.Background())
+		nodes = append(nodes, node)
+	}
+	if err := nodes[1].Kill(); err != nil {
+		t.Fatal(err)
+	}
+	<-nodes[1].Exited()
+	for _, node := range []*Ray{nodes[0], nodes[2]} {
+		select {
+		case <-node.Exited():
+			t.Errorf("node %s has gone with the one that was killed", node.IP())
+		default:
+		}
+		if node.Address() != nodes[0].Address() {
+			t.Errorf("node %s names %s as the dashboard", node.IP(), node.Address())
+		}
+	}
+	for _, node := range nodes {
+		if err := node.Stop(context.Background()); err != nil {
+			t.Error(err)
+		}
+		if left := members(node.process.pid, marker+"="+node.id); len(left) > 0 {
+			t.Errorf("node %s leaves %v", node.IP(), left)
+		}
+	}
+}
+
 // A process that is killed cannot stop its Ray: the kernel and Ray do.
 func TestRealOrphan(t *testing.T) {
 	parent := exec.Command(os.Args[0], "-test.run=^$")
@@ -115,7 +158,7 @@ func TestRealOrphan(t *testing.T) {
 	for len(members(session, mark)) > 0 {
 		if time.Since(begun) > 20*time.Second {
 			left := members(session, mark)
-			kill(session, mark)
+			killAll(session, mark)
 			t.Fatalf("processes left: %v", left)
 		}
 		time.Sleep(poll)

@@ -30,14 +30,20 @@ type Refusal struct {
 // Error implements error.
 func (r *Refusal) Error() string { return fmt.Sprintf("%d: %s", r.Status, r.Detail) }
 
-// Call sends a request as a binary CloudEvent with JSON data, written by hand
-// so that nothing of ours is on the caller's side.
+// Call sends a request to the function server; see Send.
 func (s *System) Call(ctx context.Context, id string, request, reply proto.Message) error {
+	return Send(ctx, s.http, s.URL(), id, request, reply)
+}
+
+// Send sends a request as a binary CloudEvent with JSON data, written by hand
+// so that nothing of ours is on the caller's side. An answer other than 200 is
+// a *Refusal.
+func Send(ctx context.Context, client *http.Client, url, id string, request, reply proto.Message) error {
 	data, err := protojson.Marshal(request)
 	if err != nil {
 		return err
 	}
-	httpRequest, err := http.NewRequestWithContext(ctx, http.MethodPost, s.URL()+"/", bytes.NewReader(data))
+	httpRequest, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/", bytes.NewReader(data))
 	if err != nil {
 		return err
 	}
@@ -46,7 +52,7 @@ func (s *System) Call(ctx context.Context, id string, request, reply proto.Messa
 	httpRequest.Header.Set("Ce-Id", id)
 	httpRequest.Header.Set("Ce-Source", "/tests")
 	httpRequest.Header.Set("Ce-Type", string(request.ProtoReflect().Descriptor().FullName()))
-	response, err := s.http.Do(httpRequest)
+	response, err := client.Do(httpRequest)
 	if err != nil {
 		return err
 	}

@@ -11,15 +11,15 @@ import (
 	"time"
 )
 
-// process is a part that runs as one.
-type process struct {
+// Process is a part that runs as one.
+type Process struct {
 	command *exec.Cmd
 	ended   chan error
 	paused  bool
 }
 
-// start starts a process that writes to a log, and dies with this one.
-func start(logPath string, environ []string, name string, args ...string) (*process, error) {
+// Start starts a process that writes to a log, and dies with this one.
+func Start(logPath string, environ []string, name string, args ...string) (*Process, error) {
 	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
 		return nil, err
@@ -31,15 +31,15 @@ func start(logPath string, environ []string, name string, args ...string) (*proc
 	if err := command.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
-	p := &process{command: command, ended: make(chan error, 1)}
+	p := &Process{command: command, ended: make(chan error, 1)}
 	go func() { p.ended <- command.Wait() }()
 	return p, nil
 }
 
-// terminate asks the process to end, and kills it after 30 s.
-func (p *process) terminate() error {
+// Terminate asks the process to end, and kills it after 30 s.
+func (p *Process) Terminate() error {
 	if p.paused {
-		return p.kill()
+		return p.Kill()
 	}
 	if err := p.command.Process.Signal(syscall.SIGTERM); err != nil {
 		return nil // it has ended
@@ -48,18 +48,24 @@ func (p *process) terminate() error {
 	case err := <-p.ended:
 		return err
 	case <-time.After(30 * time.Second):
-		return fmt.Errorf("%s did not end within 30 s of SIGTERM: %w", p.command.Path, p.kill())
+		return fmt.Errorf("%s did not end within 30 s of SIGTERM: %w", p.command.Path, p.Kill())
 	}
 }
 
-// pause stops the process where it is.
-func (p *process) pause() error {
+// Pause stops the process where it is.
+func (p *Process) Pause() error {
 	p.paused = true
 	return p.command.Process.Signal(syscall.SIGSTOP)
 }
 
-// kill ends the process at once.
-func (p *process) kill() error {
+// Resume lets a paused process go on.
+func (p *Process) Resume() error {
+	p.paused = false
+	return p.command.Process.Signal(syscall.SIGCONT)
+}
+
+// Kill ends the process at once.
+func (p *Process) Kill() error {
 	if err := p.command.Process.Kill(); err != nil {
 		return err
 	}

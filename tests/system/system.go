@@ -44,8 +44,8 @@ type System struct {
 	url      string
 	root     string
 
-	nats   *process
-	server *process
+	nats   *Process
+	server *Process
 	ray    *local.Ray
 	http   *http.Client
 
@@ -55,11 +55,11 @@ type System struct {
 
 // New chooses ports; nothing has started.
 func New(options Options) (*System, error) {
-	natsPort, err := freePort()
+	natsPort, err := FreePort()
 	if err != nil {
 		return nil, err
 	}
-	port, err := freePort()
+	port, err := FreePort()
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +107,7 @@ func (s *System) rayAddress() string {
 func (s *System) StartNATS(ctx context.Context) error {
 	binary := filepath.Join(s.root, ".tools", "nats-server")
 	var err error
-	s.nats, err = start(filepath.Join(s.options.Dir, "nats.log"), os.Environ(), binary,
+	s.nats, err = Start(filepath.Join(s.options.Dir, "nats.log"), os.Environ(), binary,
 		"-a", "127.0.0.1", "-p", strconv.Itoa(s.natsPort), "-js", "-sd", filepath.Join(s.options.Dir, "nats"))
 	if err != nil {
 		return fmt.Errorf("%w; run `make test-go`, which builds it", err)
@@ -122,10 +122,10 @@ func (s *System) StartNATS(ctx context.Context) error {
 }
 
 // StopNATS kills nats-server.
-func (s *System) StopNATS() error { return s.nats.kill() }
+func (s *System) StopNATS() error { return s.nats.Kill() }
 
 // PauseNATS stops nats-server from answering, until Close kills it.
-func (s *System) PauseNATS() error { return s.nats.pause() }
+func (s *System) PauseNATS() error { return s.nats.Pause() }
 
 // Run runs a command of ray-executor to its end and returns what it printed.
 func (s *System) Run(ctx context.Context, args ...string) (string, error) {
@@ -142,7 +142,7 @@ func (s *System) binary() string { return filepath.Join(s.root, "bin", "ray-exec
 // LaunchServer starts `ray-executor serve` and does not wait.
 func (s *System) LaunchServer() error {
 	var err error
-	s.server, err = start(filepath.Join(s.options.Dir, "serve.log"), s.Environ(), s.binary(), "serve")
+	s.server, err = Start(filepath.Join(s.options.Dir, "serve.log"), s.Environ(), s.binary(), "serve")
 	if err != nil {
 		return fmt.Errorf("%w; run `make build`", err)
 	}
@@ -169,7 +169,7 @@ func (s *System) StartServer(ctx context.Context) error {
 }
 
 // StopServer ends `ray-executor serve` as Kubernetes does, by SIGTERM.
-func (s *System) StopServer() error { return s.server.terminate() }
+func (s *System) StopServer() error { return s.server.Terminate() }
 
 // StartRay starts a Ray and deploys the worker on it.
 func (s *System) StartRay(ctx context.Context) error {
@@ -213,9 +213,9 @@ func (s *System) Close() error {
 		defer cancel()
 		errs = append(errs, s.ray.Stop(ctx))
 	}
-	for _, process := range []*process{s.server, s.nats} {
+	for _, process := range []*Process{s.server, s.nats} {
 		if process != nil {
-			errs = append(errs, process.terminate())
+			errs = append(errs, process.Terminate())
 		}
 	}
 	return errors.Join(errs...)
@@ -231,8 +231,8 @@ func (s *System) Logs() string {
 	return report.String()
 }
 
-// freePort asks the kernel for a port that nothing listens on.
-func freePort() (int, error) {
+// FreePort asks the kernel for a port that nothing listens on.
+func FreePort() (int, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return 0, err
