@@ -73,7 +73,8 @@ func serve(ctx context.Context, settings config.Config, log *slog.Logger, listen
 		return err
 	}
 	defer func() { _ = served.Stop(context.WithoutCancel(ctx)) }() // it closes, and cannot fail
-	server := newServer(served)
+	server := newServer(http.HandlerFunc(served.Handle))
+	server.RegisterOnShutdown(served.Drain)
 	var group run.Group
 	ports := []portSetting{{"PORT", settings.Port}}
 	if settings.GRPCPort != 0 {
@@ -156,17 +157,13 @@ func connect(settings config.Config, part string, log *slog.Logger) (*journal.Jo
 	})
 }
 
-func newServer(served *function.Function) *http.Server {
+func newServer(handler http.Handler) *http.Server {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
 	// No limit on a request's time: streams may last. A client that does not
 	// send its headers is cut.
-	server := &http.Server{
-		Handler: http.HandlerFunc(served.Handle), Protocols: &protocols, ReadHeaderTimeout: 10 * time.Second,
-	}
-	server.RegisterOnShutdown(served.Drain)
-	return server
+	return &http.Server{Handler: handler, Protocols: &protocols, ReadHeaderTimeout: 10 * time.Second}
 }
 
 // portSetting is a port, and the setting that says it.

@@ -6,6 +6,7 @@ them when the package changes, and tells them when to go.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from ray import serve
@@ -24,7 +25,7 @@ class Replica:
     """A worker, as Serve starts, checks and stops it."""
 
     def __init__(self, args: dict[str, Any]) -> None:
-        settings = Settings.from_args(args)
+        settings = Settings.read(args, os.environ)
         replica = serve.get_replica_context().replica_id.unique_id
         self._worker = Worker(settings, Secrets.from_environment(), Schema.shipped(), replica)
         # Serve calls this inside the event loop that the replica lives in.
@@ -41,7 +42,7 @@ class Replica:
 
 def build(args: dict[str, Any]) -> Any:
     """The application; args are the Serve config's, checked before anything starts."""
-    settings = Settings.from_args(args)
+    settings = Settings.read(args, os.environ)
     deployment = serve.deployment(
         Replica,
         name="Worker",

@@ -2,7 +2,9 @@
 
 Serve's config can be read by anyone who reaches the dashboard, so it carries
 no secrets: those come from the environment of the Ray node, or from files
-mounted there.
+mounted there. `deploy` puts all else into the config. Where a RayService owns
+it, the nodes have the functions' own settings in their environment, and those
+stand for what the config leaves out.
 """
 
 from __future__ import annotations
@@ -13,7 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional
+from urllib.parse import urlsplit
 
+# What a pool has in flight where nobody says; config.go has the same.
+_IN_FLIGHT = 1000
 _ARGS = frozenset({"nats_url", "pools", "cluster", "model_hosts", "version", "replicas"})
 
 
@@ -23,7 +28,7 @@ class SettingError(ValueError):
 
 @dataclass(frozen=True)
 class Settings:
-    """The Serve application's args."""
+    """The Serve application's args, and for the rest the environment's settings."""
 
     nats_urls: tuple[str, ...]
     # Pool to the number of deliberations that one replica holds of it.
@@ -35,14 +40,15 @@ class Settings:
     replicas: int = 1
 
     @classmethod
-    def from_args(cls, args: Mapping[str, Any]) -> Settings:
-        """Checks the args and names the one at fault."""
+    def read(cls, args: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
+        """Checks what is given, and names what is at fault."""
         unknown = sorted(set(args) - _ARGS)
         if unknown:
             raise SettingError(f"args: unknown {', '.join(unknown)}")
+        args = {**_from_environment(environ), **args}
         urls = tuple(part for part in _text(args, "nats_url").replace(" ", "").split(",") if part)
         if not urls:
-            raise SettingError("nats_url: missing")
+            raise SettingError("nats_url: missing; neither is NATS_URL in the environment")
         return cls(
             nats_urls=urls,
             pools=_pools(args.get("pools")),
@@ -51,6 +57,37 @@ class Settings:
             version=_text(args, "version"),
             replicas=_count("replicas", args.get("replicas", 1)),
         )
+
+
+def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    """The settings that are there, as args. docs/settings.md says what they mean."""
+    found: dict[str, Any] = {}
+    url = environ.get("WORKER_NATS_URL") or environ.get("NATS_URL")
+    if url:
+        found["nats_url"] = url
+    if environ.get("POOLS"):
+        found["pools"] = dict(_pool(entry) for entry in _list(environ["POOLS"]))
+    if environ.get("MODEL_HOSTS"):
+        found["model_hosts"] = _list(environ["MODEL_HOSTS"])
+    elif environ.get("VLLM_URL"):
+        found["model_hosts"] = [urlsplit(environ["VLLM_URL"]).netloc]
+    if environ.get("WORKER_REPLICAS"):
+        found["replicas"] = _whole(environ["WORKER_REPLICAS"])
+    return found
+
+
+def _list(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",")]
+
+
+def _pool(entry: str) -> tuple[str, Any]:
+    name, limited, limit = entry.partition(":")
+    return name, _whole(limit) if limited else _IN_FLIGHT
+
+
+def _whole(text: str) -> Any:
+    """The number, or the text itself, which the check of the arg then names."""
+    return int(text) if text.isdecimal() else text
 
 
 def _text(args: Mapping[str, Any], name: str) -> str:

@@ -20,7 +20,7 @@ ARGS: dict[str, Any] = {
 
 
 def test_args() -> None:
-    assert Settings.from_args(ARGS) == Settings(
+    assert Settings.read(ARGS, {}) == Settings(
         nats_urls=("nats://a:4222", "nats://b:4222"),
         pools={"default": 1000, "gpu": 5},
         model_hosts=("h",),
@@ -48,7 +48,44 @@ def test_args() -> None:
 )
 def test_an_error_names_its_arg(name: str, value: object) -> None:
     with pytest.raises(SettingError, match=name):
-        Settings.from_args({**ARGS, name: value})
+        Settings.read({**ARGS, name: value}, {})
+
+
+def test_the_environment_stands_for_what_args_leave_out() -> None:
+    environ = {
+        "NATS_URL": "nats://functions:4222",
+        "WORKER_NATS_URL": "nats://user:secret@workers:4222",
+        "POOLS": "default, gpu:7",
+        "VLLM_URL": "http://vllm:8000/base",
+        "WORKER_REPLICAS": "3",
+    }
+    read = Settings.read({"cluster": "c"}, environ)
+    assert read == Settings(
+        nats_urls=("nats://user:secret@workers:4222",),
+        pools={"default": 1000, "gpu": 7},
+        model_hosts=("vllm:8000",),
+        cluster="c",
+        replicas=3,
+    )
+    assert Settings.read(ARGS, environ) == Settings.read(ARGS, {})
+    hosts = Settings.read({}, {**environ, "MODEL_HOSTS": "a:1,*.b", "WORKER_NATS_URL": ""})
+    assert hosts.model_hosts == ("a:1", "*.b")
+    assert hosts.nats_urls == ("nats://functions:4222",)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("NATS_URL", "", "NATS_URL"),
+        ("POOLS", "", "pools"),
+        ("POOLS", "gpu:x", "pools.gpu: 'x'"),
+        ("WORKER_REPLICAS", "-1", "replicas: '-1'"),
+    ],
+)
+def test_an_error_says_what_the_environment_holds(name: str, value: str, says: str) -> None:
+    environ = {"NATS_URL": "nats://a", "POOLS": "default", name: value}
+    with pytest.raises(SettingError, match=says):
+        Settings.read({}, environ)
 
 
 def test_secrets_are_read_when_they_are_used(tmp_path: Path) -> None:

@@ -1,0 +1,62 @@
+package main
+
+import (
+	"log/slog"
+	"net/http"
+
+	"github.com/cloudevents/sdk-go/v2/binding"
+	cehttp "github.com/cloudevents/sdk-go/v2/protocol/http"
+	"github.com/oklog/run"
+	"github.com/spf13/cobra"
+)
+
+// maxDeadLetter is more than any event that the functions take.
+const maxDeadLetter = 4 << 20
+
+func (p program) deadLettersCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "dead-letters",
+		Short: "Take a Knative broker's dead letters and log each whole",
+		Long: `Take a Knative broker's dead letters on PORT: POST / with a CloudEvent. Each is
+logged whole, as one line, with what Knative says of why it is dead
+(knativeerrorcode, knativeerrordata, knativeerrordest): whatever keeps the logs
+keeps it, and "event" in it can be posted to the broker again.`,
+		Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			settings, log, err := p.load()
+			if err != nil {
+				return err
+			}
+			port := portSetting{"PORT", settings.Port}
+			listener, err := port.listen(command.Context())
+			if err != nil {
+				return err
+			}
+			server := newServer(deadLetters(log))
+			var group run.Group
+			group.Add(func() error { return serveOn(server, listener) }, func(error) { shutdown(server) })
+			group.Add(run.ContextHandler(command.Context()))
+			return group.Run()
+		},
+	}
+}
+
+// deadLetters answers 400 to what is no event: nobody could send it again.
+func deadLetters(log *slog.Logger) http.Handler {
+	mux := http.NewServeMux()
+	healthy := func(http.ResponseWriter, *http.Request) {}
+	mux.HandleFunc("GET /health/liveness", healthy)
+	mux.HandleFunc("GET /health/readiness", healthy)
+	mux.HandleFunc("POST /{$}", func(w http.ResponseWriter, r *http.Request) {
+		r.Body = http.MaxBytesReader(w, r.Body, maxDeadLetter)
+		event, err := binding.ToEvent(r.Context(), cehttp.NewMessageFromHttpRequest(r))
+		if err != nil {
+			log.Warn("not a CloudEvent", "error", err)
+			http.Error(w, "not a CloudEvent", http.StatusBadRequest)
+			return
+		}
+		log.Error("dead letter", "id", event.ID(), "type", event.Type(), "source", event.Source(), "event", event)
+		w.WriteHeader(http.StatusAccepted)
+	})
+	return mux
+}
