@@ -25,6 +25,16 @@ func NewID() string { return uuid.Must(uuid.NewV7()).String() }
 // deliberation.
 func DerivedID(source, id string) string { return "ce-" + Digest(source, id) }
 
+// RetryID returns the id under which a deliberation that was given up is
+// submitted anew. It is a function of its id alone: submitting twice is one
+// deliberation.
+func RetryID(id string) string {
+	if again := id + "-retry"; ValidID(again) {
+		return again
+	}
+	return "retry-" + Digest(id)
+}
+
 // Digest returns a short name for a list of strings: 160 bits of SHA-256 over
 // each one's length and bytes, in 32 characters of a-z 2-7.
 func Digest(parts ...string) string {

@@ -56,6 +56,21 @@ func TestDerivedIDTellsEventsApart(t *testing.T) {
 	})
 }
 
+func TestRetryIDs(t *testing.T) {
+	t.Parallel()
+	if got := deliberation.RetryID("d1"); got != "d1-retry" {
+		t.Errorf("d1 is retried as %s", got)
+	}
+	seen := make(map[string]bool)
+	for id, i := strings.Repeat("x", 40), 0; i < 20; i++ {
+		id = deliberation.RetryID(id)
+		if !deliberation.ValidID(id) || seen[id] {
+			t.Fatalf("retry %d is %q", i, id)
+		}
+		seen[id] = true
+	}
+}
+
 func ExampleDerivedID() {
 	fmt.Println(deliberation.DerivedID("ab", "c"))
 	fmt.Println(deliberation.DerivedID("a", "bc"))

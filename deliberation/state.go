@@ -166,6 +166,18 @@ func Proposed(result *pb.DeliberationResult) bool {
 	return result != nil && result.GetMetadata()["error"] == ""
 }
 
+// attemptsSpent is the error_type of what the workers give up because it ended
+// them, or was stopped with them, each time.
+const attemptsSpent = "attempts"
+
+// GivenUp reports whether it failed because its worker died each time that one
+// tried.
+func (d *Deliberation) GivenUp() bool {
+	return d.State == Failed && slices.ContainsFunc(d.ending, func(result *pb.DeliberationResult) bool {
+		return result.GetMetadata()["error_type"] == attemptsSpent
+	})
+}
+
 // Status tells the deliberation as GetDeliberationStatus answers it.
 func (d *Deliberation) Status(id string) *pb.GetDeliberationStatusResponse {
 	if d.State == Unknown {

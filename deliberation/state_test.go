@@ -129,6 +129,22 @@ func TestStatusTellsTheWholeStory(t *testing.T) {
 	}
 }
 
+func TestGivenUp(t *testing.T) {
+	t.Parallel()
+	for errorType, want := range map[string]bool{"attempts": true, "timeout": false, "": false} {
+		result := &pb.DeliberationResult{AgentId: "a", Metadata: map[string]string{"error": "no", "error_type": errorType}}
+		results := []*pb.DeliberationResult{{AgentId: "b"}, result}
+		failed := &pb.DeliberationFailed{DeliberationId: "d", Results: results}
+		if got := deliberation.Fold(story(requested, failed)).GivenUp(); got != want {
+			t.Errorf("one that failed with %q is given up: %v", errorType, got)
+		}
+		completed := &pb.DeliberationCompleted{DeliberationId: "d", Results: results}
+		if deliberation.Fold(story(requested, completed)).GivenUp() {
+			t.Error("one that completed is given up")
+		}
+	}
+}
+
 func TestJobSpeaksAsThePythonService(t *testing.T) {
 	t.Parallel()
 	queued := deliberation.Fold(story(requested)).Job(noon.Add(1500 * time.Millisecond))

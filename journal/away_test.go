@@ -35,6 +35,9 @@ func calls(ctx context.Context, j *journal.Journal) map[string]error {
 	errs["ends"] = j.Ends(ctx, func(context.Context, journal.Delivery) error { return nil })
 	errs["announce"] = j.Announce(ctx, "orchestration.deliberation.failed", "lost.done", nil, nil)
 	_, errs["lighten"] = j.Lighten(ctx, failed("lost"))
+	_, errs["dead list"] = j.ListDead(ctx)
+	_, errs["dead show"] = j.ReadDead(ctx, "lost")
+	errs["dead retry"] = j.DropDead(ctx, "lost")
 	return errs
 }
 

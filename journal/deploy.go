@@ -72,6 +72,9 @@ func (j *Journal) Deploy(ctx context.Context, layout Layout) error {
 			return fmt.Errorf("make the consumer %s: %w", consumer.Durable, err)
 		}
 	}
+	if err := j.deployDead(ctx, layout); err != nil {
+		return err
+	}
 	if err := j.deployResponses(ctx, layout); err != nil {
 		return err
 	}
@@ -120,3 +123,6 @@ func announcementBytes(journal int64) int64 {
 	}
 	return journal / 4
 }
+
+// keptBytes is the room of what waits for a person.
+func keptBytes(journal int64) int64 { return announcementBytes(announcementBytes(journal)) }

@@ -37,6 +37,8 @@ var (
 	// Responder tells of each agent: deploy makes its consumer while
 	// AGENT_RESPONSES=true.
 	Responder = Reader{consumer: "keeper-responses", made: " (deploy makes it while AGENT_RESPONSES=true)", atOnce: 1}
+	// GivenUp sets aside what was given up.
+	GivenUp = Reader{consumer: "keeper-dead", atOnce: 1}
 	// Relay posts the ends to a sink. See PrepareRelay.
 	Relay = Reader{consumer: "relay", atOnce: 64}
 )

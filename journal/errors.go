@@ -83,9 +83,13 @@ func unavailable(field, message string, cause error) *deliberation.Error {
 }
 
 func full(cause error) *deliberation.Error {
+	return fullOf("the journal", "try again later, or ask the operator to raise JOURNAL_MAX_BYTES", cause)
+}
+
+func fullOf(what, do string, cause error) *deliberation.Error {
 	return &deliberation.Error{
 		Code: deliberation.LimitReached, Field: "journal", RetryAfter: 30 * time.Second, Cause: cause,
-		Message: "the journal is full; try again later, or ask the operator to raise JOURNAL_MAX_BYTES",
+		Message: what + " is full; " + do,
 	}
 }
 

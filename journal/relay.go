@@ -87,7 +87,7 @@ func (j *Journal) deployUndelivered(ctx context.Context, layout Layout) error {
 	_, err := j.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
 		Name: Undelivered, Description: "Ends that the relay's sink did not take: `ray-executor relay list`.",
 		Subjects: []string{undeliveredSubject + "*"}, Storage: jetstream.FileStorage, Discard: jetstream.DiscardNew,
-		MaxMsgsPerSubject: 1, MaxBytes: announcementBytes(announcementBytes(layout.MaxBytes)), Replicas: layout.Replicas,
+		MaxMsgsPerSubject: 1, MaxBytes: keptBytes(layout.MaxBytes), Replicas: layout.Replicas,
 	})
 	return err
 }

@@ -44,7 +44,7 @@ func (j *Journal) Lighten(ctx context.Context, message proto.Message) (proto.Mes
 	}
 	digest := sha256.Sum256(data)
 	name := "sha256-" + hex.EncodeToString(digest[:])
-	if err := j.putObject(ctx, name, data); err != nil {
+	if err := j.putObject(ctx, Results, jetstream.ObjectMeta{Name: name}, data); err != nil {
 		return nil, err
 	}
 	light := proto.Clone(message)
@@ -65,7 +65,7 @@ func (j *Journal) restore(ctx context.Context, message proto.Message) error {
 	if name == "" {
 		return nil
 	}
-	data, err := j.getObject(ctx, name)
+	data, err := j.getObject(ctx, Results, name)
 	if errors.Is(err, jetstream.ErrObjectNotFound) {
 		j.log.Warn("an object of the journal is gone", "object", name)
 		return nil
@@ -93,27 +93,28 @@ func bulkyField(message proto.Message) (bulky, ref protoreflect.FieldDescriptor)
 	return nil, nil
 }
 
-func (j *Journal) putObject(ctx context.Context, name string, data []byte) error {
-	store, err := j.js.ObjectStore(ctx, Results)
+// putObject stores an object whose name says all of its content: one that is
+// there is the same, and putting it again would pull it away from under its
+// readers.
+func (j *Journal) putObject(ctx context.Context, bucket string, meta jetstream.ObjectMeta, data []byte) error {
+	store, err := j.js.ObjectStore(ctx, bucket)
 	if err != nil {
-		return j.failed("reach the object store "+Results, err)
+		return j.failed("reach the object store "+bucket, err)
 	}
-	// The name is the content's digest: an object that is there is the same,
-	// and putting it again would pull it away from under its readers.
-	if _, err := store.GetInfo(ctx, name); err == nil {
+	if _, err := store.GetInfo(ctx, meta.Name); err == nil {
 		return nil
 	}
-	if _, err := store.Put(ctx, jetstream.ObjectMeta{Name: name}, bytes.NewReader(data)); err != nil {
+	if _, err := store.Put(ctx, meta, bytes.NewReader(data)); err != nil {
 		return j.failed("store an object", err)
 	}
 	return nil
 }
 
 // getObject reads an object; jetstream.ErrObjectNotFound says that it is gone.
-func (j *Journal) getObject(ctx context.Context, name string) ([]byte, error) {
-	store, err := j.js.ObjectStore(ctx, Results)
+func (j *Journal) getObject(ctx context.Context, bucket, name string) ([]byte, error) {
+	store, err := j.js.ObjectStore(ctx, bucket)
 	if err != nil {
-		return nil, j.failed("reach the object store "+Results, err)
+		return nil, j.failed("reach the object store "+bucket, err)
 	}
 	// A replica may lag behind the object's writer.
 	data, err := backoff.Retry(ctx, func() ([]byte, error) {

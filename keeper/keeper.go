@@ -1,6 +1,6 @@
 // Package keeper does what must happen even when no worker and no caller is
-// there: it announces ends, ends what is overdue, and carries the statistics'
-// snapshot forward. Any number of keepers may run; the journal's
+// there: it announces ends, ends what is overdue, carries the statistics'
+// snapshot forward, and sets aside what was given up. Any number of keepers may run; the journal's
 // compare-and-set keeps them out of each other's way.
 package keeper
 
@@ -34,6 +34,8 @@ type Journal interface {
 	Now(ctx context.Context) (time.Time, error)
 	// LeaderStory folds one deliberation, for decisions.
 	LeaderStory(ctx context.Context, id string) (*deliberation.Deliberation, error)
+	// KeepDead stores a deliberation that was given up.
+	KeepDead(ctx context.Context, story *deliberation.Deliberation) error
 	// End appends an end unless one stands.
 	End(ctx context.Context, id string, end proto.Message, traceParent string) (won bool, err error)
 }
@@ -84,6 +86,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return always(ctx, k.log, "announce", k.announceEnds) })
 	group.Go(func() error { return always(ctx, k.log, "keep the ledger", k.keepLedger) })
+	group.Go(func() error { return always(ctx, k.log, "set aside what is given up", k.keepDead) })
 	if k.responses {
 		group.Go(func() error { return always(ctx, k.log, "tell of each agent", k.tellAgents) })
 	}

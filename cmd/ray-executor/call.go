@@ -28,12 +28,7 @@ func (p program) newCaller(use, short string, args cobra.PositionalArgs) *caller
 	c := &caller{Command: &cobra.Command{Use: use, Short: short, Args: args}, out: p.out}
 	c.Flags().StringVar(&c.server, "server", "http://localhost:8080", "the function server's `URL`")
 	c.Flags().StringVarP(&c.output, "output", "o", "text", "`form` of the output: text or json")
-	c.PreRunE = func(*cobra.Command, []string) error {
-		if c.output != "text" && c.output != "json" {
-			return fmt.Errorf("--output=%s: must be text or json", c.output)
-		}
-		return nil
-	}
+	c.PreRunE = func(*cobra.Command, []string) error { return checkOutput(c.output) }
 	return c
 }
 

@@ -59,6 +59,25 @@ func expect(t *testing.T, call func(...string) (string, error), words string, ar
 	}
 }
 
+// awaitPrinted repeats a command until it prints some words: what it looks at
+// comes about by itself.
+func awaitPrinted(t *testing.T, call func(...string) (string, error), words string, args ...string) {
+	t.Helper()
+	timeout, ticker := time.After(30*time.Second), time.NewTicker(50*time.Millisecond)
+	defer ticker.Stop()
+	for {
+		printed, err := call(args...)
+		if err == nil && strings.Contains(printed, words) {
+			return
+		}
+		select {
+		case <-ticker.C:
+		case <-timeout:
+			t.Fatalf("%v: %v, printed %q, which lacks %q", args, err, printed, words)
+		}
+	}
+}
+
 func TestClient(t *testing.T) {
 	t.Parallel()
 	call, _ := setup(t)
@@ -152,7 +171,7 @@ func TestDoctorSaysWhatIsAmiss(t *testing.T) {
 
 func TestHelp(t *testing.T) {
 	t.Parallel()
-	for _, command := range []string{"dev", "serve", "keeper", "deploy", "model", "submit", "status", "watch", "cancel", "list", "stats", "doctor"} {
+	for _, command := range []string{"dev", "serve", "keeper", "dead", "deploy", "model", "submit", "status", "watch", "cancel", "list", "stats", "doctor"} {
 		printed, err := runProgram(t.Context(), nil, command, "--help")
 		if err != nil || !strings.Contains(printed, "Usage:") {
 			t.Errorf("%s --help: %v, %q", command, err, printed)

@@ -77,35 +77,14 @@ func newRelay(settings config.Config, log *slog.Logger) (*journal.Journal, *keep
 }
 
 func (p program) relayListCommand() *cobra.Command {
-	var output string
-	command := &cobra.Command{
-		Use:   "list",
-		Short: "List the ends that the sink did not take",
-		Args:  cobra.NoArgs,
-		RunE: func(command *cobra.Command, _ []string) error {
-			settings, log, err := p.load()
-			if err != nil {
-				return err
-			}
-			kept, err := connect(settings, "relay list", log)
-			if err != nil {
-				return err
-			}
-			defer kept.Close()
-			if output == "json" {
-				return listJSON(command.Context(), kept, p.out)
-			}
-			return listText(command.Context(), kept, p.out)
-		},
-	}
-	command.Flags().StringVarP(&output, "output", "o", "text", "`form` of the output: text or json")
-	command.PreRunE = func(*cobra.Command, []string) error {
-		if output != "text" && output != "json" {
-			return fmt.Errorf("--output=%s: must be text or json", output)
+	return p.listing(&cobra.Command{
+		Use: "list", Short: "List the ends that the sink did not take", Args: cobra.NoArgs,
+	}, func(ctx context.Context, kept *journal.Journal, _ []string, asJSON bool) error {
+		if asJSON {
+			return listJSON(ctx, kept, p.out)
 		}
-		return nil
-	}
-	return command
+		return listText(ctx, kept, p.out)
+	})
 }
 
 // listJSON writes a line an end.
@@ -143,56 +122,34 @@ func listText(ctx context.Context, from *journal.Journal, w io.Writer) error {
 }
 
 func (p program) relayRetryCommand() *cobra.Command {
-	var all bool
-	command := &cobra.Command{
+	return retrying(&cobra.Command{
 		Use:   "retry [ID]",
 		Short: "Post to K_SINK again what it did not take",
 		Long: `Post once to K_SINK what it did not take: the end of deliberation ID, or with
 --all every one. What it takes now is kept no longer.`,
-		Args: cobra.MaximumNArgs(1),
-		RunE: func(command *cobra.Command, args []string) error {
-			if all == (len(args) == 1) {
-				return errors.New("name a deliberation's ID, or --all")
-			}
-			settings, log, err := p.load()
-			if err != nil {
-				return err
-			}
-			id := ""
-			if !all {
-				id = args[0]
-			}
-			return retryKept(command.Context(), settings, log, id, p.out)
-		},
-	}
-	command.Flags().BoolVar(&all, "all", false, "post all that is kept")
-	return command
+	}, func(ctx context.Context, id string) error {
+		settings, log, err := p.load()
+		if err != nil {
+			return err
+		}
+		return retryKept(ctx, settings, log, id, p.out)
+	})
 }
 
-// retryKept tells what became of each; a failure is an error, for scripts.
 func retryKept(ctx context.Context, settings config.Config, log *slog.Logger, id string, w io.Writer) error {
 	from, relay, err := newRelay(settings, log)
 	if err != nil {
 		return err
 	}
 	defer from.Close()
-	taken, refused := 0, 0
-	err = relay.Retry(ctx, id, func(kept journal.Kept, failure error) {
-		if failure != nil {
-			refused++
-			fmt.Fprintf(w, "%s not taken: %v\n", kept.ID, failure)
-			return
-		}
-		taken++
-		fmt.Fprintf(w, "%s sent\n", kept.ID)
-	})
-	switch {
-	case err != nil:
+	results := tally{out: w}
+	if err := relay.Retry(ctx, id, func(kept journal.Kept, refused error) {
+		results.tell(kept.ID, "sent", refused)
+	}); err != nil {
 		return err
-	case refused > 0:
-		return fmt.Errorf("%d of %d were not taken, and stay", refused, refused+taken)
-	case taken == 0 && id != "":
+	}
+	if id != "" && results.taken+results.refused == 0 {
 		return fmt.Errorf("nothing is kept of deliberation %s; see `ray-executor relay list`", id)
 	}
-	return nil
+	return results.err()
 }

@@ -1,0 +1,131 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"rayexecutor/events"
+	"rayexecutor/journal"
+	"rayexecutor/keeper"
+	pb "rayexecutor/proto/ray_executor/v1"
+)
+
+func (p program) deadCommand() *cobra.Command {
+	command := &cobra.Command{
+		Use:   "dead",
+		Short: "List, show and retry deliberations that were given up",
+		Long: `A deliberation whose worker died, or was stopped, each time that one tried it is
+ended as failed, and kept with its request for longer than the journal keeps it:
+until it is submitted anew. "nats object rm ` + journal.DeadBucket + ` ID" gives it up
+for good.`,
+		Example: `  ray-executor dead list
+  ray-executor dead show my-first-1
+  ray-executor dead retry my-first-1`,
+	}
+	command.AddCommand(p.deadListCommand(), p.deadShowCommand(), p.deadRetryCommand())
+	return command
+}
+
+func (p program) deadListCommand() *cobra.Command {
+	return p.listing(&cobra.Command{
+		Use: "list", Short: "List the deliberations that were given up", Args: cobra.NoArgs,
+	}, func(ctx context.Context, from *journal.Journal, _ []string, asJSON bool) error {
+		list, err := from.ListDead(ctx)
+		if err != nil {
+			return err
+		}
+		if asJSON {
+			encoder := json.NewEncoder(p.out)
+			for _, one := range list {
+				if err := encoder.Encode(one); err != nil {
+					return fmt.Errorf("write the list: %w", err)
+				}
+			}
+			return nil
+		}
+		return writeDeadList(p.out, list)
+	})
+}
+
+func writeDeadList(w io.Writer, list []journal.DeadSummary) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "DELIBERATION\tTASK\tPOOL\tATTEMPTS\tENDED\tREASON")
+	for _, one := range list {
+		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\t%s\n",
+			one.ID, one.TaskID, one.Pool, one.Attempts, one.Ended.UTC().Format(time.RFC3339), one.Reason)
+	}
+	return table.Flush()
+}
+
+func (p program) deadShowCommand() *cobra.Command {
+	return p.listing(&cobra.Command{
+		Use: "show ID", Short: "Show the request and the results of one that was given up", Args: cobra.ExactArgs(1),
+	}, func(ctx context.Context, from *journal.Journal, args []string, asJSON bool) error {
+		dead, err := from.ReadDead(ctx, args[0])
+		if err != nil {
+			return err
+		}
+		if !asJSON {
+			return writeDead(p.out, dead)
+		}
+		if err := json.NewEncoder(p.out).Encode(dead); err != nil {
+			return fmt.Errorf("show %s: %w", args[0], err)
+		}
+		return nil
+	})
+}
+
+func writeDead(w io.Writer, dead journal.Dead) error {
+	writeStatus(w, dead.Status)
+	fmt.Fprintf(w, "\ngiven up in pool %s%s, %d attempts\n", dead.Status.GetPool(), since(dead.Status), dead.Status.GetAttempts())
+	request, err := events.MarshalJSON(dead.Request)
+	if err != nil {
+		return err
+	}
+	var indented bytes.Buffer
+	if err := json.Indent(&indented, request, "", "  "); err != nil {
+		return fmt.Errorf("show the request: %w", err)
+	}
+	_, err = fmt.Fprintf(w, "request %s\n", &indented)
+	return err
+}
+
+func (p program) deadRetryCommand() *cobra.Command {
+	var server string
+	command := retrying(&cobra.Command{
+		Use:   "retry [ID]",
+		Short: "Submit anew what was given up",
+		Long: `Submit anew, as ID-retry, the deliberation ID that was given up, or with --all
+every one. What the server accepts is on the list no longer; retrying twice is
+one deliberation.`,
+	}, func(ctx context.Context, id string) error {
+		settings, log, err := p.load()
+		if err != nil {
+			return err
+		}
+		from, err := connect(settings, "dead retry", log)
+		if err != nil {
+			return err
+		}
+		defer from.Close()
+		results := tally{out: p.out}
+		submit := func(ctx context.Context, request *pb.ExecuteDeliberationRequest) error {
+			return newClient(server).call(ctx, request, &pb.ExecuteDeliberationResponse{})
+		}
+		if err := keeper.RetryDead(ctx, from, id, submit, func(id, anew string, refused error) {
+			results.tell(id, "submitted as "+anew, refused)
+		}); err != nil {
+			return err
+		}
+		return results.err()
+	})
+	command.Flags().StringVar(&server, "server", "http://localhost:8080", "the function server's `URL`")
+	return command
+}

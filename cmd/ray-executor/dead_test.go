@@ -1,0 +1,54 @@
+package main
+
+import (
+	"encoding/json"
+	"strings"
+	"testing"
+
+	"rayexecutor/journal/journaltest"
+	pb "rayexecutor/proto/ray_executor/v1"
+)
+
+// A deliberation that was given up is listed, shown, and submitted anew, once.
+func TestDead(t *testing.T) {
+	t.Parallel()
+	call, nats := setup(t)
+	operate := func(args ...string) (string, error) {
+		return runProgram(t.Context(), []string{"NATS_URL=" + nats.URL, "LOG_LEVEL=ERROR"}, args...)
+	}
+	if _, err := call("submit", "Name three risks", "--id", "d1", "--agent", "a0"); err != nil {
+		t.Fatal(err)
+	}
+	cutOff := journaltest.Result(0, "")
+	cutOff.Metadata["error_type"] = "attempts"
+	writer := journaltest.Connect(t, nats.URL)
+	if _, err := writer.End(t.Context(), "d1", &pb.DeliberationFailed{
+		DeliberationId: "d1", TaskId: "cli", ErrorMessage: "given up after 5 attempts", Results: []*pb.DeliberationResult{cutOff},
+	}, ""); err != nil {
+		t.Fatal(err)
+	}
+	awaitPrinted(t, operate, "given up after 5 attempts", "dead", "list")
+	expect(t, operate, `"deliberation_id":"d1","task_id":"cli","pool":"default"`, "dead", "list", "-o", "json")
+	expect(t, operate, `"task_description": "Name three risks"`, "dead", "show", "d1")
+	printed, err := operate("dead", "show", "d1", "-o", "json")
+	var document struct{ Request, Status map[string]any }
+	if err != nil || json.Unmarshal([]byte(printed), &document) != nil || document.Request["role"] != "DEV" || document.Status["status"] != "failed" {
+		t.Errorf("shown is %s, %v", printed, err)
+	}
+	if _, err := operate("dead", "show", "other"); err == nil || !strings.Contains(err.Error(), "dead list") {
+		t.Errorf("an unknown one is told as %v", err)
+	}
+
+	printed, err = operate("dead", "retry", "d1", "--server", "http://127.0.0.1:9")
+	if err == nil || !strings.Contains(printed, "d1 not taken") || !strings.Contains(err.Error(), "1 of 1 were not taken, and stay") {
+		t.Errorf("without a server: %s, %v", printed, err)
+	}
+	expect(t, call, "d1 submitted as d1-retry", "dead", "retry", "--all")
+	expect(t, call, "d1-retry queued", "status", "d1-retry")
+	if printed, err := operate("dead", "list"); err != nil || strings.Contains(printed, "d1") {
+		t.Errorf("left is %s, %v", printed, err)
+	}
+	if _, err := call("dead", "retry", "d1", "--all"); err == nil || !strings.Contains(err.Error(), "or --all") {
+		t.Errorf("one and all: %v", err)
+	}
+}

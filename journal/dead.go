@@ -1,0 +1,174 @@
+package journal
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+	"google.golang.org/protobuf/proto"
+
+	"rayexecutor/deliberation"
+	"rayexecutor/events"
+	pb "rayexecutor/proto/ray_executor/v1"
+)
+
+// DeadBucket is the object store of deliberations that were given up because
+// their worker died each time. An object a deliberation, under its id, so that
+// it is whole however large it is, and can be read without the journal.
+const DeadBucket = "DEAD_DELIBERATIONS"
+
+// What a list tells of an object without reading it.
+const (
+	metaTask     = "task_id"
+	metaPool     = "pool"
+	metaAttempts = "attempts"
+	metaEnded    = "ended_at"
+	metaReason   = "reason"
+)
+
+// DeadSummary is what a list tells of a deliberation that was given up.
+type DeadSummary struct {
+	ID       string    `json:"deliberation_id"`
+	TaskID   string    `json:"task_id"`
+	Pool     string    `json:"pool"`
+	Attempts int       `json:"attempts"`
+	Ended    time.Time `json:"ended_at"`
+	Reason   string    `json:"reason"`
+}
+
+// Dead is a deliberation that was given up: what was asked, and how it went.
+type Dead struct {
+	Request *pb.ExecuteDeliberationRequest
+	Status  *pb.GetDeliberationStatusResponse
+}
+
+// deadDocument is an object's content, in proto3 JSON: for a person too.
+type deadDocument struct {
+	Request json.RawMessage `json:"request"`
+	Status  json.RawMessage `json:"status"`
+}
+
+// MarshalJSON implements json.Marshaler.
+func (d Dead) MarshalJSON() ([]byte, error) {
+	request, err := events.MarshalJSON(d.Request)
+	if err != nil {
+		return nil, err
+	}
+	status, err := events.MarshalJSON(d.Status)
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(deadDocument{Request: request, Status: status})
+}
+
+// UnmarshalJSON implements json.Unmarshaler.
+func (d *Dead) UnmarshalJSON(data []byte) error {
+	var document deadDocument
+	if err := json.Unmarshal(data, &document); err != nil {
+		return err
+	}
+	d.Request, d.Status = &pb.ExecuteDeliberationRequest{}, &pb.GetDeliberationStatusResponse{}
+	for raw, into := range map[*json.RawMessage]proto.Message{&document.Request: d.Request, &document.Status: d.Status} {
+		if err := events.UnmarshalJSON(*raw, into); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// deployDead makes the bucket without an age: what is in it waits for a person.
+func (j *Journal) deployDead(ctx context.Context, layout Layout) error {
+	if _, err := j.js.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{
+		Bucket: DeadBucket, Description: "Deliberations that were given up: `ray-executor dead list`.",
+		MaxBytes: keptBytes(layout.MaxBytes), Storage: jetstream.FileStorage, Replicas: layout.Replicas,
+	}); err != nil {
+		return fmt.Errorf("make the object store %s: %w; if the server lacks the room, set JOURNAL_MAX_BYTES lower", DeadBucket, err)
+	}
+	if _, err := j.js.CreateOrUpdateConsumer(ctx, Stream, jetstream.ConsumerConfig{
+		Durable: GivenUp.consumer, Description: "The keeper's: every failure, for those that were given up.",
+		FilterSubject: events.Subject(deliberation.KindDone, string(deliberation.Failed), "*"),
+		AckPolicy:     jetstream.AckExplicitPolicy, AckWait: announceWait, MaxDeliver: -1, MaxAckPending: 100,
+	}); err != nil {
+		return fmt.Errorf("make the consumer %s: %w", GivenUp.consumer, err)
+	}
+	return nil
+}
+
+// KeepDead stores a deliberation that was given up; one that is there stays as
+// it is, for it has one end. LimitReached: the bucket is full.
+func (j *Journal) KeepDead(ctx context.Context, story *deliberation.Deliberation) error {
+	id := story.Requested.GetDeliberationId()
+	data, err := json.Marshal(Dead{Request: story.Requested.GetRequest(), Status: story.Status(id)})
+	if err != nil {
+		return fmt.Errorf("keep %s: %w", id, err)
+	}
+	err = j.putObject(ctx, DeadBucket, jetstream.ObjectMeta{Name: id, Metadata: map[string]string{
+		metaTask: story.Requested.GetTaskId(), metaPool: story.Requested.GetPool(),
+		metaAttempts: strconv.Itoa(int(story.Attempts)), metaReason: oneLine(story.Reason),
+		metaEnded: story.Ended.UTC().Format(time.RFC3339Nano),
+	}}, data)
+	if deliberation.AsError(err).Code == deliberation.LimitReached {
+		return fullOf(DeadBucket, "retry some of `ray-executor dead list`, or raise JOURNAL_MAX_BYTES and deploy", err)
+	}
+	return err
+}
+
+// ListDead lists what was given up, by its id.
+func (j *Journal) ListDead(ctx context.Context) ([]DeadSummary, error) {
+	store, err := j.js.ObjectStore(ctx, DeadBucket)
+	if err != nil {
+		return nil, j.failed("reach the object store "+DeadBucket, err)
+	}
+	objects, err := store.List(ctx)
+	if errors.Is(err, jetstream.ErrNoObjectsFound) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, j.failed("list what was given up", err)
+	}
+	list := make([]DeadSummary, len(objects))
+	for i, object := range objects {
+		list[i] = DeadSummary{
+			ID: object.Name, TaskID: object.Metadata[metaTask], Pool: object.Metadata[metaPool], Reason: object.Metadata[metaReason],
+		}
+		// Told, not counted on.
+		list[i].Attempts, _ = strconv.Atoi(object.Metadata[metaAttempts])
+		list[i].Ended, _ = time.Parse(time.RFC3339Nano, object.Metadata[metaEnded])
+	}
+	return list, nil
+}
+
+// ReadDead reads a deliberation that was given up; NotFound where none is kept.
+func (j *Journal) ReadDead(ctx context.Context, id string) (Dead, error) {
+	var dead Dead
+	data, err := j.getObject(ctx, DeadBucket, id)
+	if errors.Is(err, jetstream.ErrObjectNotFound) {
+		return dead, &deliberation.Error{
+			Code: deliberation.NotFound, Field: "deliberation_id", DeliberationID: id,
+			Message: "none that was given up has the id " + strconv.Quote(id) + ": see `ray-executor dead list`",
+		}
+	}
+	if err != nil {
+		return dead, err
+	}
+	if err := json.Unmarshal(data, &dead); err != nil {
+		return dead, fmt.Errorf("read what is kept of %s: %w", id, err)
+	}
+	return dead, nil
+}
+
+// DropDead takes out what has been submitted anew. What is gone is gone.
+func (j *Journal) DropDead(ctx context.Context, id string) error {
+	store, err := j.js.ObjectStore(ctx, DeadBucket)
+	if err == nil {
+		err = store.Delete(ctx, id)
+	}
+	if err != nil && !errors.Is(err, jetstream.ErrObjectNotFound) {
+		return j.failed("take "+id+" out of "+DeadBucket, err)
+	}
+	return nil
+}

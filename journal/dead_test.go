@@ -1,0 +1,97 @@
+package journal_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"testing"
+
+	"rayexecutor/deliberation"
+	"rayexecutor/journal"
+	"rayexecutor/journal/journaltest"
+	pb "rayexecutor/proto/ray_executor/v1"
+)
+
+// giveUp ends a deliberation as the worker does when it has died each time.
+func (w world) giveUp(t *testing.T, record *pb.DeliberationRequested) *deliberation.Deliberation {
+	t.Helper()
+	must[*pb.DeliberationRequested](t)(w.Accept(t.Context(), record, ""))
+	id := record.GetDeliberationId()
+	result := journaltest.Result(0, "")
+	result.Metadata["error_type"] = "attempts"
+	end := failed(id)
+	end.ErrorMessage, end.Results = "given up after 5 attempts", []*pb.DeliberationResult{result}
+	must[bool](t)(w.End(t.Context(), id, end, ""))
+	return w.story(t, id)
+}
+
+func TestDead(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	if list := must[[]journal.DeadSummary](t)(w.ListDead(t.Context())); len(list) > 0 {
+		t.Errorf("at first there is %v", list)
+	}
+	// Above what a message holds, and so is its copy.
+	record := journaltest.Record("d1", 1, 300)
+	record.Request.TaskDescription = strings.Repeat("x", deliberation.MaxRequestBytes-200)
+	story := w.giveUp(t, record)
+	if !story.GivenUp() {
+		t.Fatal("it does not count as given up")
+	}
+	for range 2 {
+		if err := w.KeepDead(t.Context(), story); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list := must[[]journal.DeadSummary](t)(w.ListDead(t.Context()))
+	if len(list) != 1 || list[0].ID != "d1" || list[0].TaskID != "task-d1" || list[0].Pool != deliberation.DefaultPool ||
+		!list[0].Ended.Equal(story.Ended) || list[0].Reason != "given up after 5 attempts" {
+		t.Fatalf("the list is %+v", list)
+	}
+	dead := must[journal.Dead](t)(w.ReadDead(t.Context(), "d1"))
+	wantEqual(t, dead.Request, record.GetRequest())
+	wantEqual(t, dead.Status, story.Status("d1"))
+
+	for range 2 {
+		if err := w.DropDead(t.Context(), "d1"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if list := must[[]journal.DeadSummary](t)(w.ListDead(t.Context())); len(list) > 0 {
+		t.Errorf("left is %v", list)
+	}
+	_, err := w.ReadDead(t.Context(), "d1")
+	if told := wantCode(t, err, deliberation.NotFound); !strings.Contains(told.Message, "dead list") {
+		t.Errorf("%q does not say what to do", told.Message)
+	}
+}
+
+// What was given up has room of its own: once that is full, nothing is lost of
+// what is there, and the journal goes on.
+func TestDeadIsBounded(t *testing.T) {
+	t.Parallel()
+	w := setup(t, func(layout *journal.Layout) { layout.MaxBytes = 4 << 20 }) // 256 KiB for these
+	var err error
+	kept := 0
+	for ; err == nil && kept < 20; kept++ {
+		record := journaltest.Record(fmt.Sprint("d", kept), 1, 300)
+		record.Request.TaskDescription = strings.Repeat("x", 50<<10)
+		err = w.KeepDead(t.Context(), w.giveUp(t, record))
+	}
+	if told := wantCode(t, err, deliberation.LimitReached); !strings.Contains(told.Message, journal.DeadBucket) {
+		t.Errorf("%q does not say what is full", told.Message)
+	}
+	if list := must[[]journal.DeadSummary](t)(w.ListDead(t.Context())); len(list) != kept-1 {
+		t.Errorf("%d are kept, want %d", len(list), kept-1)
+	}
+	w.accept(t, "after", 1)
+}
+
+func TestDeadThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	for _, document := range []string{``, `{}`, `{"request": {}, "status": 1}`, `{"request": {"task": 1}, "status": {}}`} {
+		if err := json.Unmarshal([]byte(document), new(journal.Dead)); err == nil {
+			t.Errorf("%q is read", document)
+		}
+	}
+}
