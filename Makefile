@@ -27,13 +27,27 @@ export FUNC_CLI = $(TOOLS)/func
 WHEELS := ray/worker/wheels/.fetched
 
 .DEFAULT_GOAL := help
-.PHONY: help build lambda run test test-go test-python test-ray-249 test-vllm lint generate release-proto check-generated bench tools clean
+.PHONY: help build image push lambda run test test-go test-python test-ray-249 test-vllm lint generate release-proto check-generated bench tools clean
 
 help: ## List what there is
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: $(WHEELS) ## Build bin/ray-executor, complete
 	$(GO) build -trimpath -ldflags '-s -w' -o bin/ray-executor ./cmd/ray-executor
+
+# The image's name, and what it is made of.
+IMAGE  ?= dev.local/ray-executor:dev
+ARCHES := amd64 arm64
+
+image: $(WHEELS) ## Build the image IMAGE into dist/image: oci/, amd64.tar, arm64.tar; no Docker engine
+	for arch in $(ARCHES); do \
+	  CGO_ENABLED=0 GOOS=linux GOARCH=$$arch $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -buildid=' \
+	    -o dist/image/bin/$$arch ./cmd/ray-executor || exit 1; \
+	done
+	$(GO) run -C tools/image . -o $(CURDIR)/dist/image -tag $(IMAGE) $(PUSH) $(foreach arch,$(ARCHES),$(arch)=$(CURDIR)/dist/image/bin/$(arch))
+
+push: ## Build the image and push it, as IMAGE=registry/name:tag, with the login of Docker's configuration
+	$(MAKE) image PUSH=-push
 
 # The flags leave out whatever differs from one machine or folder to the next.
 lambda: $(WHEELS) ## Build dist/lambda/{amd64,arm64}/bootstrap.zip, the same bytes every time
