@@ -35,24 +35,10 @@ func (s *System) Call(ctx context.Context, id string, request, reply proto.Messa
 	return Send(ctx, s.http, s.URL(), id, request, reply)
 }
 
-// Send sends a request as a binary CloudEvent with JSON data, written by hand
-// so that nothing of ours is on the caller's side. An answer other than 200 is
-// a *Refusal.
+// Send sends a request as a binary CloudEvent with JSON data, and reads the
+// reply. An answer other than 200 is a *Refusal.
 func Send(ctx context.Context, client *http.Client, url, id string, request, reply proto.Message) error {
-	data, err := protojson.Marshal(request)
-	if err != nil {
-		return err
-	}
-	httpRequest, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/", bytes.NewReader(data))
-	if err != nil {
-		return err
-	}
-	httpRequest.Header.Set("Content-Type", "application/json")
-	httpRequest.Header.Set("Ce-Specversion", "1.0")
-	httpRequest.Header.Set("Ce-Id", id)
-	httpRequest.Header.Set("Ce-Source", "/tests")
-	httpRequest.Header.Set("Ce-Type", string(request.ProtoReflect().Descriptor().FullName()))
-	response, err := client.Do(httpRequest)
+	response, err := event(ctx, client, url+"/", id, request)
 	if err != nil {
 		return err
 	}
@@ -70,6 +56,38 @@ func Send(ctx context.Context, client *http.Client, url, id string, request, rep
 		return fmt.Errorf("the reply is a %q, not a %s", response.Header.Get("Ce-Type"), want)
 	}
 	return protojson.Unmarshal(body, reply)
+}
+
+// Post is Send for a broker, which takes an event and answers nothing.
+func Post(ctx context.Context, client *http.Client, url, id string, request proto.Message) error {
+	response, err := event(ctx, client, url, id, request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusAccepted {
+		return &Refusal{Status: response.StatusCode}
+	}
+	return nil
+}
+
+// event posts an event that is written by hand, so that nothing of ours is on
+// the caller's side.
+func event(ctx context.Context, client *http.Client, url, id string, request proto.Message) (*http.Response, error) {
+	data, err := protojson.Marshal(request)
+	if err != nil {
+		return nil, err
+	}
+	httpRequest, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(data))
+	if err != nil {
+		return nil, err
+	}
+	httpRequest.Header.Set("Content-Type", "application/json")
+	httpRequest.Header.Set("Ce-Specversion", "1.0")
+	httpRequest.Header.Set("Ce-Id", id)
+	httpRequest.Header.Set("Ce-Source", "/tests")
+	httpRequest.Header.Set("Ce-Type", string(request.ProtoReflect().Descriptor().FullName()))
+	return client.Do(httpRequest)
 }
 
 // ask is Call for tests that are not about 503: it asks again for as long, as

@@ -1,0 +1,534 @@
+//go:build kubernetes
+
+package kubernetes_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	cloudevents "github.com/cloudevents/sdk-go/v2"
+	"github.com/nats-io/nats.go"
+	"google.golang.org/protobuf/proto"
+
+	"rayexecutor/deliberation"
+	pb "rayexecutor/proto/ray_executor/v1"
+	"rayexecutor/tests/system"
+)
+
+const namespace = "swe-ai-fleet"
+
+// TestOnACluster does, in this order, what an operator and an Orchestrator do.
+// Each step stands on those before it.
+func TestOnACluster(t *testing.T) {
+	report := newReport(t)
+	guide := readGuide(t)
+
+	step := func(name string, do func(t *testing.T)) {
+		t.Helper()
+		if !t.Run(name, do) {
+			t.Fatal("what follows stands on this")
+		}
+	}
+	step("the image", func(t *testing.T) {
+		guide.run(t, "The image")
+		load(t, "dev")
+	})
+	step("install", func(t *testing.T) {
+		done := report.timed("`kubectl apply` to all ready: NATS, functions, keeper, Broker, Triggers, Ray worker")
+		guide.run(t, "Install")
+		done()
+	})
+
+	c := connect(t)
+	step("the first deliberation", func(t *testing.T) {
+		guide.run(t, "The first deliberation")
+	})
+	step("an event to the Broker comes back as its end", func(t *testing.T) { c.eventToEnd(t, report) })
+	step("the route, warm and cold", func(t *testing.T) { c.scaleToZeroAndBack(t, report) })
+	step("the Broker repeats what is answered 503", func(t *testing.T) { c.retried(t, report) })
+	step("what is refused for good is a dead letter", func(t *testing.T) { c.deadLetter(t, report) })
+	step("cancel, status and list through the Broker", func(t *testing.T) { c.otherTriggers(t) })
+	step("upgrade under load", func(t *testing.T) {
+		load(t, "next")
+		c.underLoad(t, report, "upgrade", func() { guide.run(t, "Upgrade") })
+	})
+	step("roll back under load", func(t *testing.T) {
+		c.underLoad(t, report, "roll-back", func() { guide.run(t, "Roll back") })
+	})
+	step("the Ray head is lost", func(t *testing.T) { c.headLost(t, report) })
+	step("what to watch", func(t *testing.T) { guide.run(t, "What to watch") })
+	step("remove it", func(t *testing.T) { guide.run(t, "Remove it") })
+	report.write(t)
+}
+
+// cluster is what the Orchestrator has of it.
+type cluster struct {
+	url    string // of the Knative Service ray-executor
+	broker string
+	nats   *nats.Conn
+	ends   *heard // on NATS
+	sunk   *heard // through K_SINK, the Broker and a Trigger of ours
+}
+
+// heard is what arrived, by deliberation.
+type heard struct {
+	mu   sync.Mutex
+	ends map[string][]cloudevents.Event
+}
+
+func (h *heard) add(e cloudevents.Event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.ends == nil {
+		h.ends = make(map[string][]cloudevents.Event)
+	}
+	h.ends[e.Subject()] = append(h.ends[e.Subject()], e)
+}
+
+func (h *heard) of(id string) []cloudevents.Event {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.ends[id]
+}
+
+func (h *heard) hasType(want string) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, events := range h.ends {
+		for _, e := range events {
+			if e.Type() == want {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func connect(t *testing.T) *cluster {
+	t.Helper()
+	c := &cluster{
+		url:    kubectl(t, "get", "ksvc", "-n", namespace, "ray-executor", "-o", "jsonpath={.status.url}"),
+		broker: kubectl(t, "get", "broker", "-n", namespace, "ray-executor", "-o", "jsonpath={.status.address.url}"),
+		ends:   &heard{}, sunk: &heard{},
+	}
+	conn, err := nats.Connect("nats://nats."+namespace+".svc.cluster.local:4222", nats.MaxReconnects(-1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Close)
+	c.nats = conn
+	if _, err := conn.Subscribe("orchestration.deliberation.>", func(message *nats.Msg) {
+		var e cloudevents.Event
+		if err := json.Unmarshal(message.Data, &e); err != nil {
+			t.Errorf("an announcement that is no CloudEvent: %v", err)
+			return
+		}
+		c.ends.add(e)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	hear(t, "ends", []string{
+		"ray_executor.v1.DeliberationCompleted", "ray_executor.v1.DeliberationFailed", "ray_executor.v1.DeliberationCancelled",
+	}, c.sunk)
+	return c
+}
+
+// hear is the Orchestrator's side of the Broker: Triggers on some types, and
+// what they call.
+func hear(t *testing.T, name string, types []string, to *heard) {
+	t.Helper()
+	listener, err := net.Listen("tcp", net.JoinHostPort(nodeAddress(t), "0"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		e, err := cloudevents.NewEventFromHTTPRequest(r)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		to.add(*e)
+		w.WriteHeader(http.StatusAccepted)
+	})}
+	go func() { _ = server.Serve(listener) }()
+
+	var manifests strings.Builder
+	for n, each := range types {
+		fmt.Fprintf(&manifests, `
+apiVersion: eventing.knative.dev/v1
+kind: Trigger
+metadata: {name: %s-%d, namespace: %s, labels: {orchestrator: %s}}
+spec:
+  broker: ray-executor
+  filter: {attributes: {type: %s}}
+  subscriber: {uri: "http://%s/"}
+---
+`, name, n, namespace, name, each, listener.Addr())
+	}
+	apply := exec.Command("kubectl", "apply", "-f", "-")
+	apply.Stdin = strings.NewReader(manifests.String())
+	if printed, err := apply.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, printed)
+	}
+	t.Cleanup(func() {
+		_ = exec.Command("kubectl", "delete", "trigger", "-n", namespace, "-l", "orchestrator="+name).Run()
+		_ = server.Close()
+	})
+	kubectl(t, "wait", "-n", namespace, "--for=condition=Ready", "trigger", "--all", "--timeout=60s")
+}
+
+// post sends a request to the Broker as a binary CloudEvent.
+func (c *cluster) post(t *testing.T, id string, request proto.Message) {
+	t.Helper()
+	if err := system.Post(t.Context(), http.DefaultClient, c.broker, id, request); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// call calls the Service through Kourier's route, and repeats what it is told
+// to repeat.
+func (c *cluster) call(t *testing.T, id string, request, reply proto.Message) {
+	t.Helper()
+	eventually(t, time.Minute, func() error {
+		return system.Send(t.Context(), http.DefaultClient, c.url, id, request, reply)
+	})
+}
+
+func (c *cluster) status(t *testing.T, id string) *pb.GetDeliberationStatusResponse {
+	t.Helper()
+	var reply pb.GetDeliberationStatusResponse
+	c.call(t, "status-"+id, &pb.GetDeliberationStatusRequest{DeliberationId: id}, &reply)
+	return &reply
+}
+
+// ended waits until an end was heard on NATS and through the Broker: the same
+// one, with the same id, and no other.
+func (c *cluster) ended(t *testing.T, id string, within time.Duration) cloudevents.Event {
+	t.Helper()
+	eventually(t, within, func() error {
+		if len(c.ends.of(id)) == 0 {
+			return fmt.Errorf("no end of %s was heard on NATS", id)
+		}
+		if len(c.sunk.of(id)) == 0 {
+			return fmt.Errorf("no end of %s came through the Broker", id)
+		}
+		return nil
+	})
+	first := c.ends.of(id)[0]
+	for _, e := range append(c.ends.of(id), c.sunk.of(id)...) {
+		if e.ID() != first.ID() || e.Type() != first.Type() {
+			t.Errorf("%s: heard %s %s and %s %s", id, first.Type(), first.ID(), e.Type(), e.ID())
+		}
+	}
+	return first
+}
+
+func request(id string, agents int) *pb.ExecuteDeliberationRequest {
+	r := &pb.ExecuteDeliberationRequest{
+		DeliberationId: id, TaskId: "task-" + id, TaskDescription: "Name three risks of caching", Role: "DEV",
+	}
+	for n := range agents {
+		r.Agents = append(r.Agents, &pb.Agent{Id: fmt.Sprintf("agent-%d", n)})
+	}
+	return r
+}
+
+func (c *cluster) eventToEnd(t *testing.T, report *report) {
+	done := report.timed("event to the Broker → submit (from zero) → Ray → end heard on NATS and through K_SINK")
+	id := deliberation.NewID()
+	c.post(t, id, request(id, 3))
+	c.ended(t, id, 2*time.Minute)
+	done()
+
+	var warm []time.Duration
+	for range 10 {
+		id := deliberation.NewID()
+		begun := time.Now()
+		c.post(t, id, request(id, 3))
+		eventually(t, time.Minute, func() error {
+			if len(c.sunk.of(id)) == 0 {
+				return fmt.Errorf("no end of %s", id)
+			}
+			return nil
+		})
+		warm = append(warm, time.Since(begun))
+	}
+	report.median("the same, warm: event to the Broker → end back through K_SINK", warm)
+
+	if state := c.status(t, id); state.GetStatus() != "completed" || len(state.GetResults()) != 3 {
+		t.Errorf("its status is %v", state)
+	}
+}
+
+func (c *cluster) scaleToZeroAndBack(t *testing.T, report *report) {
+	var reply pb.GetStatusResponse
+	var warm []time.Duration
+	c.call(t, "warm", &pb.GetStatusRequest{}, &reply)
+	for range 20 {
+		begun := time.Now()
+		c.call(t, "warm", &pb.GetStatusRequest{}, &reply)
+		warm = append(warm, time.Since(begun))
+	}
+	report.median("a warm request (statistics and Ray's state) through Kourier's route", warm)
+
+	done := report.timed("last request → no pod of the functions left (stable window 10 s, grace 5 s)")
+	eventually(t, 3*time.Minute, func() error { return noPods("serving.knative.dev/service=ray-executor") })
+	done()
+	begun := time.Now()
+	c.call(t, "cold", &pb.GetStatusRequest{}, &reply)
+	report.add("a cold request: from no pod to the answer", time.Since(begun))
+}
+
+// retried stops NATS's processes for some seconds: the function answers 503,
+// and the Broker brings the event again until it is taken.
+func (c *cluster) retried(t *testing.T, report *report) {
+	warm := deliberation.NewID() // a pod is there, and connected
+	c.post(t, warm, request(warm, 1))
+	c.ended(t, warm, 2*time.Minute)
+
+	servers := processes(t, "nats-server\x00--config\x00/etc/nats/nats.conf")
+	if len(servers) != 3 {
+		t.Fatalf("%d NATS servers run", len(servers))
+	}
+	signal(t, servers, syscall.SIGSTOP)
+	resumed := false
+	resume := func() {
+		if !resumed {
+			signal(t, servers, syscall.SIGCONT)
+			resumed = true
+		}
+	}
+	defer resume()
+	id := deliberation.NewID()
+	c.post(t, id, request(id, 1))
+	done := report.timed("503 while NATS stands still; from then to the end, by the Broker's own retry")
+	eventually(t, 40*time.Second, func() error {
+		logs := kubectl(t, "logs", "-n", namespace, "-l", "serving.knative.dev/service=ray-executor-submit", "-c", "functions", "--tail=50")
+		if !strings.Contains(logs, id) || !strings.Contains(logs, "503") {
+			return fmt.Errorf("no 503 in the function's log:\n%s", logs)
+		}
+		return nil
+	})
+	resume()
+	end := c.ended(t, id, 2*time.Minute)
+	done()
+	if end.Type() != "ray_executor.v1.DeliberationCompleted" {
+		t.Errorf("it ended as %s", end.Type())
+	}
+}
+
+func (c *cluster) deadLetter(t *testing.T, report *report) {
+	id := deliberation.NewID()
+	bad := request(id, 1)
+	bad.Role = ""
+	done := report.timed("an event that is refused with 400 → the dead-letter sink")
+	c.post(t, id, bad)
+	eventually(t, 2*time.Minute, func() error {
+		logs := kubectl(t, "logs", "-n", namespace, "-l", "serving.knative.dev/service=ray-executor-dead-letters", "-c", "dead-letters", "--tail=50")
+		for _, line := range strings.Split(logs, "\n") {
+			if strings.Contains(line, id) && strings.Contains(line, "knativeerrorcode") && strings.Contains(line, "400") {
+				return nil
+			}
+		}
+		return fmt.Errorf("no dead letter %s in\n%s", id, logs)
+	})
+	done()
+	if state := c.status(t, id); state.GetStatus() != "not_found" {
+		t.Errorf("what was refused is %s", state.GetStatus())
+	}
+}
+
+// otherTriggers sends what is neither a submit nor answered to us: the replies
+// go into the Broker, and what they did is seen from outside.
+func (c *cluster) otherTriggers(t *testing.T) {
+	replies := []struct {
+		about   string
+		request proto.Message
+		want    string
+	}{
+		{"status", &pb.GetDeliberationStatusRequest{DeliberationId: "first-1"}, "ray_executor.v1.GetDeliberationStatusResponse"},
+		{"list", &pb.ListDeliberationsRequest{PageSize: 3}, "ray_executor.v1.ListDeliberationsResponse"},
+		{"stats", &pb.GetStatusRequest{}, "ray_executor.v1.GetStatusResponse"},
+		{"jobs", &pb.GetActiveJobsRequest{}, "ray_executor.v1.GetActiveJobsResponse"},
+		{"cancel", &pb.CancelDeliberationRequest{DeliberationId: "first-1"}, "ray_executor.v1.CancelDeliberationResponse"},
+	}
+	answered := &heard{}
+	wanted := make([]string, 0, len(replies))
+	for _, each := range replies {
+		wanted = append(wanted, each.want)
+	}
+	hear(t, "replies", wanted, answered)
+	for _, each := range replies {
+		c.post(t, each.about+"-"+deliberation.NewID(), each.request)
+	}
+	eventually(t, 2*time.Minute, func() error {
+		for _, want := range wanted {
+			if !answered.hasType(want) {
+				return fmt.Errorf("no %s came back into the Broker", want)
+			}
+		}
+		return nil
+	})
+}
+
+// underLoad does something while deliberations run, and wants each of them to
+// complete, once.
+func (c *cluster) underLoad(t *testing.T, report *report, what string, do func()) {
+	ctx, stop := context.WithCancel(t.Context())
+	var ids []string
+	var sending sync.WaitGroup
+	sending.Add(1)
+	go func() {
+		defer sending.Done()
+		for ctx.Err() == nil {
+			id := deliberation.NewID()
+			if err := system.Post(t.Context(), http.DefaultClient, c.broker, id, request(id, 2)); err != nil {
+				t.Errorf("the Broker refused one: %v", err)
+				return
+			}
+			ids = append(ids, id)
+			time.Sleep(200 * time.Millisecond)
+		}
+	}()
+	done := report.timed(what + " under load: applied, keeper rolled, functions ready, the new Ray cluster alone")
+	do()
+	eventually(t, 6*time.Minute, func() error { return oneRayCluster(t) })
+	done()
+	stop()
+	sending.Wait()
+	for _, id := range ids {
+		if end := c.ended(t, id, 3*time.Minute); end.Type() != "ray_executor.v1.DeliberationCompleted" {
+			t.Errorf("%s ended as %s", id, end.Type())
+		}
+	}
+	report.note("%s: %d deliberations sent meanwhile, %d completed, 0 lost, 0 twice", what, len(ids), len(ids))
+}
+
+// headLost deletes Ray's head. What is sent then waits, and runs when KubeRay
+// has made another.
+func (c *cluster) headLost(t *testing.T, report *report) {
+	kubectl(t, "delete", "pod", "-n", namespace, "-l", "ray.io/node-type=head", "--force", "--grace-period=0")
+	done := report.timed("Ray's head deleted → what was sent meanwhile has completed")
+	id := deliberation.NewID()
+	c.post(t, id, request(id, 2))
+	if end := c.ended(t, id, 5*time.Minute); end.Type() != "ray_executor.v1.DeliberationCompleted" {
+		t.Errorf("it ended as %s", end.Type())
+	}
+	done()
+}
+
+// load builds the image under a tag and hands it to the rig's containerd, in
+// place of a registry.
+func load(t *testing.T, tag string) {
+	t.Helper()
+	if tag != "dev" {
+		run(t, "make", "image", "IMAGE=dev.local/ray-executor:"+tag, "VERSION="+tag)
+	}
+	run(t, filepath.Join("tests", "kubernetes", "rig", "images.sh"), filepath.Join("dist", "image", "ray-executor-amd64.tar"))
+}
+
+func run(t *testing.T, name string, arguments ...string) string {
+	t.Helper()
+	command := exec.Command(name, arguments...)
+	command.Dir = system.Root()
+	printed, err := command.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", command, err, printed)
+	}
+	return string(printed)
+}
+
+// kubectl returns what it prints to standard output.
+func kubectl(t *testing.T, arguments ...string) string {
+	t.Helper()
+	var complaints bytes.Buffer
+	command := exec.Command("kubectl", arguments...)
+	command.Stderr = &complaints
+	printed, err := command.Output()
+	if err != nil {
+		t.Fatalf("%s: %v\n%s", command, err, complaints.String())
+	}
+	return string(printed)
+}
+
+func noPods(selector string) error {
+	printed, err := exec.Command("kubectl", "get", "pods", "-n", namespace, "-l", selector, "-o", "name").Output()
+	if err == nil && len(bytes.TrimSpace(printed)) > 0 {
+		err = fmt.Errorf("pods are left: %s", printed)
+	}
+	return err
+}
+
+func oneRayCluster(t *testing.T) error {
+	t.Helper()
+	clusters := strings.Fields(kubectl(t, "get", "raycluster", "-n", namespace, "-o", "name"))
+	status := kubectl(t, "get", "rayservice", "-n", namespace, "ray-executor", "-o",
+		`jsonpath={.status.conditions[?(@.type=="Ready")].status}{.status.conditions[?(@.type=="UpgradeInProgress")].status}`)
+	if len(clusters) != 1 || status != "TrueFalse" {
+		return fmt.Errorf("Ray clusters %v, the RayService's Ready and UpgradeInProgress are %s", clusters, status)
+	}
+	return nil
+}
+
+// processes finds those whose command line holds a text.
+func processes(t *testing.T, text string) []int {
+	t.Helper()
+	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var found []int
+	for _, path := range paths {
+		line, err := os.ReadFile(path)
+		if err != nil || !strings.Contains(string(line), text) {
+			continue
+		}
+		var id int
+		if _, err := fmt.Sscanf(path, "/proc/%d/", &id); err == nil {
+			found = append(found, id)
+		}
+	}
+	return found
+}
+
+func signal(t *testing.T, processes []int, what syscall.Signal) {
+	t.Helper()
+	for _, id := range processes {
+		if err := syscall.Kill(id, what); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// nodeAddress is where pods reach what runs beside them, as this test does.
+func nodeAddress(t *testing.T) string {
+	t.Helper()
+	return kubectl(t, "get", "nodes", "-o", `jsonpath={.items[0].status.addresses[?(@.type=="InternalIP")].address}`)
+}
+
+func eventually(t *testing.T, within time.Duration, try func() error) {
+	t.Helper()
+	ends := time.Now().Add(within)
+	for {
+		err := try()
+		if err == nil {
+			return
+		}
+		if time.Now().After(ends) {
+			t.Fatalf("after %v: %v", within, err)
+		}
+		time.Sleep(200 * time.Millisecond)
+	}
+}
