@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"rayexecutor/config"
@@ -61,7 +62,7 @@ func (f *Function) StartWith(settings config.Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	clusters, err := fleetOf(settings)
+	clusters, err := Fleet(settings)
 	if err != nil {
 		return err
 	}
@@ -78,7 +79,8 @@ func (f *Function) StartWith(settings config.Config, log *slog.Logger) error {
 	return nil
 }
 
-func fleetOf(settings config.Config) (*ray.Fleet, error) {
+// Fleet is the Ray clusters that the settings name, without speaking to any.
+func Fleet(settings config.Config) (*ray.Fleet, error) {
 	clusters, err := settings.Clusters()
 	if err != nil {
 		return nil, err
@@ -88,6 +90,15 @@ func fleetOf(settings config.Config) (*ray.Fleet, error) {
 		named[i] = ray.Cluster{Name: one.Name, Address: one.Address, Token: one.Token}
 	}
 	return ray.NewFleet(named...)
+}
+
+// Metrics are what /metrics tells, for what runs along to add its own; nil before
+// the start.
+func (f *Function) Metrics() *prometheus.Registry {
+	if parts := f.parts.Load(); parts != nil {
+		return parts.functions.Metrics()
+	}
+	return nil
 }
 
 // Drain ends the streams, whose callers come back to another instance: they

@@ -53,5 +53,6 @@ func (m *metrics) observe(operation string, err error, took time.Duration) {
 	m.seconds.WithLabelValues(operation).Observe(took.Seconds())
 }
 
-// Metrics are the functions' metrics, for a /metrics route.
-func (f *Functions) Metrics() prometheus.Gatherer { return f.metrics.registry }
+// Metrics are the functions' metrics, for a /metrics route; what runs along adds
+// its own.
+func (f *Functions) Metrics() *prometheus.Registry { return f.metrics.registry }

@@ -1,6 +1,7 @@
 // Package keeper does what must happen even when no worker and no caller is
 // there: it announces ends, ends what is overdue, carries the statistics'
-// snapshot forward, and sets aside what was given up. Any number of keepers may run; the journal's
+// snapshot forward, sets aside what was given up, and says when a Ray cluster is
+// lost. Any number of keepers may run; the journal's
 // compare-and-set keeps them out of each other's way.
 package keeper
 
@@ -64,6 +65,7 @@ type Keeper struct {
 	journal   Journal
 	log       *slog.Logger
 	responses bool
+	clusters  *watch // nil: none
 }
 
 // Option is something that a keeper does on request.
@@ -87,6 +89,9 @@ func (k *Keeper) Run(ctx context.Context) error {
 	group.Go(func() error { return always(ctx, k.log, "announce", k.announceEnds) })
 	group.Go(func() error { return always(ctx, k.log, "keep the ledger", k.keepLedger) })
 	group.Go(func() error { return always(ctx, k.log, "set aside what is given up", k.keepDead) })
+	if k.clusters != nil {
+		group.Go(func() error { return k.clusters.run(ctx) })
+	}
 	if k.responses {
 		group.Go(func() error { return always(ctx, k.log, "tell of each agent", k.tellAgents) })
 	}

@@ -183,7 +183,7 @@ func TestHelp(t *testing.T) {
 func TestKeeperAlone(t *testing.T) {
 	t.Parallel()
 	nats := journaltest.Start(t)
-	environ := []string{"NATS_URL=" + nats.URL, "LOG_LEVEL=ERROR"}
+	environ := []string{"NATS_URL=" + nats.URL, "PORT=0", "LOG_LEVEL=ERROR"}
 	if printed, err := runProgram(t.Context(), environ, "deploy", "--only", "journal"); err != nil {
 		t.Fatalf("%v\n%s", err, printed)
 	}

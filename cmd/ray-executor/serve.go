@@ -11,6 +11,9 @@ import (
 	"time"
 
 	"github.com/oklog/run"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
@@ -52,15 +55,16 @@ func (p program) keeperCommand() *cobra.Command {
 		Use:   "keeper",
 		Short: "Run a keeper alone: announce ends, end what is overdue, carry the statistics forward",
 		Long: `Run a keeper alone: announce ends, end what is overdue, carry the statistics
-forward. AGENT_RESPONSES=true also tells of each agent; where K_SINK is set, a
-relay runs along.`,
+forward, set aside what was given up, and say when a Ray cluster is lost.
+AGENT_RESPONSES=true also tells of each agent; where K_SINK is set, a relay runs
+along. Metrics are on PORT, under /metrics, and /health/liveness beside.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			settings, log, err := p.load()
 			if err != nil {
 				return err
 			}
-			return keep(command.Context(), settings, log)
+			return keepAlone(command.Context(), settings, log)
 		},
 	}
 }
@@ -94,7 +98,7 @@ func serve(ctx context.Context, settings config.Config, log *slog.Logger, listen
 	// This one ends with ctx, and with it the group.
 	addTask(ctx, &group, func(ctx context.Context) error { return awaitJournal(ctx, served, log) })
 	if settings.Keeper {
-		addTask(ctx, &group, func(ctx context.Context) error { return keep(ctx, settings, log) })
+		addTask(ctx, &group, func(ctx context.Context) error { return keep(ctx, settings, served.Metrics(), log) })
 	}
 	return group.Run()
 }
@@ -131,14 +135,40 @@ func awaitJournal(ctx context.Context, served *function.Function, log *slog.Logg
 	}
 }
 
+// keepAlone runs a keeper that has nobody to tell its metrics for it. It keeps
+// without them where PORT is taken.
+func keepAlone(ctx context.Context, settings config.Config, log *slog.Logger) error {
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	var group run.Group
+	listener, err := portSetting{"PORT", settings.Port}.listen(ctx)
+	if err != nil {
+		log.Warn("the keeper tells no metrics", "reason", err)
+	} else {
+		log.Info("metrics", "address", listener.Addr().String())
+		mux := http.NewServeMux()
+		mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+		mux.HandleFunc("GET /health/liveness", func(http.ResponseWriter, *http.Request) {})
+		server := newServer(mux)
+		group.Add(func() error { return serveOn(server, listener) }, func(error) { shutdown(server) })
+	}
+	addTask(ctx, &group, func(ctx context.Context) error { return keep(ctx, settings, metrics, log) })
+	return group.Run()
+}
+
 // keep runs a keeper, and a relay where there is a sink, until ctx ends.
-func keep(ctx context.Context, settings config.Config, log *slog.Logger) error {
+func keep(ctx context.Context, settings config.Config, metrics prometheus.Registerer, log *slog.Logger) error {
+	clusters, err := function.Fleet(settings)
+	if err != nil {
+		return err
+	}
+	defer clusters.Close()
 	kept, err := connect(settings, "keeper", log)
 	if err != nil {
 		return err
 	}
 	defer kept.Close()
-	var options []keeper.Option
+	options := []keeper.Option{keeper.WatchClusters(clusters, metrics)}
 	if settings.AgentResponses {
 		options = append(options, keeper.AgentResponses())
 	}

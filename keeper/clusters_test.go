@@ -1,0 +1,207 @@
+package keeper
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"rayexecutor/ray"
+	"rayexecutor/ray/local"
+)
+
+// watched is a watch over one cluster, with all that it says.
+type watched struct {
+	*watch
+	log     bytes.Buffer
+	metrics *prometheus.Registry
+}
+
+func watchOne(t *testing.T, address string) *watched {
+	t.Helper()
+	fleet, err := ray.NewFleet(ray.Cluster{Name: "east", Address: address})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(fleet.Close)
+	w := &watched{metrics: prometheus.NewRegistry()}
+	w.watch = newWatch(fleet, w.metrics, slog.New(slog.NewTextHandler(&w.log, nil)))
+	return w
+}
+
+// await looks until something new is said, and returns it.
+func (w *watched) await(t *testing.T, words ...string) {
+	t.Helper()
+	timeout, ticker := time.After(time.Minute), time.NewTicker(200*time.Millisecond)
+	defer ticker.Stop()
+	for w.log.Reset(); w.log.Len() == 0; {
+		w.look(t.Context())
+		select {
+		case <-ticker.C:
+		case <-timeout:
+			t.Fatalf("nothing was said of %q", words)
+		}
+	}
+	for _, word := range words {
+		if !strings.Contains(w.log.String(), word) {
+			t.Errorf("it does not say %q: %s", word, &w.log)
+		}
+	}
+	w.log.Reset()
+	w.look(t.Context())
+	if w.log.Len() > 0 {
+		t.Errorf("it is said again: %s", &w.log)
+	}
+}
+
+func (w *watched) wantGauges(t *testing.T, up, replicas float64) {
+	t.Helper()
+	families, err := w.metrics.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[string]float64)
+	for _, family := range families {
+		for _, metric := range family.GetMetric() {
+			got[fmt.Sprintf("%s{%s}", family.GetName(), metric.GetLabel()[0].GetValue())] = metric.GetGauge().GetValue()
+		}
+	}
+	if got["ray_executor_cluster_up{east}"] != up || got["ray_executor_cluster_worker_replicas{east}"] != replicas {
+		t.Errorf("the gauges are %v, want %v up and %v replicas", got, up, replicas)
+	}
+}
+
+// dashboard is a Ray head's, as far as the watch reads it; apps are its Serve
+// applications, and asked counts how often it told them.
+func dashboard(apps *atomic.Value, down *atomic.Bool, asked *atomic.Int32) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		switch {
+		case down.Load():
+			http.Error(w, "no head", http.StatusBadGateway)
+		case r.URL.Path == "/api/version":
+			fmt.Fprint(w, `{"ray_version": "2.60.0"}`)
+		case r.URL.Path == "/nodes":
+			fmt.Fprint(w, `{"result": true, "data": {"summary": []}}`)
+		default:
+			asked.Add(1)
+			fmt.Fprintf(w, `{"applications": %s}`, apps.Load())
+		}
+	}
+}
+
+const deployed = `{"ray-executor": {"status": "RUNNING", "deployments": {"Worker": {"target_num_replicas": 2,
+	"replicas": [{"state": "RUNNING"}, {"state": "RUNNING"}]}}}}`
+
+// A head that goes, comes back without the worker, and has it deployed again.
+func TestALostClusterIsSaid(t *testing.T) {
+	t.Parallel()
+	var apps atomic.Value
+	var down atomic.Bool
+	var asked atomic.Int32
+	apps.Store(deployed)
+	server := httptest.NewServer(dashboard(&apps, &down, &asked))
+	t.Cleanup(server.Close)
+	w := watchOne(t, server.URL)
+	w.look(t.Context())
+	w.wantGauges(t, 1, 2)
+	if w.log.Len() > 0 {
+		t.Errorf("a cluster that works is talked of: %s", &w.log)
+	}
+
+	down.Store(true)
+	w.await(t, "a Ray cluster is lost", "cluster=east", "address="+server.URL, "502", "ray-executor deploy")
+	w.wantGauges(t, 0, 0)
+	apps.Store(`{}`)
+	down.Store(false)
+	for before := asked.Load(); asked.Load() == before; { // an answer is told again for a second
+		w.look(t.Context())
+		<-time.After(50 * time.Millisecond)
+	}
+	if w.wantGauges(t, 0, 0); w.log.Len() > 0 {
+		t.Errorf("a head without the worker is talked of again: %s", &w.log)
+	}
+	apps.Store(deployed)
+	w.await(t, "a Ray cluster is back", "lost_since=", "replicas=2")
+	w.wantGauges(t, 1, 2)
+
+	apps.Store(`{}`)
+	w.await(t, "a Ray cluster is lost", "the worker is not deployed")
+	server.Close()
+	w.look(t.Context())
+
+	// A keeper that stops loses no cluster.
+	apps.Store(deployed)
+	stopped, stop := context.WithCancel(t.Context())
+	stop()
+	fresh := watchOne(t, server.URL)
+	fresh.look(stopped)
+	if fresh.log.Len() > 0 {
+		t.Errorf("a keeper that stops says %s", &fresh.log)
+	}
+}
+
+// TestRealALostHead kills a Ray's head, without GCS fault tolerance: the one
+// that comes back has no worker.
+func TestRealALostHead(t *testing.T) {
+	head := startRay(t, local.Options{})
+	w := watchOne(t, head.Address())
+	w.await(t, "a Ray cluster is lost", "the worker is not deployed")
+	deployOn(t, head)
+	w.await(t, "a Ray cluster is back", "replicas=1")
+
+	gcs, port := head.Ports()
+	if err := head.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	w.await(t, "a Ray cluster is lost", "is the cluster up")
+	head = startRay(t, local.Options{Port: gcs, DashboardPort: port})
+	w.look(t.Context())
+	w.wantGauges(t, 0, 0)
+	deployOn(t, head)
+	w.await(t, "a Ray cluster is back", "replicas=1")
+}
+
+func startRay(t *testing.T, options local.Options) *local.Ray {
+	t.Helper()
+	options.Venv, options.NumCPUs = os.Getenv("RAY_VENV"), 4
+	if options.Venv == "" {
+		options.Venv = "../.venv"
+	}
+	options.Venv, _ = filepath.Abs(options.Venv)
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	head, err := local.Start(ctx, options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = head.Stop(context.Background()) }) // the one that was killed has gone
+	return head
+}
+
+// deployOn deploys the worker, which waits for a NATS that is away.
+func deployOn(t *testing.T, head *local.Ray) {
+	t.Helper()
+	client, err := ray.NewClient(ray.Cluster{Name: "east", Address: head.Address()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	if err := ray.Deploy(ctx, client, ray.Options{
+		NATSURL: "nats://127.0.0.1:9", Pools: map[string]int{"default": 10}, ClusterName: "east", ModelHosts: []string{"localhost"}, Replicas: 1,
+		Progress: func(line string) { t.Log(line) },
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
