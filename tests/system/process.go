@@ -73,8 +73,8 @@ func (p *Process) Kill() error {
 	return nil
 }
 
-// output runs a command to its end.
-func output(ctx context.Context, environ []string, name string, args ...string) (string, error) {
+// Output runs a command to its end.
+func Output(ctx context.Context, environ []string, name string, args ...string) (string, error) {
 	command := exec.CommandContext(ctx, name, args...)
 	command.Env = environ
 	printed, err := command.CombinedOutput()

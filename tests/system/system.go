@@ -134,7 +134,7 @@ func (s *System) Run(ctx context.Context, args ...string) (string, error) {
 
 // RunWith is Run with further settings.
 func (s *System) RunWith(ctx context.Context, settings []string, args ...string) (string, error) {
-	return output(ctx, append(s.Environ(), settings...), s.binary(), args...)
+	return Output(ctx, append(s.Environ(), settings...), s.binary(), args...)
 }
 
 func (s *System) binary() string { return filepath.Join(s.root, "bin", "ray-executor") }

@@ -1,0 +1,84 @@
+package faults
+
+import (
+	"context"
+	"os"
+	"os/signal"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestTheSystemKeepsItsWord carries out a plan: half a minute's by default, or
+// SOAK's (a duration) and SEED's.
+func TestTheSystemKeepsItsWord(t *testing.T) {
+	plan := NewPlan(seed(t), length(t))
+	t.Logf("the plan:\n%s", plan)
+	// Interrupted it ends as ever, and leaves nothing behind.
+	ctx, stop := signal.NotifyContext(t.Context(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+
+	dir, err := os.MkdirTemp("", "faults")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rig, err := startRig(ctx, dir)
+	defer func() {
+		if err := rig.close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+		if t.Failed() {
+			t.Logf("the logs are in %s", dir)
+			return
+		}
+		os.RemoveAll(dir)
+	}()
+	if err != nil {
+		t.Fatalf("start: %v", err)
+	}
+	run := newRun(ctx, plan, rig, os.Stdout)
+	if err := run.carryOut(); err != nil {
+		t.Fatal(err)
+	}
+	draining, cancel := context.WithTimeout(ctx, 8*time.Minute)
+	defer cancel()
+	if err := run.drain(draining); err != nil {
+		t.Errorf("drain: %v", err)
+	}
+	evidence, err := run.evidence(draining)
+	if err != nil {
+		t.Fatal(err)
+	}
+	verdict := evidence.Check()
+	t.Logf("\n%s", evidence.Report(plan, verdict))
+	for _, broken := range verdict.Broken {
+		t.Errorf("broken: %s", broken)
+	}
+}
+
+func seed(t *testing.T) uint64 {
+	t.Helper()
+	text := os.Getenv("SEED")
+	if text == "" {
+		return 1
+	}
+	seed, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		t.Fatalf("SEED: %v", err)
+	}
+	return seed
+}
+
+func length(t *testing.T) time.Duration {
+	t.Helper()
+	text := os.Getenv("SOAK")
+	if text == "" {
+		return 30 * time.Second
+	}
+	length, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatalf("SOAK: %v", err)
+	}
+	return length
+}

@@ -1,0 +1,282 @@
+package faults
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Kind is what breaks.
+type Kind string
+
+// The kinds of faults.
+const (
+	KillFunction    Kind = "function server killed"
+	PauseFunction   Kind = "function server paused"
+	StopFunction    Kind = "function server stopped and started"
+	KillKeeper      Kind = "keeper killed"
+	PauseKeeper     Kind = "keeper paused"
+	KillNATS        Kind = "NATS server killed"
+	KillNATSLeader  Kind = "NATS server that leads the journal killed"
+	PauseNATSLeader Kind = "NATS server that leads the journal paused"
+	SplitNATS       Kind = "NATS server cut off from the others"
+	KillAllNATS     Kind = "all NATS servers killed"
+	CutFunctions    Kind = "functions cut off from NATS"
+	CutWorkers      Kind = "workers cut off from NATS"
+	MuteWorkers     Kind = "workers and NATS do not hear each other"
+	CutKeepers      Kind = "keeper cut off from NATS"
+	ResetWorkers    Kind = "connections of workers to NATS reset"
+	SlowWorkers     Kind = "workers far from NATS (latency)"
+	NarrowWorkers   Kind = "narrow line from workers to NATS"
+	SlowFunctions   Kind = "functions far from NATS (latency)"
+	FailModel       Kind = "model answers 503"
+	HangModel       Kind = "model hangs"
+	BreakModel      Kind = "model breaks its answers off"
+	CutModel        Kind = "model cannot be reached"
+	KillReplica     Kind = "worker replica killed"
+	PauseReplica    Kind = "worker replica paused, back after the ack wait"
+	Poison          Kind = "deliberation that kills its worker"
+	RollWorker      Kind = "new worker version rolled out"
+	ScaleWorker     Kind = "workers scaled 2 → 1 → 2"
+	SkewClock       Kind = "clock of a Ray node jumps"
+	KillNode        Kind = "Ray node killed"
+	KillHead        Kind = "Ray head killed, started and deployed again"
+)
+
+// A track is what can happen to one part. On a track there is one fault at a
+// time; tracks are independent, so faults of different parts overlap.
+type track struct {
+	name string
+	// least and most bound the pause between two faults, in a long run.
+	least, most time.Duration
+	kinds       []choice
+}
+
+// choice is a kind that a track draws from.
+type choice struct {
+	kind Kind
+	// weight is how many cards of the track's deck are this kind.
+	weight int
+	// least and most bound how long it lasts.
+	least, most time.Duration
+	// brief says that a short run has room for it.
+	brief bool
+}
+
+const s = time.Second
+
+var tracks = []track{
+	{"functions", 5 * s, 20 * s, []choice{
+		{KillFunction, 3, 1 * s, 6 * s, true}, {PauseFunction, 2, 2 * s, 10 * s, true}, {StopFunction, 1, 1 * s, 2 * s, true},
+	}},
+	{"keepers", 10 * s, 30 * s, []choice{
+		{KillKeeper, 2, 2 * s, 15 * s, true}, {PauseKeeper, 1, 5 * s, 25 * s, true}, {CutKeepers, 1, 3 * s, 15 * s, true},
+	}},
+	{"nats", 15 * s, 40 * s, []choice{
+		{KillNATS, 2, 2 * s, 10 * s, true},
+		{KillNATSLeader, 2, 2 * s, 10 * s, true},
+		{PauseNATSLeader, 2, 3 * s, 15 * s, true},
+		{SplitNATS, 2, 5 * s, 15 * s, false},
+		{KillAllNATS, 1, 2 * s, 10 * s, false},
+	}},
+	{"lines", 5 * s, 20 * s, []choice{
+		{CutFunctions, 2, 2 * s, 8 * s, true},
+		{CutWorkers, 2, 2 * s, 20 * s, true},
+		{MuteWorkers, 2, 5 * s, 25 * s, false},
+		{ResetWorkers, 2, 1 * s, 3 * s, true},
+		{SlowWorkers, 1, 5 * s, 20 * s, true},
+		{NarrowWorkers, 1, 5 * s, 20 * s, true},
+		{SlowFunctions, 1, 5 * s, 15 * s, true},
+	}},
+	{"model", 15 * s, 40 * s, []choice{
+		{FailModel, 2, 2 * s, 10 * s, true},
+		{HangModel, 1, 2 * s, 6 * s, false},
+		{BreakModel, 1, 2 * s, 8 * s, true},
+		{CutModel, 1, 2 * s, 8 * s, true},
+	}},
+	{"ray", 10 * s, 25 * s, []choice{
+		{KillReplica, 4, 1 * s, 5 * s, true},
+		{PauseReplica, 3, 3 * s, 12 * s, false},
+		{Poison, 1, 1 * s, 2 * s, false},
+		{RollWorker, 2, 1 * s, 2 * s, false},
+		{ScaleWorker, 1, 3 * s, 10 * s, false},
+		{SkewClock, 3, 5 * s, 15 * s, true},
+		{KillNode, 2, 2 * s, 10 * s, false},
+		{KillHead, 1, 1 * s, 5 * s, false},
+	}},
+}
+
+// Fault is something that breaks. One that must heal first before the next of
+// its track may start, and takes longer than planned, moves what follows.
+type Fault struct {
+	Track string
+	// At is when, from the start; For is how long it lasts.
+	At, For time.Duration
+	Kind    Kind
+	// Which chooses among parts of a kind.
+	Which uint32
+}
+
+// Ask is a deliberation that a caller asks for.
+type Ask struct {
+	At time.Duration
+	ID string
+	// Models are the agents', in their order.
+	Models  []string
+	Timeout time.Duration
+	Retries int32
+	// Server is which function server is asked first.
+	Server int
+	// Cancel is when it is cancelled, from its acceptance; 0 for never.
+	Cancel time.Duration
+	// Bad makes the request one that must be refused with 400.
+	Bad bool
+	// Twin asks again with the same id for something else, which must be
+	// refused with 422.
+	Twin bool
+	// Impatient callers do not repeat what was not answered.
+	Impatient bool
+}
+
+// The models: how long each takes is in model.go.
+const (
+	Quick  = "quick"
+	Slow   = "slow"
+	Slower = "slower"
+	Never  = "never"
+)
+
+// Plan is what happens in a run.
+type Plan struct {
+	Seed   uint64
+	Length time.Duration
+	// Long is a run that has room for every kind of fault.
+	Long   bool
+	Faults []Fault
+	Asks   []Ask
+}
+
+// long is how long a run must be to have room for every kind of fault.
+const long = 3 * time.Minute
+
+// NewPlan decides what happens. The same arguments make the same plan.
+func NewPlan(seed uint64, length time.Duration) Plan {
+	plan := Plan{Seed: seed, Length: length, Long: length >= long}
+	for i, t := range tracks {
+		plan.Faults = append(plan.Faults, t.faults(rand.New(rand.NewPCG(seed, uint64(i))), length, plan.Long)...)
+	}
+	slices.SortStableFunc(plan.Faults, func(a, b Fault) int { return int(a.At - b.At) })
+	plan.Asks = asks(rand.New(rand.NewPCG(seed, 100)), seed, length, plan.Long)
+	return plan
+}
+
+// faults deals the track's deck, again and again, until the time is over.
+func (t track) faults(random *rand.Rand, length time.Duration, isLong bool) []Fault {
+	least, most := t.least, t.most
+	if !isLong {
+		least, most = least/5, most/4
+	}
+	var faults []Fault
+	var deck []choice
+	for at := between(random, least, most); at < length; at += between(random, least, most) {
+		if len(deck) == 0 {
+			deck = t.deck(random, isLong)
+		}
+		drawn := deck[0]
+		deck = deck[1:]
+		fault := Fault{Track: t.name, At: at, Kind: drawn.kind, For: between(random, drawn.least, drawn.most), Which: random.Uint32()}
+		if !isLong {
+			fault.For = min(fault.For, 5*s)
+		}
+		if at += fault.For; at > length {
+			break
+		}
+		faults = append(faults, fault)
+	}
+	return faults
+}
+
+func (t track) deck(random *rand.Rand, isLong bool) []choice {
+	var deck []choice
+	for _, c := range t.kinds {
+		for range c.weight {
+			if isLong || c.brief {
+				deck = append(deck, c)
+			}
+		}
+	}
+	random.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
+	return deck
+}
+
+// pauseBetweenAsks is the mean: some eight a second.
+const pauseBetweenAsks = 125 * time.Millisecond
+
+func asks(random *rand.Rand, seed uint64, length time.Duration, isLong bool) []Ask {
+	var asks []Ask
+	for at := time.Duration(0); at < length; at += time.Duration(random.ExpFloat64() * float64(pauseBetweenAsks)) {
+		ask := Ask{
+			At: at, ID: fmt.Sprintf("f%d-%d", seed, len(asks)), Retries: int32(random.IntN(11)), Server: random.IntN(2),
+			Timeout: between(random, 40*s, 120*s).Truncate(s),
+		}
+		if !isLong {
+			ask.Timeout = between(random, 20*s, 30*s).Truncate(s)
+		}
+		for range 1 + random.IntN(1+random.IntN(8)) {
+			ask.Models = append(ask.Models, someModel(random))
+		}
+		switch chance := random.IntN(100); {
+		case chance < 2:
+			ask.Timeout = between(random, 3*s, 12*s).Truncate(s)
+			ask.Models = append(ask.Models, Never)
+		case chance < 10:
+			ask.Cancel = between(random, 1, 4*s)
+		case chance < 12:
+			ask.Bad = true
+		case chance < 15:
+			ask.Twin = true
+		case chance < 25:
+			ask.Impatient = true
+		}
+		asks = append(asks, ask)
+	}
+	return asks
+}
+
+func someModel(random *rand.Rand) string {
+	switch chance := random.IntN(10); {
+	case chance < 6:
+		return Quick
+	case chance < 9:
+		return Slow
+	default:
+		return Slower
+	}
+}
+
+func between(random *rand.Rand, least, most time.Duration) time.Duration {
+	return least + time.Duration(random.Int64N(int64(most-least)+1))
+}
+
+// String is the plan's faults, a line each, and how much is asked for.
+func (p Plan) String() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "seed %d, %s: %d deliberations, %d faults\n", p.Seed, p.Length, len(p.Asks), len(p.Faults))
+	for _, f := range p.Faults {
+		fmt.Fprintf(&b, "%8s  %-9s  %s, for %s\n", f.At.Round(100*time.Millisecond), f.Track, f.Kind, f.For.Round(100*time.Millisecond))
+	}
+	return b.String()
+}
+
+// kinds lists every kind, in the order of the tracks.
+func kinds() []Kind {
+	var all []Kind
+	for _, t := range tracks {
+		for _, c := range t.kinds {
+			all = append(all, c.kind)
+		}
+	}
+	return all
+}

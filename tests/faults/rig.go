@@ -1,0 +1,159 @@
+package faults
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"rayexecutor/config"
+	"rayexecutor/ray"
+	"rayexecutor/tests/system"
+)
+
+// rig is the whole system, and what runs between its parts.
+type rig struct {
+	dir       string
+	nats      *natsCluster
+	functions [2]*part
+	urls      [2]string
+	keepers   [2]*part
+	ray       *rayCluster
+	model     *model
+	// ackWait is how long a worker may be silent about what it holds.
+	ackWait time.Duration
+
+	toModel, functionsToNATS, keeperToNATS, otherKeeperToNATS, workersToNATS *line
+}
+
+// startRig starts everything; close is to be called whatever comes back.
+func startRig(ctx context.Context, dir string) (*rig, error) {
+	r := &rig{dir: dir}
+	var err error
+	if r.model, err = startModel(); err != nil {
+		return r, err
+	}
+	if r.nats, err = startNATS(ctx, dir); err != nil {
+		return r, err
+	}
+	if err := r.draw(); err != nil {
+		return r, err
+	}
+	printed, err := system.Output(ctx, r.environ(r.nats.urls()), program(), "deploy", "--only", "journal")
+	if err != nil {
+		return r, fmt.Errorf("deploy the journal: %w\n%s", err, printed)
+	}
+	pool, err := r.nats.pool(ctx)
+	if err != nil {
+		return r, err
+	}
+	r.ackWait = pool.Config.AckWait
+	if err := r.startServers(); err != nil {
+		return r, err
+	}
+	workersNATS := strings.Join(r.workersToNATS.addresses("nats://"), ",")
+	r.ray, err = startRay(ctx, dir, append(r.environ(r.nats.urls()), "WORKER_NATS_URL="+workersNATS), ray.Options{
+		NATSURL: workersNATS, Pools: map[string]int{"default": config.DefaultInFlight}, ClusterName: "default",
+		ModelHosts: r.toModel.addresses(""), Replicas: 2,
+	})
+	return r, err
+}
+
+// draw draws the lines.
+func (r *rig) draw() error {
+	var failed []error
+	for _, l := range []struct {
+		line **line
+		name string
+		to   []string
+	}{
+		{&r.toModel, "model", []string{r.model.listener.Addr().String()}},
+		{&r.functionsToNATS, "functions", r.nats.addresses()},
+		{&r.keeperToNATS, "keeper", r.nats.addresses()},
+		{&r.otherKeeperToNATS, "keeper", r.nats.addresses()},
+		{&r.workersToNATS, "workers", r.nats.addresses()},
+	} {
+		made, err := newLine(l.name, l.to...)
+		*l.line, failed = made, append(failed, err)
+	}
+	return errors.Join(failed...)
+}
+
+// startServers starts the function servers and the keepers.
+func (r *rig) startServers() error {
+	lines := []*line{r.keeperToNATS, r.otherKeeperToNATS}
+	for i := range r.functions {
+		port, err := system.FreePort()
+		if err != nil {
+			return err
+		}
+		r.urls[i] = "http://" + loopback(port)
+		r.functions[i] = &part{
+			log:     filepath.Join(r.dir, fmt.Sprintf("serve-%d.log", i)),
+			environ: append(r.environ(strings.Join(r.functionsToNATS.addresses("nats://"), ",")), "KEEPER=false", "PORT="+strconv.Itoa(port)),
+			command: []string{program(), "serve"},
+		}
+		r.keepers[i] = &part{
+			log:     filepath.Join(r.dir, fmt.Sprintf("keeper-%d.log", i)),
+			environ: r.environ(strings.Join(lines[i].addresses("nats://"), ",")),
+			command: []string{program(), "keeper"},
+		}
+		if err := errors.Join(r.functions[i].start(), r.keepers[i].start()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// environ is what the processes run with: nothing of Ray's own, and no settings
+// of whoever runs the tests.
+func (r *rig) environ(natsURL string) []string {
+	environ := slices.DeleteFunc(os.Environ(), func(variable string) bool {
+		name, _, _ := strings.Cut(variable, "=")
+		return strings.HasPrefix(name, "RAY_") || slices.Contains(config.Names(), name)
+	})
+	return append(environ,
+		"NATS_URL="+natsURL, "JOURNAL_REPLICAS=3", "JOURNAL_MAX_BYTES=2147483648",
+		"VLLM_URL="+r.toModel.addresses("http://")[0], "VLLM_MODEL="+Quick, "RAY_ADDRESS=http://127.0.0.1:9",
+	)
+}
+
+// healthy waits until every part is as it was.
+func (r *rig) healthy(ctx context.Context) error {
+	if err := r.nats.whole(ctx); err != nil {
+		return err
+	}
+	return r.ray.complete(ctx)
+}
+
+// close ends everything. Nothing is left behind.
+func (r *rig) close() error {
+	var failed []error
+	if r.ray != nil {
+		failed = append(failed, r.ray.close())
+	}
+	for _, p := range append(r.functions[:], r.keepers[:]...) {
+		if p != nil {
+			failed = append(failed, p.kill())
+		}
+	}
+	if r.nats != nil {
+		failed = append(failed, r.nats.close())
+	}
+	for _, l := range []*line{r.toModel, r.functionsToNATS, r.keeperToNATS, r.otherKeeperToNATS, r.workersToNATS} {
+		if l != nil {
+			failed = append(failed, l.close())
+		}
+	}
+	if r.model != nil {
+		failed = append(failed, r.model.close())
+	}
+	return errors.Join(failed...)
+}
+
+func program() string { return filepath.Join(system.Root(), "bin", "ray-executor") }
