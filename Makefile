@@ -27,7 +27,7 @@ export FUNC_CLI = $(TOOLS)/func
 WHEELS := ray/worker/wheels/.fetched
 
 .DEFAULT_GOAL := help
-.PHONY: help build image push lambda run test test-go test-python test-ray-249 test-vllm lint generate release-proto check-generated bench tools clean
+.PHONY: help build image push lambda run test test-go test-python test-ray-249 test-vllm soak lint generate release-proto check-generated bench tools clean
 
 help: ## List what there is
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +75,12 @@ test-python: $(TOOLS)/worker-venv/.made $(TOOLS)/nats-server ## Test, lint and t
 
 test-ray-249: build .venv-ray-2.49/.made ## Test end to end on the oldest Ray that is supported
 	RAY_VENV=$(CURDIR)/.venv-ray-2.49 $(GO) test -timeout 15m -count 1 ./tests/e2e/...
+
+# How long, and which schedule of faults.
+export SOAK SEED
+soak: SOAK ?= 40m
+soak: build $(VENV)/.made $(TOOLS)/nats-server ## Break the system for SOAK (40m), as SEED (1) says, and write docs/reliability.md's table
+	$(GO) test -timeout 6h -count 1 -v -run TestTheSystemKeepsItsWord ./tests/faults
 
 test-vllm: build $(VENV)/.made ## Test end to end against a real vLLM on the CPU (6 GB to install)
 	$(GO) test -timeout 25m -count 1 -tags vllm -v ./tests/vllm/...

@@ -67,12 +67,14 @@ type Verdict struct {
 	// model answered more than once, each with its kinds of faults.
 	Lost, Double map[Kind]int
 
-	Accepted, Unheld, Refused    int
-	Ends                         map[string]int
-	GivenUp, AtDeadline          int
-	Agents, AskedTwice, Attempts int
-	AnnouncedTwice               int
-	LostAll                      int
+	Accepted, Unheld, Refused int
+	Ends                      map[string]int
+	GivenUp, AtDeadline       int
+	// AskedTwice counts agents that had been answered, AskedAnew those whose
+	// caller had gone before.
+	Agents, AskedTwice, AskedAnew, Attempts int
+	AnnouncedTwice                          int
+	LostAll                                 int
 }
 
 func (v *Verdict) brokenf(format string, args ...any) {
@@ -338,12 +340,17 @@ func (e *Evidence) checkCalls(v *Verdict, id string, story *Story) {
 	}
 }
 
-// countTwice counts an agent that was asked again although a model had answered.
+// countTwice counts an agent that was asked again although a model had
+// answered, or was at it.
 func (e *Evidence) countTwice(v *Verdict, calls []Call) {
-	for i, call := range calls {
-		if call.Answered && i < len(calls)-1 {
+	for i, call := range calls[:max(0, len(calls)-1)] {
+		switch {
+		case call.Answered:
 			v.AskedTwice++
 			e.blame(v.Double, call.At, calls[i+1].At)
+			return
+		case call.Left:
+			v.AskedAnew++
 			return
 		}
 	}

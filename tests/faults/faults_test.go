@@ -4,16 +4,21 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"rayexecutor/tests/system"
 )
 
 // TestTheSystemKeepsItsWord carries out a plan: half a minute's by default, or
-// SOAK's (a duration) and SEED's.
+// SOAK's (a duration) and SEED's. ONLY, words with commas between, confines it to
+// the kinds of faults that hold one of them.
 func TestTheSystemKeepsItsWord(t *testing.T) {
-	plan := NewPlan(seed(t), length(t))
+	plan := NewPlan(seed(t), length(t), strings.FieldsFunc(os.Getenv("ONLY"), func(r rune) bool { return r == ',' })...)
 	t.Logf("the plan:\n%s", plan)
 	// Interrupted it ends as ever, and leaves nothing behind.
 	ctx, stop := signal.NotifyContext(t.Context(), os.Interrupt, syscall.SIGTERM)
@@ -52,8 +57,30 @@ func TestTheSystemKeepsItsWord(t *testing.T) {
 	}
 	verdict := evidence.Check()
 	t.Logf("\n%s", evidence.Report(plan, verdict))
+	if plan.Long && os.Getenv("ONLY") == "" {
+		document(t, func(text string) (string, error) {
+			return evidence.Document(plan, verdict, run.began, rig.versions(ctx), text)
+		})
+	}
 	for _, broken := range verdict.Broken {
 		t.Errorf("broken: %s", broken)
+	}
+}
+
+// document changes docs/reliability.md.
+func document(t *testing.T, change func(string) (string, error)) {
+	t.Helper()
+	path := filepath.Join(system.Root(), "docs", "reliability.md")
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changed, err := change(string(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(changed), 0o644); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -95,7 +95,9 @@ type Call struct {
 	At time.Time
 	// Answered is a 200 that was sent, at Ended.
 	Answered bool
-	Ended    time.Time
+	// Left is a caller that went before it had its answer.
+	Left  bool
+	Ended time.Time
 }
 
 // calls are all that the model saw, by deliberation and agent.
@@ -103,6 +105,9 @@ func (m *model) calls() (map[string]map[string][]Call, error) {
 	calls := map[string]map[string][]Call{}
 	for _, request := range m.Requests() {
 		found := asked.FindStringSubmatch(request.User)
+		if request.User == "" {
+			continue // the caller went before it had said anything
+		}
 		if found == nil {
 			return nil, fmt.Errorf("the model was asked %q by nobody knows whom", request.User)
 		}
@@ -110,7 +115,8 @@ func (m *model) calls() (map[string]map[string][]Call, error) {
 			calls[found[1]] = map[string][]Call{}
 		}
 		calls[found[1]][found[2]] = append(calls[found[1]][found[2]], Call{
-			At: request.Time, Answered: request.Outcome == standin.Answered && request.Status == http.StatusOK, Ended: request.Ended,
+			At: request.Time, Ended: request.Ended, Left: request.Outcome == standin.ClientClosed,
+			Answered: request.Outcome == standin.Answered && request.Status == http.StatusOK,
 		})
 	}
 	return calls, nil

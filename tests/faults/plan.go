@@ -161,10 +161,18 @@ type Plan struct {
 // long is how long a run must be to have room for every kind of fault.
 const long = 3 * time.Minute
 
-// NewPlan decides what happens. The same arguments make the same plan.
-func NewPlan(seed uint64, length time.Duration) Plan {
+// NewPlan decides what happens. The same arguments make the same plan. Where
+// only is given, kinds whose names hold none of its words do not happen.
+func NewPlan(seed uint64, length time.Duration, only ...string) Plan {
 	plan := Plan{Seed: seed, Length: length, Long: length >= long}
 	for i, t := range tracks {
+		t.kinds = slices.DeleteFunc(slices.Clone(t.kinds), func(c choice) bool {
+			named := func(word string) bool { return strings.Contains(string(c.kind), word) }
+			return !c.brief && !plan.Long || len(only) > 0 && !slices.ContainsFunc(only, named)
+		})
+		if len(t.kinds) == 0 {
+			continue
+		}
 		plan.Faults = append(plan.Faults, t.faults(rand.New(rand.NewPCG(seed, uint64(i))), length, plan.Long)...)
 	}
 	slices.SortStableFunc(plan.Faults, func(a, b Fault) int { return int(a.At - b.At) })
@@ -182,7 +190,7 @@ func (t track) faults(random *rand.Rand, length time.Duration, isLong bool) []Fa
 	var deck []choice
 	for at := between(random, least, most); at < length; at += between(random, least, most) {
 		if len(deck) == 0 {
-			deck = t.deck(random, isLong)
+			deck = t.deck(random)
 		}
 		drawn := deck[0]
 		deck = deck[1:]
@@ -198,13 +206,11 @@ func (t track) faults(random *rand.Rand, length time.Duration, isLong bool) []Fa
 	return faults
 }
 
-func (t track) deck(random *rand.Rand, isLong bool) []choice {
+func (t track) deck(random *rand.Rand) []choice {
 	var deck []choice
 	for _, c := range t.kinds {
 		for range c.weight {
-			if isLong || c.brief {
-				deck = append(deck, c)
-			}
+			deck = append(deck, c)
 		}
 	}
 	random.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })

@@ -8,14 +8,40 @@ import (
 	"time"
 )
 
+// The marks between which docs/reliability.md tells of the last soak.
+const (
+	beginMark = "<!-- soak: written by `make soak` -->"
+	endMark   = "<!-- end of soak -->"
+)
+
+// Document puts a run between the marks of a document.
+func (e *Evidence) Document(plan Plan, v *Verdict, began time.Time, versions, document string) (string, error) {
+	before, rest, ok1 := strings.Cut(document, beginMark)
+	_, after, ok2 := strings.Cut(rest, endMark)
+	if !ok1 || !ok2 {
+		return "", fmt.Errorf("the document lacks the lines %s and %s", beginMark, endMark)
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s%s\n%s, seed %d, %s of faults; %s.\n\n%s\n", before, beginMark,
+		began.UTC().Format("2006-01-02 15:04 UTC"), plan.Seed, plan.Length, versions, e.table(v))
+	fmt.Fprintf(&b, "%s\n%s%s", e.sums(v), endMark, after)
+	return b.String(), nil
+}
+
 // Report tells how a run went.
 func (e *Evidence) Report(plan Plan, v *Verdict) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d, %s, %d faults\n\n%s\n", plan.Seed, plan.Length, len(e.Windows), e.table(v))
-	fmt.Fprintf(&b, "deliberations: %d accepted, %d left open and not taken, %d refused\n", v.Accepted, v.Unheld, v.Refused)
-	fmt.Fprintf(&b, "ends: %s; %d given up, %d at the deadline\n", counts(v.Ends), v.GivenUp, v.AtDeadline)
-	fmt.Fprintf(&b, "attempts: %d; agents: %d, of these answered and asked again: %d\n", v.Attempts, v.Agents, v.AskedTwice)
-	fmt.Fprintf(&b, "announced more than once: %d; lost: %d; promises broken: %d\n", v.AnnouncedTwice, v.LostAll, len(v.Broken))
+	fmt.Fprintf(&b, "seed %d, %s, %d faults\n\n%s\n%s", plan.Seed, plan.Length, len(e.Windows), e.table(v), e.sums(v))
+	return b.String()
+}
+
+// sums is a run in numbers, in Markdown.
+func (e *Evidence) sums(v *Verdict) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "- Deliberations: %d accepted, %d left open and not taken, %d refused\n", v.Accepted, v.Unheld, v.Refused)
+	fmt.Fprintf(&b, "- Ends: %s; %d given up, %d at the deadline\n", counts(v.Ends), v.GivenUp, v.AtDeadline)
+	fmt.Fprintf(&b, "- Attempts: %d. Agents: %d, of these asked again after an answer: %d, before one: %d\n", v.Attempts, v.Agents, v.AskedTwice, v.AskedAnew)
+	fmt.Fprintf(&b, "- Announced more than once: %d. Lost: %d. Promises broken: %d\n", v.AnnouncedTwice, v.LostAll, len(v.Broken))
 	return b.String()
 }
 

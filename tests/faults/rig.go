@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -129,6 +130,19 @@ func (r *rig) healthy(ctx context.Context) error {
 		return err
 	}
 	return r.ray.complete(ctx)
+}
+
+// versions tells what was tested, and on what.
+func (r *rig) versions(ctx context.Context) string {
+	rayVersion := "unknown"
+	if client, err := ray.NewClient(ray.Cluster{Name: "default", Address: r.ray.head.Address()}); err == nil {
+		defer client.Close()
+		if told, err := client.Version(ctx); err == nil {
+			rayVersion = told
+		}
+	}
+	return fmt.Sprintf("Ray %s, nats-server %s, %s, %d processors", rayVersion, r.nats.conn.ConnectedServerVersion(),
+		runtime.Version(), runtime.NumCPU())
 }
 
 // close ends everything. Nothing is left behind.
