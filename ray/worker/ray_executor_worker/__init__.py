@@ -10,4 +10,5 @@ back. Where to start reading:
 - ``deliberation``: one deliberation, from claim to end
 - ``journal``: the compare-and-set that decides every race
 - ``model``: one agent's call
+- ``endpoint``: what is known of a model server: its breaker, its retries
 """

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from . import prompt
+from .endpoint import CallError
 from .journal import AbandonedError, Event, Expectation, Journal, Subjects
 from .messages import (
     AGENT,
@@ -30,7 +31,7 @@ from .messages import (
 )
 from .model import ModelClient, Question, chat
 from .puller import Delivery
-from .retry import CallError, Progress
+from .retry import Progress
 
 log = logging.getLogger(f"ray.serve.{__name__}")
 

@@ -14,8 +14,9 @@ from typing import Any, Optional, Union
 import aiohttp
 from yarl import URL
 
+from .endpoint import CallError, Endpoints
 from .hosts import AllowedHosts
-from .retry import CallError, Progress, Retrier, retry_after, retryable_status
+from .retry import Progress, Retrier, retry_after, retryable_status
 
 log = logging.getLogger(f"ray.serve.{__name__}")
 
@@ -75,6 +76,7 @@ class ModelClient:
         self._hosts = hosts
         self._api_key = api_key
         self._retrier = retrier or Retrier()
+        self._endpoints = Endpoints(self._retrier.now, self._retrier.sleep)
         self._max_body_bytes = max_body_bytes
         self._headers = {"Content-Type": _JSON, "Accept": _JSON}
         if api_key:
@@ -98,6 +100,7 @@ class ModelClient:
         url = self._endpoint(question.base_url)
         return await self._retrier.run(
             lambda: self._call(url, question.body),
+            endpoint=self._endpoints.at(f"{url.host}:{url.port}"),
             max_retries=question.max_retries,
             deadline=question.deadline,
             progress=progress,
@@ -125,7 +128,9 @@ class ModelClient:
                     raise await self._refusal(response)
                 return _answer(await self._read(response))
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
-            failure = CallError("connection", self._clean(_told(error)), retryable=True)
+            failure = CallError(
+                "connection", self._clean(_told(error)), retryable=True, broken=True
+            )
             log.debug("call of %s failed: %s", url.host, failure.text)
             raise failure from error
 
@@ -149,6 +154,7 @@ class ModelClient:
             self._clean(f"HTTP {response.status}: {text}"),
             retryable=retryable,
             retry_after=retry_after(response.headers) if retryable else None,
+            broken=response.status >= 500,
         )
         log.debug("call of %s failed: %s", response.url.host, failure.text)
         return failure

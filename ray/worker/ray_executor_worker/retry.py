@@ -10,28 +10,11 @@ from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from typing import Awaitable, Callable, Optional, TypeVar
 
+from .endpoint import CallError, Endpoint
+
 T = TypeVar("T")
 
 _STATUSES = frozenset({408, 409, 425, 429})
-
-
-class CallError(Exception):
-    """One call of a model failed."""
-
-    def __init__(
-        self,
-        error_type: str,
-        text: str,
-        *,
-        retryable: bool = False,
-        retry_after: Optional[float] = None,
-    ) -> None:
-        super().__init__(text)
-        self.error_type = error_type
-        self.text = text
-        self.retryable = retryable
-        # Seconds that the server asks to be left alone for.
-        self.retry_after = retry_after
 
 
 def retryable_status(status: int) -> bool:
@@ -102,15 +85,20 @@ class Retrier:
         self,
         call: Callable[[], Awaitable[T]],
         *,
+        endpoint: Endpoint,
         max_retries: int,
         deadline: float,
         progress: Progress,
     ) -> T:
-        """Calls up to 1 + max_retries times; raises the last CallError."""
+        """Calls up to 1 + max_retries times; raises the last CallError.
+
+        A call that the breaker refuses counts. Whoever cancels at the deadline
+        also ends the wait for the retries' budget.
+        """
         while True:
             progress.attempts += 1
             try:
-                return await call()
+                return await _call(call, endpoint)
             except CallError as error:
                 progress.last_error = error
                 retry = progress.attempts
@@ -123,3 +111,19 @@ class Retrier:
                         f"{error.text} (no time left for another try before the deadline)",
                     ) from error
             await self.sleep(wait)
+            await endpoint.budget.take()
+
+
+async def _call(call: Callable[[], Awaitable[T]], endpoint: Endpoint) -> T:
+    """Calls, where the breaker lets it, and tells the endpoint what came of it."""
+    probe = endpoint.admit()
+    try:
+        answer = await call()
+    except CallError as error:
+        if error.broken:
+            endpoint.failed(error.text, probe=probe)
+        else:
+            endpoint.refused()
+        raise
+    endpoint.succeeded()
+    return answer

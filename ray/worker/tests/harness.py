@@ -285,7 +285,8 @@ class FakeModel:
     """An OpenAI-compatible server; the model's name says what it does.
 
     `ok`, `slow` (until it is let go), `empty`, `big`, `404`, `500`, `500x1`
-    (once), `string-error`, `broken` (cut off in the body), `cut` (no answer).
+    (once; `500x1-2` and the like count apart), `string-error`, `broken` (cut off
+    in the body), `cut` (no answer).
     """
 
     def __init__(self) -> None:
@@ -342,7 +343,8 @@ class FakeModel:
             raise web.HTTPTemporaryRedirect("/elsewhere")
         if name == "string-error":
             return web.json_response({"error": "Unauthorized"}, status=401)
-        if name == "500x1" and self.calls[name] > 1:
+        failing, _, times = name.partition("-")[0].partition("x")
+        if failing.isdigit() and times.isdigit() and self.calls[name] > int(times):
             return web.json_response(completion("at last"))
         if name[:3].isdigit():
             headers = {"Retry-After": "0"} if name.startswith("500") else {}

@@ -11,9 +11,10 @@ import pytest_asyncio
 from harness import FakeModel, until
 from yarl import URL
 
+from ray_executor_worker.endpoint import CallError
 from ray_executor_worker.hosts import AllowedHosts
 from ray_executor_worker.model import Answer, ModelClient, Question, chat
-from ray_executor_worker.retry import Backoff, CallError, Progress, Retrier
+from ray_executor_worker.retry import Backoff, Progress, Retrier
 
 KEY = "sk-secret"
 

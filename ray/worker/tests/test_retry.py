@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from ray_executor_worker.endpoint import CallError, Endpoint
 from ray_executor_worker.retry import (
     Backoff,
-    CallError,
     Progress,
     Retrier,
     retry_after,
@@ -34,6 +34,9 @@ class Clock:
             backoff or Backoff(jitter=lambda x: x), now=lambda: self.now, sleep=self.sleep
         )
 
+    def endpoint(self) -> Endpoint:
+        return Endpoint("model:8000", now=lambda: self.now, sleep=self.sleep)
+
 
 class Calls:
     """Fails as it is told, then answers."""
@@ -55,7 +58,11 @@ def busy(retry_after: float | None = None) -> CallError:
 
 async def run(clock: Clock, calls: Calls, *, retries: int = 3, deadline: float = 1e6) -> str:
     return await clock.retrier().run(
-        calls, max_retries=retries, deadline=deadline, progress=Progress()
+        calls,
+        endpoint=clock.endpoint(),
+        max_retries=retries,
+        deadline=deadline,
+        progress=Progress(),
     )
 
 
@@ -112,7 +119,13 @@ async def test_a_wait_past_the_deadline_fails_at_once() -> None:
 
 async def test_progress_is_told_while_it_runs() -> None:
     clock, progress = Clock(), Progress()
-    await clock.retrier().run(Calls(busy()), max_retries=3, deadline=1e6, progress=progress)
+    await clock.retrier().run(
+        Calls(busy()),
+        endpoint=clock.endpoint(),
+        max_retries=3,
+        deadline=1e6,
+        progress=progress,
+    )
     assert progress.attempts == 2
     assert progress.last_error is not None
 

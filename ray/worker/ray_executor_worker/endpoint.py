@@ -1,0 +1,184 @@
+"""What is known of a model server: whether it answers, and how often to retry.
+
+All agents of a replica that call one server share this, and nothing outlives
+the replica. A *breaker* leaves a server alone that only fails; a *budget* has
+retries wait for their turn, so that a server which struggles is not buried
+under calls made again, and one that comes back is not run over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import OrderedDict
+from typing import Awaitable, Callable, Optional
+
+log = logging.getLogger(f"ray.serve.{__name__}")
+
+# More than the agents of a usual deliberation, and longer than their first
+# retries take: a server that stumbles once is not yet broken.
+_FAILURES = 20
+_FAILING_S = 1.0
+# One call is let through in so long; it doubles while those fail.
+_PAUSE_S = (5.0, 30.0)
+# Retries that may go out together, and each second, whatever the server says.
+_BURST = 100.0
+_REFILL = 10.0
+# A server that answers gets twice as many retries the next time.
+_EARNED = 2.0
+# How often a retry that waits looks for what answers have earned.
+_LOOK_S = 0.05
+# Requests name their servers, and thousands of names may come by.
+_ENDPOINTS = 256
+
+
+class CallError(Exception):
+    """One call of a model failed."""
+
+    def __init__(
+        self,
+        error_type: str,
+        text: str,
+        *,
+        retryable: bool = False,
+        retry_after: Optional[float] = None,
+        broken: bool = False,
+    ) -> None:
+        super().__init__(text)
+        self.error_type = error_type
+        self.text = text
+        self.retryable = retryable
+        # Seconds that the server asks to be left alone for.
+        self.retry_after = retry_after
+        # Whether the server failed, rather than answered: a refusal is an
+        # answer, and 429 that of one that lives and has much to do.
+        self.broken = broken
+
+
+class Budget:
+    """Tokens, one a retry."""
+
+    def __init__(self, now: Callable[[], float], sleep: Callable[[float], Awaitable[None]]) -> None:
+        self._now = now
+        self._sleep = sleep
+        self._tokens = _BURST
+        self._filled_at = now()
+        # First come, first served.
+        self._turn = asyncio.Lock()
+
+    def earn(self, tokens: float) -> None:
+        """Adds tokens, beside those that come with time."""
+        self._tokens = min(_BURST, self._tokens + tokens)
+
+    async def take(self) -> None:
+        """Waits for a token; whoever waits for too long is cancelled."""
+        async with self._turn:
+            while True:
+                now = self._now()
+                self.earn((now - self._filled_at) * _REFILL)
+                self._filled_at = now
+                if self._tokens >= 1:
+                    break
+                await self._sleep(_LOOK_S)
+            self._tokens -= 1
+
+
+class Endpoint:
+    """One model server."""
+
+    def __init__(
+        self,
+        name: str,
+        now: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.name = name
+        self.budget = Budget(now, sleep)
+        self._now = now
+        self._failures = 0
+        self._failing_since = 0.0
+        # While open: the pause between two calls, and when the next is due.
+        self._pause = 0.0
+        self._due = 0.0
+        self._why = ""
+
+    def admit(self) -> bool:
+        """Raises CallError where the server is to be left alone.
+
+        What it lets through while the breaker is open is a probe: True. The
+        next one is due a pause later, whatever becomes of this: it may hang.
+        """
+        if not self._pause:
+            return False
+        left = self._due - self._now()
+        if left > 0:
+            # What a retry has paid for its turn.
+            self.budget.earn(1)
+            raise CallError(
+                "breaker_open",
+                f"{self.name} was not called: it keeps failing, the last time with: {self._why}",
+                retryable=True,
+                retry_after=left,
+            )
+        self._due = self._now() + self._pause
+        return True
+
+    def succeeded(self) -> None:
+        """Notes an answer that was asked for."""
+        self.budget.earn(_EARNED)
+        self.refused()
+
+    def refused(self) -> None:
+        """Notes an answer of another kind: whatever it says, the server lives."""
+        self._failures = 0
+        if self._pause:
+            self._pause = 0.0
+            log.warning("model server %s answers again", self.name)
+
+    def failed(self, why: str, *, probe: bool) -> None:
+        """Notes a call that the server failed."""
+        now = self._now()
+        self._why = why
+        if self._pause:
+            # Calls from before it opened may fail late: they say nothing new.
+            if probe:
+                self._pause = min(_PAUSE_S[1], self._pause * 2)
+                self._due = now + self._pause
+            return
+        if not self._failures:
+            self._failing_since = now
+        self._failures += 1
+        if self._failures >= _FAILURES and now - self._failing_since >= _FAILING_S:
+            self._pause = _PAUSE_S[0]
+            self._due = now + self._pause
+            log.warning(
+                "model server %s failed %d times in a row and is left alone: %s",
+                self.name,
+                self._failures,
+                why,
+            )
+
+
+class Endpoints:
+    """The servers that were called of late."""
+
+    def __init__(
+        self,
+        now: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._now = now
+        self._sleep = sleep
+        self._known: OrderedDict[str, Endpoint] = OrderedDict()
+
+    def at(self, name: str) -> Endpoint:
+        """The server at host:port; the one not called for longest is forgotten."""
+        endpoint = self._known.get(name)
+        if endpoint is None:
+            endpoint = self._known[name] = Endpoint(name, self._now, self._sleep)
+            if len(self._known) > _ENDPOINTS:
+                self._known.popitem(last=False)
+        else:
+            self._known.move_to_end(name)
+        return endpoint
