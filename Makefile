@@ -27,7 +27,7 @@ export FUNC_CLI = $(TOOLS)/func
 WHEELS := ray/worker/wheels/.fetched
 
 .DEFAULT_GOAL := help
-.PHONY: help build image push lambda run test test-go test-python test-ray-249 test-vllm soak lint generate release-proto check-generated bench tools clean
+.PHONY: help build image push lambda run test test-go test-python test-ray-249 test-vllm soak lint generate release-proto check-generated bench bench-go tools clean
 
 help: ## List what there is
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -104,8 +104,11 @@ release-proto: $(TOOLS)/buf ## Take the proto files as they are for what is prom
 check-generated: generate ## Fail when generated code is stale
 	git diff --exit-code -- proto
 
-bench: build ## Print the figures of the hot paths
-	$(GO) test -run '^$$' -bench . -benchmem ./events ./functions ./journal
+bench: build lambda $(VENV)/.made $(TOOLS)/nats-server $(TOOLS)/func ## Measure everything and write docs/benchmarks.md (25 minutes); BENCH=accept,e2e,waiting,stored,cold,fanout prints some
+	$(GO) run ./tests/bench -subjects '$(BENCH)'
+
+bench-go: ## Print the figures and allocations of the hot paths
+	$(GO) test -run '^$$' -bench . -benchmem ./deliberation ./events ./functions ./journal
 
 clean: ## Remove what was built, not what was downloaded
 	rm -rf bin .func .ray-executor

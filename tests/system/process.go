@@ -83,13 +83,27 @@ func Output(ctx context.Context, environ []string, name string, args ...string) 
 
 // KillWorkers kills the worker's replicas, and says how many there were.
 func (s *System) KillWorkers(ctx context.Context) (int, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.ray.Address()+"/api/serve/applications/", http.NoBody)
+	pids, err := s.WorkerPIDs(ctx)
 	if err != nil {
 		return 0, err
 	}
+	for killed, pid := range pids {
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			return killed, err
+		}
+	}
+	return len(pids), nil
+}
+
+// WorkerPIDs are the processes of the worker's replicas.
+func (s *System) WorkerPIDs(ctx context.Context) ([]int, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.ray.Address()+"/api/serve/applications/", http.NoBody)
+	if err != nil {
+		return nil, err
+	}
 	response, err := s.http.Do(request)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	defer response.Body.Close()
 	var serve struct {
@@ -102,14 +116,11 @@ func (s *System) KillWorkers(ctx context.Context) (int, error) {
 		} `json:"applications"`
 	}
 	if err := json.NewDecoder(response.Body).Decode(&serve); err != nil {
-		return 0, err
+		return nil, err
 	}
-	killed := 0
+	var pids []int
 	for _, replica := range serve.Applications["ray-executor"].Deployments["Worker"].Replicas {
-		if err := syscall.Kill(replica.PID, syscall.SIGKILL); err != nil {
-			return killed, err
-		}
-		killed++
+		pids = append(pids, replica.PID)
 	}
-	return killed, nil
+	return pids, nil
 }

@@ -33,6 +33,8 @@ type Options struct {
 	// Settings are further settings, NAME=value, for serve, deploy and the
 	// Ray nodes.
 	Settings []string
+	// RayCPUs is how many CPUs Ray hands out; 0: as many as there are.
+	RayCPUs int
 }
 
 // System is the whole system. Its parts start one by one: a test may want to
@@ -168,26 +170,35 @@ func (s *System) StartServer(ctx context.Context) error {
 	})
 }
 
+// ServerPID is the server's process.
+func (s *System) ServerPID() int { return s.server.command.Process.Pid }
+
 // StopServer ends `ray-executor serve` as Kubernetes does, by SIGTERM.
 func (s *System) StopServer() error { return s.server.Terminate() }
 
 // StartRay starts a Ray and deploys the worker on it.
 func (s *System) StartRay(ctx context.Context) error {
-	var err error
-	s.ray, err = local.Start(ctx, local.Options{
-		Venv: s.venv(), LogDir: filepath.Join(s.options.Dir, "ray"), Env: s.options.Settings,
-	})
-	if err != nil {
+	if err := s.LaunchRay(ctx); err != nil {
 		return err
 	}
 	return s.Deploy(ctx)
 }
 
-func (s *System) venv() string {
+// LaunchRay starts a Ray with nothing on it.
+func (s *System) LaunchRay(ctx context.Context) error {
+	var err error
+	s.ray, err = local.Start(ctx, local.Options{
+		Venv: Venv(), LogDir: filepath.Join(s.options.Dir, "ray"), Env: s.options.Settings, NumCPUs: s.options.RayCPUs,
+	})
+	return err
+}
+
+// Venv is the Python environment that Ray is in.
+func Venv() string {
 	if venv := os.Getenv("RAY_VENV"); venv != "" {
 		return venv
 	}
-	return filepath.Join(s.root, ".venv")
+	return filepath.Join(Root(), ".venv")
 }
 
 // Deploy runs `ray-executor deploy`.
