@@ -26,6 +26,8 @@ type RelayJournal interface {
 	Undelivered(ctx context.Context, id string) iter.Seq2[journal.Kept, error]
 	// Drop takes out what has been sent after all.
 	Drop(ctx context.Context, kept journal.Kept) error
+	// Now is the time on the journal's clock.
+	Now(ctx context.Context) (time.Time, error)
 	// MaxAnnouncement is the largest announcement, in bytes.
 	MaxAnnouncement() int
 	// Lighten moves a message's bulky field to the object store.
@@ -88,11 +90,18 @@ func (r *Relay) relay(ctx context.Context, end journal.Delivery) error {
 	if !ok {
 		return err
 	}
-	if refused.permanent || end.Attempt >= leastAttempts && time.Since(end.Time) > r.options.Patience {
+	if refused.permanent || end.Attempt >= leastAttempts && r.tooOld(ctx, end) {
 		return r.giveUp(ctx, end, refused)
 	}
 	r.complain(end, refused)
 	return &journal.LaterError{After: retryPause(end.Attempt, refused.after), Cause: err}
+}
+
+// tooOld reports whether patience is over, by the clock that the end's time is
+// from: this machine's may be another.
+func (r *Relay) tooOld(ctx context.Context, end journal.Delivery) bool {
+	now, err := r.journal.Now(ctx)
+	return err == nil && now.Sub(end.Time) > r.options.Patience
 }
 
 // lingering returns a context that ends a moment after ctx does.
