@@ -71,7 +71,7 @@ func venv() string {
 
 func (c *rayCluster) startHead(ctx context.Context) error {
 	var err error
-	c.head, err = local.Start(ctx, local.Options{
+	c.head, err = start(ctx, local.Options{
 		Venv: venv(), NumCPUs: -1, IP: "127.0.0.2", Port: c.gcs, DashboardPort: c.dashboard, LogDir: filepath.Join(c.dir, "ray"),
 	})
 	if err == nil {
@@ -88,8 +88,19 @@ func (c *rayCluster) startNode(ctx context.Context, i int) error {
 		options.Env = []string{"PYTHONPATH=" + filepath.Join(c.dir, "clock"), "FAULTS_CLOCK=" + c.clock()}
 	}
 	var err error
-	c.nodes[i], err = local.Start(ctx, options)
+	c.nodes[i], err = start(ctx, options)
 	return err
+}
+
+// start starts a node, as Kubernetes does: Ray gives up by itself where two
+// busy processors do not let its agents come up within 15 s.
+func start(ctx context.Context, options local.Options) (node *local.Ray, err error) {
+	for range 4 {
+		if node, err = local.Start(ctx, options); err == nil {
+			return node, nil
+		}
+	}
+	return nil, err
 }
 
 func (c *rayCluster) clock() string { return filepath.Join(c.dir, "clock", "offset") }

@@ -54,15 +54,15 @@ func startRig(ctx context.Context, dir string) (*rig, error) {
 		return r, err
 	}
 	r.ackWait = pool.Config.AckWait
-	if err := r.startServers(); err != nil {
-		return r, err
-	}
 	workersNATS := strings.Join(r.workersToNATS.addresses("nats://"), ",")
 	r.ray, err = startRay(ctx, dir, append(r.environ(r.nats.urls()), "WORKER_NATS_URL="+workersNATS), ray.Options{
 		NATSURL: workersNATS, Pools: map[string]int{"default": config.DefaultInFlight}, ClusterName: "default",
 		ModelHosts: r.toModel.addresses(""), Replicas: 2,
 	})
-	return r, err
+	if err != nil {
+		return r, err
+	}
+	return r, r.startServers()
 }
 
 // draw draws the lines.
@@ -87,6 +87,7 @@ func (r *rig) draw() error {
 
 // startServers starts the function servers and the keepers.
 func (r *rig) startServers() error {
+	rayAddress := "RAY_ADDRESS=" + r.ray.head.Address()
 	lines := []*line{r.keeperToNATS, r.otherKeeperToNATS}
 	for i := range r.functions {
 		port, err := system.FreePort()
@@ -96,12 +97,12 @@ func (r *rig) startServers() error {
 		r.urls[i] = "http://" + loopback(port)
 		r.functions[i] = &part{
 			log:     filepath.Join(r.dir, fmt.Sprintf("serve-%d.log", i)),
-			environ: append(r.environ(strings.Join(r.functionsToNATS.addresses("nats://"), ",")), "KEEPER=false", "PORT="+strconv.Itoa(port)),
+			environ: append(r.environ(strings.Join(r.functionsToNATS.addresses("nats://"), ",")), "KEEPER=false", "PORT="+strconv.Itoa(port), rayAddress),
 			command: []string{program(), "serve"},
 		}
 		r.keepers[i] = &part{
 			log:     filepath.Join(r.dir, fmt.Sprintf("keeper-%d.log", i)),
-			environ: r.environ(strings.Join(lines[i].addresses("nats://"), ",")),
+			environ: append(r.environ(strings.Join(lines[i].addresses("nats://"), ",")), rayAddress),
 			command: []string{program(), "keeper"},
 		}
 		if err := errors.Join(r.functions[i].start(), r.keepers[i].start()); err != nil {
@@ -120,7 +121,7 @@ func (r *rig) environ(natsURL string) []string {
 	})
 	return append(environ,
 		"NATS_URL="+natsURL, "JOURNAL_REPLICAS=3", "JOURNAL_MAX_BYTES=2147483648",
-		"VLLM_URL="+r.toModel.addresses("http://")[0], "VLLM_MODEL="+Quick, "RAY_ADDRESS=http://127.0.0.1:9",
+		"VLLM_URL="+r.toModel.addresses("http://")[0], "VLLM_MODEL="+Quick,
 	)
 }
 
