@@ -101,6 +101,21 @@ func (j *Journal) append(ctx context.Context, event proto.Message, traceParent, 
 	if err != nil {
 		return 0, err
 	}
+	size, err := j.write(ctx, event, traceParent, free)
+	if err == nil || deliberation.AsError(err).Code != deliberation.TooLarge {
+		return size, err
+	}
+	// The stream was given a lower limit than ours: what was accepted ends all
+	// the same.
+	light, failure := j.Lighten(ctx, event)
+	if failure != nil || light == event {
+		return 0, err
+	}
+	return j.write(ctx, light, traceParent, free)
+}
+
+// write is append for an event that is light enough, as far as we know.
+func (j *Journal) write(ctx context.Context, event proto.Message, traceParent, free string) (int, error) {
 	encoded, err := events.Encode(event, events.Source, traceParent)
 	if err != nil {
 		return 0, err

@@ -47,10 +47,13 @@ func (j *Journal) failed(doing string, err error) error {
 	case errors.Is(err, nats.ErrMaxPayload) || hasCode(err, codeMessageSize):
 		return &deliberation.Error{
 			Code: deliberation.TooLarge, Field: "request", Cause: err,
-			Message: "is larger than NATS takes: shorten it, or ask the operator to raise the server's max_payload",
+			Message: "is larger than NATS takes: shorten it, or ask the operator to raise the server's max_payload or the stream's max_msg_size",
 		}
 	case unanswered(err):
 		return unavailable("NATS_URL", "could not "+doing+": JetStream does not answer; if it stays so, run `ray-executor deploy`", err)
+	case j.conn.IsConnected():
+		return unavailable("NATS_URL", "could not "+doing+": NATS did not answer in time: it is overloaded, or its disk is full or read-only (its log says so; "+
+			"restart it when that is mended); repeating is safe", err)
 	default:
 		return unavailable("NATS_URL", "could not "+doing+": NATS cannot be reached or did not answer in time; repeating is safe", err)
 	}

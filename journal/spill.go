@@ -19,6 +19,9 @@ import (
 // forHeaders is what headers may take of a message.
 const forHeaders = 16 << 10
 
+// chunkBytes is how an object is cut, where the server takes as much.
+const chunkBytes = 128 << 10
+
 // maxData is how much data a message takes at most, headers apart.
 func (j *Journal) maxData() int { return min(int(j.conn.MaxPayload()), maxMessageBytes) - forHeaders }
 
@@ -104,6 +107,7 @@ func (j *Journal) putObject(ctx context.Context, bucket string, meta jetstream.O
 	if _, err := store.GetInfo(ctx, meta.Name); err == nil {
 		return nil
 	}
+	meta.Opts = &jetstream.ObjectMetaOptions{ChunkSize: uint32(min(chunkBytes, j.conn.MaxPayload()))}
 	if _, err := store.Put(ctx, meta, bytes.NewReader(data)); err != nil {
 		return j.failed("store an object", err)
 	}
