@@ -12,9 +12,14 @@ import (
 
 const (
 	maxMessageBytes = 1 << 20
-	// ackWait is how long a worker may be silent about what it holds; it
-	// says that it lives at a third of that.
-	ackWait = 60 * time.Second
+	// ackWaitEach is the ack wait for each deliberation that a pool may have in
+	// flight. Workers read the ack wait from their consumer and say that they
+	// live at a third of it, so that a pool's heartbeats stay at 200 a second:
+	// with several replicas each is a Raft proposal.
+	ackWaitEach = 15 * time.Millisecond
+	// What a killed worker held comes back soon, however large its pool, and a
+	// small pool's workers may still pause for a moment.
+	minAckWait, maxAckWait = 15 * time.Second, 60 * time.Second
 	// announceWait is the same for the keeper, which announces an end within a
 	// moment: what a killed one held goes to the next one soon.
 	announceWait = 15 * time.Second
@@ -64,7 +69,7 @@ func (j *Journal) Deploy(ctx context.Context, layout Layout) error {
 		consumers = append(consumers, jetstream.ConsumerConfig{
 			Durable: "pool-" + pool.Name, Description: "The Ray workers': what waits in pool " + pool.Name + ".",
 			FilterSubject: events.PoolSubject(pool.Name), AckPolicy: jetstream.AckExplicitPolicy,
-			AckWait: ackWait, MaxDeliver: -1, MaxAckPending: pool.InFlight,
+			AckWait: ackWait(pool.InFlight), MaxDeliver: -1, MaxAckPending: pool.InFlight,
 		})
 	}
 	for _, consumer := range consumers {
@@ -113,6 +118,11 @@ func (j *Journal) deployStreams(ctx context.Context, layout Layout) error {
 		return fmt.Errorf("make the bucket %s: %w", Statistics, err)
 	}
 	return nil
+}
+
+// ackWait is how long the workers of a pool may be silent about what they hold.
+func ackWait(inFlight int) time.Duration {
+	return min(max(minAckWait, time.Duration(inFlight)*ackWaitEach), maxAckWait)
 }
 
 // announcementBytes gives the announcements a quarter of the journal's room:

@@ -43,6 +43,12 @@ func TestDeploy(t *testing.T) {
 	if inFlight("pool-default") != 7 || inFlight("pool-gpu") != 10_000 {
 		t.Errorf("in flight: %d and %d", inFlight("pool-default"), inFlight("pool-gpu"))
 	}
+	for pool, want := range map[string]time.Duration{"pool-default": 15 * time.Second, "pool-gpu": time.Minute} {
+		consumer := must[jetstream.Consumer](t)(js.Consumer(t.Context(), journal.Stream, pool))
+		if got := consumer.CachedInfo().Config.AckWait; got != want {
+			t.Errorf("%s waits %v for a word, want %v", pool, got, want)
+		}
+	}
 	w.wantBoth(t, "d1", status("queued"))
 }
 

@@ -155,7 +155,7 @@ func (s *System) Status(tb testing.TB, id string) *pb.GetDeliberationStatusRespo
 }
 
 // patience is how long Await waits: what a killed worker held comes again
-// after the journal's ack wait of 60 s.
+// after the ack wait of 15 s, and Serve needs its time to replace it.
 const patience = 2 * time.Minute
 
 // Await waits until a deliberation's status is as wanted.
