@@ -565,6 +565,61 @@ func (x *DeliberationCancelled) GetReason() string {
 	return ""
 }
 
+// WorkerStopped is the end of a worker replica that has handed back what it
+// held: its attempts do not count as lost. It is part of no deliberation's
+// story, whose ids have no tilde. Subject: `deliberation.stopped.worker.~<replica>`.
+type WorkerStopped struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cluster       string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Replica       string                 `protobuf:"bytes,2,opt,name=replica,proto3" json:"replica,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WorkerStopped) Reset() {
+	*x = WorkerStopped{}
+	mi := &file_ray_executor_v1_events_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WorkerStopped) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WorkerStopped) ProtoMessage() {}
+
+func (x *WorkerStopped) ProtoReflect() protoreflect.Message {
+	mi := &file_ray_executor_v1_events_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WorkerStopped.ProtoReflect.Descriptor instead.
+func (*WorkerStopped) Descriptor() ([]byte, []int) {
+	return file_ray_executor_v1_events_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *WorkerStopped) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *WorkerStopped) GetReplica() string {
+	if x != nil {
+		return x.Replica
+	}
+	return ""
+}
+
 // StatsSnapshot is the fold of the journal up to a sequence: what the
 // statistics of everything after it start from. The keeper writes it; nobody
 // else.
@@ -590,7 +645,7 @@ type StatsSnapshot struct {
 
 func (x *StatsSnapshot) Reset() {
 	*x = StatsSnapshot{}
-	mi := &file_ray_executor_v1_events_proto_msgTypes[6]
+	mi := &file_ray_executor_v1_events_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -602,7 +657,7 @@ func (x *StatsSnapshot) String() string {
 func (*StatsSnapshot) ProtoMessage() {}
 
 func (x *StatsSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_ray_executor_v1_events_proto_msgTypes[6]
+	mi := &file_ray_executor_v1_events_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -615,7 +670,7 @@ func (x *StatsSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsSnapshot.ProtoReflect.Descriptor instead.
 func (*StatsSnapshot) Descriptor() ([]byte, []int) {
-	return file_ray_executor_v1_events_proto_rawDescGZIP(), []int{6}
+	return file_ray_executor_v1_events_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *StatsSnapshot) GetSequence() uint64 {
@@ -699,7 +754,7 @@ type StatsSnapshot_Open struct {
 
 func (x *StatsSnapshot_Open) Reset() {
 	*x = StatsSnapshot_Open{}
-	mi := &file_ray_executor_v1_events_proto_msgTypes[7]
+	mi := &file_ray_executor_v1_events_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -711,7 +766,7 @@ func (x *StatsSnapshot_Open) String() string {
 func (*StatsSnapshot_Open) ProtoMessage() {}
 
 func (x *StatsSnapshot_Open) ProtoReflect() protoreflect.Message {
-	mi := &file_ray_executor_v1_events_proto_msgTypes[7]
+	mi := &file_ray_executor_v1_events_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -724,7 +779,7 @@ func (x *StatsSnapshot_Open) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsSnapshot_Open.ProtoReflect.Descriptor instead.
 func (*StatsSnapshot_Open) Descriptor() ([]byte, []int) {
-	return file_ray_executor_v1_events_proto_rawDescGZIP(), []int{6, 0}
+	return file_ray_executor_v1_events_proto_rawDescGZIP(), []int{7, 0}
 }
 
 func (x *StatsSnapshot_Open) GetDeliberationId() string {
@@ -830,7 +885,10 @@ const file_ray_executor_v1_events_proto_rawDesc = "" +
 	"\aresults\x18\x03 \x03(\v2#.ray_executor.v1.DeliberationResultR\aresults\x12\x1f\n" +
 	"\vresults_ref\x18\x04 \x01(\tR\n" +
 	"resultsRef\x12\x16\n" +
-	"\x06reason\x18\x05 \x01(\tR\x06reason\"\xbb\x04\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"C\n" +
+	"\rWorkerStopped\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x18\n" +
+	"\areplica\x18\x02 \x01(\tR\areplica\"\xbb\x04\n" +
 	"\rStatsSnapshot\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x14\n" +
 	"\x05total\x18\x02 \x01(\x03R\x05total\x12\x1c\n" +
@@ -863,7 +921,7 @@ func file_ray_executor_v1_events_proto_rawDescGZIP() []byte {
 	return file_ray_executor_v1_events_proto_rawDescData
 }
 
-var file_ray_executor_v1_events_proto_msgTypes = make([]protoimpl.MessageInfo, 8)
+var file_ray_executor_v1_events_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_ray_executor_v1_events_proto_goTypes = []any{
 	(*DeliberationRequested)(nil),      // 0: ray_executor.v1.DeliberationRequested
 	(*DeliberationStarted)(nil),        // 1: ray_executor.v1.DeliberationStarted
@@ -871,25 +929,26 @@ var file_ray_executor_v1_events_proto_goTypes = []any{
 	(*DeliberationCompleted)(nil),      // 3: ray_executor.v1.DeliberationCompleted
 	(*DeliberationFailed)(nil),         // 4: ray_executor.v1.DeliberationFailed
 	(*DeliberationCancelled)(nil),      // 5: ray_executor.v1.DeliberationCancelled
-	(*StatsSnapshot)(nil),              // 6: ray_executor.v1.StatsSnapshot
-	(*StatsSnapshot_Open)(nil),         // 7: ray_executor.v1.StatsSnapshot.Open
-	(*ExecuteDeliberationRequest)(nil), // 8: ray_executor.v1.ExecuteDeliberationRequest
-	(*timestamppb.Timestamp)(nil),      // 9: google.protobuf.Timestamp
-	(*DeliberationResult)(nil),         // 10: ray_executor.v1.DeliberationResult
-	(*durationpb.Duration)(nil),        // 11: google.protobuf.Duration
+	(*WorkerStopped)(nil),              // 6: ray_executor.v1.WorkerStopped
+	(*StatsSnapshot)(nil),              // 7: ray_executor.v1.StatsSnapshot
+	(*StatsSnapshot_Open)(nil),         // 8: ray_executor.v1.StatsSnapshot.Open
+	(*ExecuteDeliberationRequest)(nil), // 9: ray_executor.v1.ExecuteDeliberationRequest
+	(*timestamppb.Timestamp)(nil),      // 10: google.protobuf.Timestamp
+	(*DeliberationResult)(nil),         // 11: ray_executor.v1.DeliberationResult
+	(*durationpb.Duration)(nil),        // 12: google.protobuf.Duration
 }
 var file_ray_executor_v1_events_proto_depIdxs = []int32{
-	8,  // 0: ray_executor.v1.DeliberationRequested.request:type_name -> ray_executor.v1.ExecuteDeliberationRequest
-	9,  // 1: ray_executor.v1.DeliberationStarted.first_started_at:type_name -> google.protobuf.Timestamp
-	10, // 2: ray_executor.v1.AgentCompleted.result:type_name -> ray_executor.v1.DeliberationResult
-	10, // 3: ray_executor.v1.DeliberationCompleted.results:type_name -> ray_executor.v1.DeliberationResult
-	11, // 4: ray_executor.v1.DeliberationCompleted.duration:type_name -> google.protobuf.Duration
-	10, // 5: ray_executor.v1.DeliberationFailed.results:type_name -> ray_executor.v1.DeliberationResult
-	11, // 6: ray_executor.v1.DeliberationFailed.duration:type_name -> google.protobuf.Duration
-	10, // 7: ray_executor.v1.DeliberationCancelled.results:type_name -> ray_executor.v1.DeliberationResult
-	7,  // 8: ray_executor.v1.StatsSnapshot.open:type_name -> ray_executor.v1.StatsSnapshot.Open
-	9,  // 9: ray_executor.v1.StatsSnapshot.Open.submitted_at:type_name -> google.protobuf.Timestamp
-	9,  // 10: ray_executor.v1.StatsSnapshot.Open.started_at:type_name -> google.protobuf.Timestamp
+	9,  // 0: ray_executor.v1.DeliberationRequested.request:type_name -> ray_executor.v1.ExecuteDeliberationRequest
+	10, // 1: ray_executor.v1.DeliberationStarted.first_started_at:type_name -> google.protobuf.Timestamp
+	11, // 2: ray_executor.v1.AgentCompleted.result:type_name -> ray_executor.v1.DeliberationResult
+	11, // 3: ray_executor.v1.DeliberationCompleted.results:type_name -> ray_executor.v1.DeliberationResult
+	12, // 4: ray_executor.v1.DeliberationCompleted.duration:type_name -> google.protobuf.Duration
+	11, // 5: ray_executor.v1.DeliberationFailed.results:type_name -> ray_executor.v1.DeliberationResult
+	12, // 6: ray_executor.v1.DeliberationFailed.duration:type_name -> google.protobuf.Duration
+	11, // 7: ray_executor.v1.DeliberationCancelled.results:type_name -> ray_executor.v1.DeliberationResult
+	8,  // 8: ray_executor.v1.StatsSnapshot.open:type_name -> ray_executor.v1.StatsSnapshot.Open
+	10, // 9: ray_executor.v1.StatsSnapshot.Open.submitted_at:type_name -> google.protobuf.Timestamp
+	10, // 10: ray_executor.v1.StatsSnapshot.Open.started_at:type_name -> google.protobuf.Timestamp
 	11, // [11:11] is the sub-list for method output_type
 	11, // [11:11] is the sub-list for method input_type
 	11, // [11:11] is the sub-list for extension type_name
@@ -909,7 +968,7 @@ func file_ray_executor_v1_events_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ray_executor_v1_events_proto_rawDesc), len(file_ray_executor_v1_events_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   8,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

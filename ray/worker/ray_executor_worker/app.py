@@ -19,6 +19,9 @@ from .worker import Worker
 # two CPUs runs still fit.
 _NUM_CPUS = 0.5
 _SHUTDOWN_S = 30
+# Agents that are being asked may finish; what is left of the shutdown is for
+# handing the others back. Meanwhile Serve starts the new replica.
+_DRAIN_S = 20
 
 
 class Replica:
@@ -36,8 +39,8 @@ class Replica:
         self._worker.check()
 
     async def __del__(self) -> None:
-        """Hands back: Serve's drain waits for Serve's requests only."""
-        await self._worker.stop()
+        """Drains and hands back: Serve's drain waits for Serve's requests only."""
+        await self._worker.stop(_DRAIN_S)
 
 
 def build(args: dict[str, Any]) -> Any:

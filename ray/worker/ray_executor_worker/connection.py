@@ -73,6 +73,11 @@ class Connection:
             raise UnavailableError("not connected")
         return self._client
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is a server at the other end, as far as is known."""
+        return self._client is not None and self._client.is_connected
+
     async def request(
         self, subject: str, data: bytes, headers: Optional[dict[str, str]] = None
     ) -> Msg:

@@ -15,7 +15,14 @@ from typing import Any, Optional
 
 from . import prompt
 from .endpoint import CallError
-from .journal import AbandonedError, Event, Expectation, Journal, Subjects
+from .journal import (
+    AbandonedError,
+    Event,
+    Expectation,
+    Journal,
+    Subjects,
+    stopped_subject,
+)
 from .messages import (
     AGENT,
     REQUESTED,
@@ -35,9 +42,12 @@ from .retry import Progress
 
 log = logging.getLogger(f"ray.serve.{__name__}")
 
-# After so many starts without an end the deliberation is taken to be what
-# brings workers down.
+# After so many starts whose worker was lost the deliberation is taken to be
+# what brings workers down.
 MAX_ATTEMPTS = 5
+# Handed out so often without a single start, it does so before it is read:
+# drains and absences of NATS explain a few deliveries, not so many.
+MAX_DELIVERIES = 50
 # The keeper ends what is overdue; so long past the deadline we still try.
 _GRACE_S = 30.0
 _MAX_REASON_CHARS = 1_000
@@ -88,6 +98,11 @@ class Deliberation:
         self._deadline = self._begun
         # 0 until this attempt has been published.
         self.attempt = 0
+        # Its end is being written: whether it becomes ours will show.
+        self.ending = False
+        # How many attempts there were, and how many of them were lost, where
+        # that makes it EXHAUSTED.
+        self._exhausted = (0, 0)
         self._results: dict[int, Result] = {}
         self._progress: dict[int, Progress] = {}
         # Set by _read; every later step has it.
@@ -96,10 +111,15 @@ class Deliberation:
     async def run(self) -> Settlement:
         """Sees it through. Cancelling stops everything and writes nothing."""
         try:
+            if await self._never_starts():
+                return await self._refuse(
+                    f"given up after {self._delivery.delivered - 1} deliveries: "
+                    "each worker died before it could start it"
+                )
             try:
                 self._requested = await self._read()
             except UnreadableError as error:
-                return await self._refuse(error)
+                return await self._refuse(f"the journal's request is unreadable: {error}")
             claim = await self._claim()
             if claim is Claim.ENDED:
                 return Settlement.ENDED
@@ -142,12 +162,17 @@ class Deliberation:
             raise UnreadableError("the request names another deliberation, or no agents")
         return requested
 
-    async def _refuse(self, error: UnreadableError) -> Settlement:
-        """Ends what no worker will ever be able to read."""
-        log.error("%s: unreadable: %s", self._delivery.id, error)
-        failed = self._context.schema.failed(
-            self._delivery.id, "", [], 0.0, f"the journal's request is unreadable: {error}"
+    async def _never_starts(self) -> bool:
+        """Whether reading it is what brings workers down."""
+        return (
+            self._delivery.delivered > MAX_DELIVERIES
+            and await self._last_start(self._until_end()) is None
         )
+
+    async def _refuse(self, why: str) -> Settlement:
+        """Ends what no worker will ever be able to read."""
+        log.error("%s: %s", self._delivery.id, why)
+        failed = self._context.schema.failed(self._delivery.id, "", [], 0.0, why)
         await self._append_end("failed", failed)
         return Settlement.ENDED
 
@@ -185,8 +210,11 @@ class Deliberation:
                 return Claim.STARTED
             attempt, first_ns = started.attempt + 1, started.first_started_ns
             expected = Expectation(sequence)
-        if attempt > MAX_ATTEMPTS:
-            return Claim.EXHAUSTED
+        if last is not None and attempt > MAX_ATTEMPTS:
+            lost = await self._lost(last[1])
+            if lost >= MAX_ATTEMPTS:
+                self._exhausted = (attempt - 1, lost)
+                return Claim.EXHAUSTED
         if await self._start(attempt, first_ns, expected):
             return Claim.STARTED
         last = await self._last_start(self._until_end())
@@ -224,6 +252,16 @@ class Deliberation:
             return None
         message = self._context.schema.parse(STARTED, record.data)
         return read_started(message, record.recorded_ns), record.sequence
+
+    async def _lost(self, last: int) -> int:
+        """How many attempts were lost, rather than handed back by a worker that stopped."""
+        lost = 0
+        for record in await self._journal.each(self._subjects.started, last, self._until_end()):
+            started = self._context.schema.parse(STARTED, record.data)
+            stopped = stopped_subject(started.replica)
+            if await self._journal.last(stopped, self._until_end()) is None:
+                lost += 1
+        return lost
 
     async def _recall(self) -> None:
         """Reads what agents came to in earlier attempts: they are not asked again."""
@@ -371,12 +409,12 @@ class Deliberation:
 
     def _cut_off_reason(self, claim: Claim) -> str:
         if claim is Claim.EXHAUSTED:
-            return (
-                f"given up after {MAX_ATTEMPTS} attempts: the worker died or was stopped each time"
-            )
+            attempts, lost = self._exhausted
+            return f"given up after {attempts} attempts: the worker was lost in {lost} of them"
         return f"timed out after {self._requested.timeout_seconds} s"
 
     async def _append_end(self, how: str, payload: Any) -> None:
+        self.ending = True
         event = Event(
             subject=self._subjects.end(how),
             id=f"{self._delivery.id}.done",

@@ -54,6 +54,14 @@ class AbandonedError(Exception):
     """The time given for reading or writing is over, and NATS did not answer."""
 
 
+def stopped_subject(replica: str) -> str:
+    """Where a replica says that it has handed back what it held.
+
+    No deliberation's id has a tilde: this is part of no story.
+    """
+    return f"deliberation.stopped.worker.~{replica}"
+
+
 @dataclass(frozen=True)
 class Subjects:
     """The subjects of one deliberation's story."""
@@ -162,8 +170,23 @@ class Journal:
 
     async def last(self, subject: str, until: float) -> Optional[Record]:
         """The leader's last message on the subject, which may be a wildcard."""
-        retry = _Retry(f"read of {subject}", until)
-        query = json.dumps({"last_by_subj": subject}).encode()
+        return await self._read({"last_by_subj": subject}, until)
+
+    async def each(self, subject: str, last: int, until: float) -> list[Record]:
+        """The leader's messages on the subject, up to a sequence that has one."""
+        records: list[Record] = []
+        sequence = 0
+        while sequence < last:
+            record = await self._read({"seq": sequence + 1, "next_by_subj": subject}, until)
+            if record is None:
+                break
+            records.append(record)
+            sequence = record.sequence
+        return records
+
+    async def _read(self, which: dict[str, Any], until: float) -> Optional[Record]:
+        retry = _Retry(f"read of {which}", until)
+        query = json.dumps(which).encode()
         while True:
             try:
                 async with self._reads:

@@ -22,6 +22,7 @@ STARTED = f"{PACKAGE}.DeliberationStarted"
 AGENT = f"{PACKAGE}.AgentCompleted"
 COMPLETED = f"{PACKAGE}.DeliberationCompleted"
 FAILED = f"{PACKAGE}.DeliberationFailed"
+STOPPED = f"{PACKAGE}.WorkerStopped"
 
 _NANOS = 1_000_000_000
 
@@ -95,7 +96,7 @@ class Schema:
             pool.Add(file)  # type: ignore[no-untyped-call, unused-ignore]
         self._classes = {
             name: message_factory.GetMessageClass(pool.FindMessageTypeByName(name))
-            for name in (REQUESTED, STARTED, AGENT, COMPLETED, FAILED)
+            for name in (REQUESTED, STARTED, AGENT, COMPLETED, FAILED, STOPPED)
         }
 
     @classmethod
@@ -155,6 +156,11 @@ class Schema:
         message: Any = self._new(FAILED, deliberation_id, task_id)
         message.error_message = _utf8(error_message)
         return _ended(message, results, duration_s)
+
+    def stopped(self, cluster: str, replica: str) -> Message:
+        """The end of a replica that has handed back what it held."""
+        message: Message = self._classes[STOPPED](cluster=cluster, replica=replica)
+        return message
 
     def _new(self, name: str, deliberation_id: str, task_id: str) -> Any:
         return self._classes[name](deliberation_id=deliberation_id, task_id=task_id)

@@ -13,7 +13,7 @@ import json
 import logging
 import secrets
 from dataclasses import dataclass
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 from nats.aio.msg import Msg
 
@@ -27,6 +27,8 @@ ACK = b"+ACK"
 NAK = b"-NAK"
 IN_PROGRESS = b"+WPI"
 
+# What deploy makes at the least: until the server has told, we beat too often.
+_ACK_WAIT_S = 15.0
 _EXPIRES_S = 30
 _HEARTBEAT_S = 5
 # Without a heartbeat for so long the request is lost.
@@ -70,6 +72,8 @@ class Puller:
         self._slots = slots
         # Takes a delivery over; False where it took no slot.
         self._accept = accept
+        # How long the server waits for a word about what is held.
+        self.ack_wait = _ACK_WAIT_S
         self._inbox = ""
         self._numbers = itertools.count(1)
         self._open: Optional[str] = None  # the inbox of the request in force
@@ -91,6 +95,15 @@ class Puller:
         """Asks anew: the server forgot the request with the connection."""
         self._open = None
         self._wake.set()
+
+    async def observe(self) -> None:
+        """Asks the server for the ack wait; raises UnavailableError."""
+        reply = await self._connection.request(
+            f"$JS.API.CONSUMER.INFO.{STREAM}.pool-{self._pool}", b""
+        )
+        answer: dict[str, Any] = json.loads(reply.data)
+        # Without the consumer there is nothing to hold either.
+        self.ack_wait = answer.get("config", {}).get("ack_wait", _ACK_WAIT_S * 1e9) / 1e9
 
     async def run(self) -> None:
         """Pulls until it is cancelled."""

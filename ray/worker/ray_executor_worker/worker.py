@@ -14,7 +14,7 @@ from .clock import JournalClock
 from .connection import Connection, UnavailableError
 from .deliberation import Context, Deliberation, Settlement, cancel
 from .hosts import AllowedHosts
-from .journal import AbandonedError, Journal
+from .journal import AbandonedError, Event, Expectation, Journal, stopped_subject
 from .messages import Schema, UnreadableError
 from .model import ModelClient
 from .puller import ACK, IN_PROGRESS, NAK, Delivery, Puller
@@ -22,10 +22,15 @@ from .settings import Secrets, Settings
 
 log = logging.getLogger(f"ray.serve.{__name__}")
 
-# A third of the consumers' ack wait of 60 s.
-_HEARTBEAT_S = 20.0
-_CLOCK_S = 60.0
-_CANCELLED = "deliberation.done.cancelled.*"
+# The server is told of what is held so many times in an ack wait.
+_BEATS = 3
+# How often the server is asked for its time, and for the ack waits.
+_OBSERVE_S = 15.0
+# Handing back does not wait longer for a journal that does not answer.
+_NOTE_S = 2.0
+# The ends that others write: cancels, and failures by the keeper or another
+# worker. Completions are by far the most, and by their holder: nobody listens.
+_ENDS = ("deliberation.done.cancelled.*", "deliberation.done.failed.*")
 
 
 @dataclass
@@ -33,8 +38,9 @@ class _Held:
     """A deliberation in this replica's hands."""
 
     deliberation: Deliberation
+    puller: Puller
     reply: str
-    beat_at: float
+    beaten_at: float
     task: Optional[asyncio.Task[None]] = None
     # Why its task is being cancelled: it ended, or another worker has it.
     ended: bool = False
@@ -92,19 +98,47 @@ class Worker:
         self._help(self._begin())
         self._help(self._heartbeats())
 
-    async def stop(self) -> None:
-        """Hands back what is held, so that another worker has it at once."""
+    async def stop(self, patience_s: float = 0.0) -> None:
+        """Takes nothing more, and ends what it can end within the patience.
+
+        What is left then is handed back, so that another worker has it at once.
+        """
         await asyncio.gather(*(puller.stop() for puller in self._pullers.values()))
+        tasks = [h.task for h in self._held.values() if h.task is not None]
+        if tasks and patience_s and self._connection.connected:
+            log.info("worker %s drains: %d held", self._context.replica, len(tasks))
+            await asyncio.wait(tasks, timeout=patience_s)
         await cancel(self._helpers)
         held = list(self._held.values())
         await cancel(h.task for h in held if h.task is not None)
+        # Those that settled themselves meanwhile are no longer there.
+        held = [h for h in held if not (h.ended or h.superseded)]
+        if any(h.deliberation.attempt for h in held):
+            await self._note_stop()
         for h in held:
-            # Those that settled themselves meanwhile are no longer there.
-            if not (h.ended or h.superseded):
-                await self._send(h.reply, NAK)
+            await self._send(h.reply, NAK)
         await self._models.close()
         await self._connection.close()
         log.info("worker %s stopped; %d handed back", self._context.replica, len(held))
+
+    async def _note_stop(self) -> None:
+        """Lets the next workers know that these attempts were not lost."""
+        until = asyncio.get_running_loop().time() + _NOTE_S
+        try:
+            await self._journal.append(
+                Event(
+                    subject=stopped_subject(self._context.replica),
+                    id=f"{self._context.replica}.stopped",
+                    deliberation_id=self._context.replica,
+                    payload=self._context.schema.stopped(
+                        self._context.cluster, self._context.replica
+                    ),
+                ),
+                Expectation(0),
+                until,
+            )
+        except AbandonedError as error:
+            log.warning("what is handed back counts as lost: %s", error)
 
     def check(self) -> None:
         """Raises what must never happen; NATS being away is no such thing."""
@@ -115,12 +149,13 @@ class Worker:
 
     async def _begin(self) -> None:
         """Pulls once the server's time is known: deadlines need it."""
-        await self._connection.subscribe(_CANCELLED, self._on_cancelled)
+        for ends in _ENDS:
+            await self._connection.subscribe(ends, self._on_end)
         told = False
         while True:
             await self._connected.wait()
             try:
-                await self._journal.observe_clock()
+                await self._observe()
                 break
             except UnavailableError as error:
                 (log.debug if told else log.warning)("the journal cannot be reached: %s", error)
@@ -128,7 +163,7 @@ class Worker:
                 await asyncio.sleep(1)
         for puller in self._pullers.values():
             self._help(puller.run())
-        self._help(self._watch_clock())
+        self._help(self._keep_observing())
 
     def _on_connected(self) -> None:
         self._connected.set()
@@ -138,13 +173,18 @@ class Worker:
         for held in self._held.values():
             self._check(held)
 
-    async def _watch_clock(self) -> None:
+    async def _observe(self) -> None:
+        await self._journal.observe_clock()
+        for puller in self._pullers.values():
+            await puller.observe()
+
+    async def _keep_observing(self) -> None:
         while True:
-            await asyncio.sleep(_CLOCK_S)
+            await asyncio.sleep(_OBSERVE_S)
             try:
-                await self._journal.observe_clock()
+                await self._observe()
             except UnavailableError as error:
-                log.debug("the server's time: %s", error)
+                log.debug("the server's time and ack waits: %s", error)
 
     # Work
 
@@ -153,10 +193,10 @@ class Worker:
         known = self._held.get(delivery.id)
         if known is not None:
             # Our heartbeats were lost and it came back to us: go on with it.
-            known.reply, known.beat_at = delivery.reply, now + _HEARTBEAT_S
+            known.reply, known.beaten_at = delivery.reply, now
             return False
         deliberation = Deliberation(self._context, delivery, data)
-        held = _Held(deliberation, delivery.reply, now + _HEARTBEAT_S)
+        held = _Held(deliberation, self._pullers[pool], delivery.reply, now)
         self._held[delivery.id] = held
         held.task = asyncio.create_task(self._run(held, delivery.id))
         held.task.add_done_callback(lambda _: self._pullers[pool].release())
@@ -184,15 +224,20 @@ class Worker:
             await asyncio.sleep(1)
             now = asyncio.get_running_loop().time()
             for held in list(self._held.values()):
-                if held.beat_at <= now:
-                    held.beat_at = now + _HEARTBEAT_S
-                    await self._send(held.reply, IN_PROGRESS)
+                silence, ack_wait = now - held.beaten_at, held.puller.ack_wait
+                if silence < ack_wait / _BEATS:
+                    continue
+                if silence > ack_wait:
+                    # We were paused: it may be another worker's by now.
+                    self._check(held)
+                held.beaten_at = now
+                await self._send(held.reply, IN_PROGRESS)
 
     # Ends written by others
 
-    async def _on_cancelled(self, message: Msg) -> None:
+    async def _on_end(self, message: Msg) -> None:
         held = self._held.get(message.subject.rpartition(".")[2])
-        if held is not None:
+        if held is not None and not held.deliberation.ending:
             self._check(held)
 
     def _check(self, held: _Held) -> None:

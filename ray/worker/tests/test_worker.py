@@ -14,9 +14,9 @@ from nats.js.errors import APIError
 
 from ray_executor_worker.clock import JournalClock
 from ray_executor_worker.connection import Connection, UnavailableError
-from ray_executor_worker.deliberation import cancel
+from ray_executor_worker.deliberation import MAX_DELIVERIES, cancel
 from ray_executor_worker.journal import RESULTS_BUCKET, STREAM, Journal
-from ray_executor_worker.messages import AGENT, COMPLETED, REQUESTED, STARTED, Result
+from ray_executor_worker.messages import AGENT, COMPLETED, REQUESTED, STARTED, STOPPED, Result
 from ray_executor_worker.settings import Secrets
 
 DONE = {"status": "completed"}
@@ -133,9 +133,57 @@ async def test_a_deliberation_that_brings_workers_down_is_given_up(
         how, end = await journalist.end("d1")
         await journalist.settled()
     assert how == "failed"
-    assert end.error_message.startswith("given up after 5 attempts")
+    assert end.error_message.startswith(
+        "given up after 5 attempts: the worker was lost in 5 of them"
+    )
     assert end.results[0].metadata["error_type"] == "attempts"
     assert model.requests == []
+
+
+async def test_what_stopped_workers_hand_back_is_not_given_up(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    await journalist.submit("d1", [a("a1", "slow")], model.url)
+    for i in range(6):
+        async with working(journalist, f"deploy-{i}"):
+            await until(lambda: model.open, 1)
+        await until(lambda: model.open, 0)
+    # Four are lost; the fifth is one too many.
+    for attempt in range(7, 11):
+        await journalist.start("d1", attempt)
+    async with working(journalist, "deploy-6"):
+        await until(lambda: model.open, 1)
+    await journalist.start("d1", 12)
+    async with working(journalist, "last"):
+        how, end = await journalist.end("d1")
+        await journalist.settled()
+    assert how == "failed"
+    assert end.error_message.startswith(
+        "given up after 12 attempts: the worker was lost in 5 of them"
+    )
+    assert len(model.requests) == 7
+
+
+async def test_what_no_worker_lives_to_start_is_given_up(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    await journalist.submit("d1", [a("a1")], model.url)
+    await journalist.submit("d2", [a("a1")], model.url)
+    await journalist.start("d2", 1)
+    pull = await journalist.nc.jetstream().pull_subscribe_bind("pool-default", STREAM)
+    for _ in range(MAX_DELIVERIES):
+        for message in await pull.fetch(2, timeout=20):
+            await message.nak()
+    async with working(journalist):
+        how, end = await journalist.end("d1")
+        assert how == "failed"
+        assert end.error_message == (
+            "given up after 50 deliveries: each worker died before it could start it"
+        )
+        # It was started once: its attempts count.
+        assert (await journalist.end("d2"))[0] == "completed"
+        await journalist.settled()
+    assert len(model.requests) == 1
 
 
 async def test_none_completed(journalist: Journalist, model: FakeModel) -> None:
@@ -223,6 +271,32 @@ async def test_a_cancelled_deliberation_lets_go_of_its_model_at_once(
     ]
 
 
+async def test_an_end_by_the_keeper_lets_go_of_the_model_at_once(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    async with working(journalist):
+        await journalist.submit("d1", [a("a1", "slow")], model.url)
+        await until(lambda: model.open, 1)
+        await journalist.append("deliberation.done.failed.d1", b"")
+        await until(lambda: model.aborted, 1)
+        await journalist.settled()
+    assert (await journalist.kinds("d1"))[-1] == "done.failed"
+
+
+async def test_a_worker_that_was_paused_leaves_what_another_has_started(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    async with working(journalist) as worker:
+        await journalist.submit("d1", [a("a1", "slow")], model.url)
+        await until(lambda: model.open, 1)
+        await journalist.start("d1", 2)
+        # As though it had not run for longer than the ack wait.
+        for held in worker._held.values():
+            held.beaten_at -= held.puller.ack_wait + 1
+        await until(lambda: model.aborted, 1)
+    assert (await journalist.kinds("d1"))[-1] == "started.default"
+
+
 async def test_a_refused_cancel_stops_nothing(journalist: Journalist, model: FakeModel) -> None:
     async with working(journalist):
         await journalist.submit("d1", [a("a1", "slow")], model.url)
@@ -243,11 +317,11 @@ async def test_a_lost_race_for_the_end(journalist: Journalist, model: FakeModel)
     async with working(journalist):
         await journalist.submit("d1", [a("a1", "slow")], model.url)
         await until(lambda: model.open, 1)
-        # The keeper's end is not announced to workers.
-        await journalist.append("deliberation.done.failed.d1", b"")
+        # Of completions workers do not hear.
+        await journalist.append("deliberation.done.completed.d1", b"")
         model.let_go.set()
         await journalist.settled()
-    assert (await journalist.kinds("d1"))[-2:] == ["done.failed", "agent.0"]
+    assert (await journalist.kinds("d1"))[-2:] == ["done.completed", "agent.0"]
 
 
 async def test_an_agent_recorded_by_another_worker_stands(
@@ -275,6 +349,44 @@ async def test_a_stopped_worker_hands_back(journalist: Journalist, model: FakeMo
         await journalist.settled()
     assert how == "completed"
     assert proposals(end) == ["proposal of ok", "proposal of slow"]
+    assert sorted(model.asked()) == ["a1", "a2", "a2"]
+
+
+async def test_a_stopping_worker_first_ends_what_it_can(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    async with working(journalist) as worker:
+        await journalist.submit("d1", [a("a1", "slow")], model.url)
+        await until(lambda: model.open, 1)
+        stopping = asyncio.create_task(worker.stop(20))
+        await until(lambda: worker._pullers["default"]._stopping, wanted=True)
+        await journalist.submit("d2", [a("a1")], model.url)
+        model.let_go.set()
+        assert (await journalist.end("d1"))[0] == "completed"
+        await stopping
+    # Only what came meanwhile is left, and none says that it was handed back.
+    assert await journalist.unsettled() == 1
+    assert len(model.requests) == 1
+    info = await journalist.nc.jetstream().stream_info(
+        STREAM, subjects_filter="deliberation.stopped.>"
+    )
+    assert not info.state.subjects
+
+
+async def test_a_drain_that_takes_too_long_hands_back(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    async with working(journalist, "one") as worker:
+        await journalist.submit("d1", [a("a1"), a("a2", "slow")], model.url)
+        await journalist.wait_for("deliberation.agent.0.d1")
+        await until(lambda: model.open, 1)
+        await worker.stop(0.1)
+    assert (await journalist.wait_for("deliberation.stopped.worker.~one")).headers[
+        "ce-type"
+    ] == STOPPED
+    model.let_go.set()
+    async with working(journalist, "two"):
+        assert (await journalist.end("d1"))[0] == "completed"
     assert sorted(model.asked()) == ["a1", "a2", "a2"]
 
 
@@ -559,16 +671,15 @@ async def test_the_servers_clock_is_asked(journalist: Journalist) -> None:
 
 
 async def test_what_is_held_is_not_delivered_again(
-    journalist: Journalist, model: FakeModel, monkeypatch: pytest.MonkeyPatch
+    journalist: Journalist, model: FakeModel
 ) -> None:
-    monkeypatch.setattr("ray_executor_worker.worker._HEARTBEAT_S", 0.1)
     js = journalist.nc.jetstream()
     await js.delete_consumer(STREAM, "pool-default")
-    await journalist.add_pool("default", ack_wait_s=2)
+    await journalist.add_pool("default", ack_wait_s=4)
     async with working(journalist):
         await journalist.submit("d1", [a("a1", "slow")], model.url)
         await until(lambda: model.open, 1)
-        await asyncio.sleep(3)  # the server's time, longer than its ack wait
+        await asyncio.sleep(6)  # the server's time, longer than its ack wait
         assert (await js.consumer_info(STREAM, "pool-default")).num_redelivered == 0
         model.let_go.set()
         await journalist.end("d1")
