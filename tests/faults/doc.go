@@ -9,5 +9,5 @@
 // journal, the announcements, the statistics and what the model was asked
 // against what callers were told.
 //
-// `make test` runs it for half a minute, `make soak` for as long as SOAK says.
+// `make test` runs it for some seconds, `make soak` for as long as SOAK says.
 package faults

@@ -9,10 +9,13 @@ import (
 
 func TestASeedDecidesThePlan(t *testing.T) {
 	t.Parallel()
-	for _, length := range []time.Duration{40 * time.Second, 30 * time.Minute} {
+	for _, length := range []time.Duration{20 * time.Second, 30 * time.Minute} {
 		plan := NewPlan(7, length)
 		if !reflect.DeepEqual(plan, NewPlan(7, length)) {
 			t.Errorf("two plans of one seed differ, %s long", length)
+		}
+		if calm := Calm(7, plan.Long); !reflect.DeepEqual(calm, Calm(7, plan.Long)) || len(calm.Asks) == 0 {
+			t.Errorf("two calm plans of one seed differ, or ask nothing")
 		}
 		other := NewPlan(8, length)
 		if reflect.DeepEqual(plan.Faults, other.Faults) || len(plan.Asks) == len(other.Asks) && plan.Asks[5].At == other.Asks[5].At {

@@ -24,7 +24,7 @@ type Window struct {
 	From, Until time.Time
 }
 
-// run is a plan being carried out.
+// run carries plans out.
 type run struct {
 	ctx    context.Context
 	plan   Plan
@@ -38,9 +38,9 @@ type run struct {
 	windows  []Window
 }
 
-func newRun(ctx context.Context, plan Plan, rig *rig, out io.Writer) *run {
+func newRun(ctx context.Context, rig *rig, out io.Writer) *run {
 	r := &run{
-		ctx: ctx, plan: plan, rig: rig, out: out, outcomes: map[string]*Outcome{},
+		ctx: ctx, rig: rig, out: out, outcomes: map[string]*Outcome{},
 		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}},
 	}
 	rig.model.poisoned = r.killAsker
@@ -52,10 +52,26 @@ func (r *run) notef(format string, args ...any) {
 	fmt.Fprintf(r.out, "%8s  %s\n", time.Since(r.began).Round(100*time.Millisecond), fmt.Sprintf(format, args...))
 }
 
-// carryOut carries the plan out, until all is healed and all callers have gone.
+// carryOut carries a plan out, until all is healed, all callers have gone and
+// everything has ended, and returns the evidence of it and of the plans before.
 // Its error is the harness's own: a fault that could not be made or healed.
-func (r *run) carryOut() error {
-	r.began = time.Now()
+func (r *run) carryOut(plan Plan) (*Evidence, error) {
+	r.plan, r.began = plan, time.Now()
+	if err := r.followAll(); err != nil {
+		return nil, err
+	}
+	r.notef("all is healed; what is open may end")
+	ctx, cancel := context.WithTimeout(r.ctx, 10*time.Minute)
+	defer cancel()
+	if err := r.drain(ctx); err != nil {
+		return nil, err
+	}
+	r.notef("everything has ended")
+	return r.evidence(ctx)
+}
+
+// followAll makes the faults and the calls.
+func (r *run) followAll() error {
 	group, ctx := errgroup.WithContext(r.ctx)
 	for _, t := range tracks {
 		group.Go(func() error { return r.follow(ctx, t.name) })
