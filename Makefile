@@ -27,7 +27,7 @@ export FUNC_CLI = $(TOOLS)/func
 WHEELS := ray/worker/wheels/.fetched
 
 .DEFAULT_GOAL := help
-.PHONY: help build image push lambda run test test-go test-python test-ray-249 test-vllm soak lint generate release-proto check-generated bench bench-go tools clean
+.PHONY: help build image push lambda run test test-go test-python test-ray-249 test-vllm test-kubernetes test-kubernetes-manifests soak lint generate release-proto check-generated bench bench-go tools clean
 
 help: ## List what there is
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -84,6 +84,12 @@ soak: build $(VENV)/.made $(TOOLS)/nats-server ## Break the system for SOAK (40m
 
 test-vllm: build $(VENV)/.made ## Test end to end against a real vLLM on the CPU (6 GB to install)
 	$(GO) test -timeout 25m -count 1 -tags vllm -v ./tests/vllm/...
+
+test-kubernetes: $(WHEELS) $(TOOLS)/func $(TOOLS)/grpcurl ## Test on a real Kubernetes with Knative and KubeRay, as root on Debian (16 GB of builds)
+	tests/kubernetes/run.sh
+
+test-kubernetes-manifests: ## Show every manifest to a real apiserver with Knative's and KubeRay's CRDs and webhooks
+	tests/kubernetes/run.sh manifests
 
 lint: $(TOOLS)/golangci-lint $(TOOLS)/buf $(TOOLS)/cfn-lint/.made ## Lint the Go code and the proto files
 	$(TOOLS)/golangci-lint run
