@@ -266,21 +266,28 @@ func discarding(tb testing.TB) *fixture {
 	})
 }
 
+// asEventIn is a request as an event with data of a content type.
+func asEventIn(tb testing.TB, contentType string, request proto.Message) event.Event {
+	tb.Helper()
+	e := asEvent(tb, "1", request)
+	if contentType == events.Protobuf {
+		data, err := proto.Marshal(request)
+		if err != nil {
+			tb.Fatal(err)
+		}
+		e.SetDataContentType(contentType)
+		e.DataEncoded = data
+	}
+	return e
+}
+
 func BenchmarkHandle(b *testing.B) {
 	f := discarding(b)
 	for name, request := range map[string]proto.Message{
 		"submit": request("d"), "status": &pb.GetDeliberationStatusRequest{DeliberationId: "d"},
 	} {
 		for _, contentType := range []string{events.JSON, events.Protobuf} {
-			e := asEvent(b, "1", request)
-			if contentType == events.Protobuf {
-				data, err := proto.Marshal(request)
-				if err != nil {
-					b.Fatal(err)
-				}
-				e.SetDataContentType(contentType)
-				e.DataEncoded = data
-			}
+			e := asEventIn(b, contentType, request)
 			b.Run(name+"/"+contentType[len("application/"):], func(b *testing.B) {
 				b.ReportAllocs()
 				for b.Loop() {
