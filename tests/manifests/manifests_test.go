@@ -1,0 +1,152 @@
+package manifests
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/santhosh-tekuri/jsonschema/v6"
+	servingv1 "knative.dev/serving/pkg/apis/serving/v1"
+	"sigs.k8s.io/yaml"
+)
+
+var overlays = []string{"deploy/base", "deploy/overlays/local", "deploy/overlays/production"}
+
+func TestEveryInstallationIsValid(t *testing.T) {
+	t.Parallel()
+	for _, folder := range overlays {
+		t.Run(folder, func(t *testing.T) {
+			t.Parallel()
+			s, err := load(render(t, folder))
+			if err != nil {
+				t.Error(err)
+			}
+			if len(s.manifests) < 25 {
+				t.Errorf("only %d manifests", len(s.manifests))
+			}
+		})
+	}
+}
+
+func TestServiceFileStandsAlone(t *testing.T) {
+	t.Parallel()
+	s, err := load(serviceFile(t))
+	if err != nil {
+		t.Error(err)
+	}
+	var first *servingv1.Service
+	for _, m := range s.manifests {
+		service := m.typed.(*servingv1.Service)
+		if first == nil {
+			first = service
+		}
+		if got, want := common(t, service), common(t, first); got != want {
+			t.Errorf("%s differs from %s in more than name, labels and FUNCTIONS:\n%s\n%s", service.Name, first.Name, got, want)
+		}
+	}
+	if len(s.manifests) != 5 {
+		t.Errorf("%d Services", len(s.manifests))
+	}
+}
+
+// common is what all functions have alike.
+func common(t *testing.T, service *servingv1.Service) string {
+	t.Helper()
+	template := service.Spec.Template.DeepCopy()
+	delete(template.Labels, "app.kubernetes.io/name")
+	for i, variable := range template.Spec.Containers[0].Env {
+		if variable.Name == "FUNCTIONS" {
+			template.Spec.Containers[0].Env[i].Value = ""
+		}
+	}
+	text, err := yaml.Marshal(template)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// TestWhatIsWrongIsSeen breaks one thing at a time: a check that lets it pass
+// checks nothing.
+func TestWhatIsWrongIsSeen(t *testing.T) {
+	t.Parallel()
+	for _, broken := range []struct{ id, path, value, says string }{
+		{"Service/ray-executor-submit", "spec.template.spec.containerConcurency", "1", "containerConcurency"},
+		{"Service/ray-executor-submit", "spec.template.spec.containerConcurrency", "-1", "containerConcurrency"},
+		{"Service/ray-executor-submit", "spec.template.spec.timeoutSeconds", "100000", "timeoutSeconds"},
+		{"Service/ray-executor-submit", "spec.template.spec.containers.0.ports.0.name", "grpc", "grpc"},
+		{"Service/ray-executor-submit", "spec.template.spec.containers.0.securityContext.allowPrivilegeEscalation", "true", "allowPrivilegeEscalation"},
+		{"Service/ray-executor-submit", "spec.template.spec.containers.0.env.0.name", "FUNCTION", "FUNCTION is no setting"},
+		{"Service/ray-executor-submit", "spec.template.spec.containers.0.env.0.value", "status", "serves status"},
+		{"Service/ray-executor-submit", "spec.template.spec.containers.0.envFrom.0.configMapRef.name", "other", "ConfigMap other"},
+		{"Service/ray-executor-submit", "spec.template.spec.hostNetwork", "true", "hostNetwork"},
+		{"Broker/ray-executor", "spec.delivery.backoffPolicy", "quadratic", "backoffPolicy"},
+		{"Broker/ray-executor", "spec.delivery.backoffDelay", "1s", "backoffDelay"},
+		{"Broker/ray-executor", "spec.delivery.deadLetterSink.ref.name", "other", "other is not here"},
+		{"Trigger/ray-executor-submit", "spec.broker", "other", "Broker other"},
+		{"Trigger/ray-executor-submit", "spec.filter.attributes.type", "ray_executor.v1.ExecuteDeliberationResponse", "not ray_executor.v1.ExecuteDeliberationResponse"},
+		{"Trigger/ray-executor-submit", "spec.filter.attributes.Type-1", "x", "Type-1"},
+		{"Trigger/ray-executor-submit", "spec.subscriber.ref.name", "other", "other is not here"},
+		{"SinkBinding/ray-executor-keeper", "spec.sink.ref.kind", "Brokr", "Brokr"},
+		{"SinkBinding/ray-executor-keeper", "spec.subject.name", "", "name"},
+		{"Deployment/ray-executor-keeper", "spec.template.spec.containers.0.securityContext.runAsUser", "0", "runAsUser"},
+		{"Deployment/ray-executor-keeper", "spec.replicas", "two", "replicas"},
+		{"StatefulSet/nats", "spec.template.spec.securityContext.runAsNonRoot", "false", "runAsNonRoot"},
+		{"Service/nats", "spec.ports.0.port", "4223", "NATS_URL"},
+		{"RayService/ray-executor", "metadata.name", "other", "RAY_ADDRESS"},
+		{"RayService/ray-executor", "metadata.name", strings.Repeat("a", 60), "no more than"},
+		{"RayService/ray-executor", "spec.rayClusterConfig.rayVersion", "2.59.0", "rayVersion"},
+		{"RayService/ray-executor", "spec.rayClusterConfig.headGroupSpec.template.spec.containers", "[]", "at least one container"},
+		{"RayService/ray-executor", "spec.serveConfig", "x", "serveConfig"},
+		{"NetworkPolicy/ray-executor-nats", "spec.podSelectr", "{}", "podSelectr"},
+		{"ConfigMap", "data.JOURNAL_REPLICAS", `"2"`, "JOURNAL_REPLICAS"},
+		{"ConfigMap", "data.JOURNAL_REPLICA", `"3"`, "JOURNAL_REPLICA is no setting"},
+		{"Namespace/swe-ai-fleet", "kind", "Namespce", "no kind"},
+	} {
+		t.Run(broken.id+" "+broken.path+"="+broken.value, func(t *testing.T) {
+			t.Parallel()
+			objects := render(t, "deploy/base")
+			var value any
+			if err := yaml.Unmarshal([]byte(broken.value), &value); err != nil {
+				t.Fatal(err)
+			}
+			put(t, objects, broken.id, strings.Split(broken.path, "."), value)
+			if _, err := load(objects); err == nil || !strings.Contains(err.Error(), broken.says) {
+				t.Errorf("got %v, want …%s…", err, broken.says)
+			}
+		})
+	}
+}
+
+// TestFuncYAML asks func's own schema, out of the module that the CLI is built
+// from.
+func TestFuncYAML(t *testing.T) {
+	t.Parallel()
+	list := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "knative.dev/func")
+	list.Dir = filepath.Join(root, "tools/func")
+	folder, err := list.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	schema, err := jsonschema.NewCompiler().Compile(filepath.Join(strings.TrimSpace(string(folder)), "schema/func_yaml-schema.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(filepath.Join(root, "func.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var function map[string]any
+	if err := yaml.UnmarshalStrict(text, &function); err != nil {
+		t.Fatal(err)
+	}
+	if err := schema.Validate(function); err != nil {
+		t.Error(err)
+	}
+	function["runtim"] = "go"
+	if err := schema.Validate(function); err == nil {
+		t.Error("an unknown key passes")
+	}
+}
