@@ -15,6 +15,7 @@ GOOGLEAPIS            := github.com/grpc-ecosystem/grpc-gateway@v1.16.0
 module                 = $$($(GO) mod download -C / -json $(1) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')
 GOLANGCI_VERSION      := v2.15.0
 GRPCURL_VERSION       := v1.9.4
+NATSCLI_VERSION       := v0.5.1
 
 TOOLS := $(CURDIR)/.tools
 VENV  ?= .venv
@@ -63,7 +64,7 @@ run: build $(VENV)/.made ## Run everything on this machine and send one delibera
 test: test-python test-go ## Test everything, on real Ray and real NATS
 
 # Clients that are not ours, for the tests.
-CLIENTS := $(TOOLS)/clients-venv/.made $(TOOLS)/grpcurl $(TOOLS)/knative-sender
+CLIENTS := $(TOOLS)/clients-venv/.made $(TOOLS)/grpcurl $(TOOLS)/nats $(TOOLS)/knative-sender
 
 test-go: build lambda $(VENV)/.made $(TOOLS)/func $(TOOLS)/nats-server $(CLIENTS) ## Test the Go side, end to end on real Ray
 	$(GO) test -timeout 20m $$($(GO) list ./... | grep -v /tests/)
@@ -162,6 +163,9 @@ $(TOOLS)/golangci-lint:
 
 $(TOOLS)/grpcurl:
 	GOBIN=$(TOOLS) $(GO) install github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL_VERSION)
+
+$(TOOLS)/nats:
+	GOBIN=$(TOOLS) $(GO) install github.com/nats-io/natscli/nats@$(NATSCLI_VERSION)
 
 $(TOOLS)/knative-sender: tests/knative/go.mod tests/knative/go.sum tests/knative/main.go
 	cd $(<D) && $(GO) build -o $@ .
