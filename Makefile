@@ -28,7 +28,7 @@ export FUNC_CLI = $(TOOLS)/func
 WHEELS := ray/worker/wheels/.fetched
 
 .DEFAULT_GOAL := help
-.PHONY: help build image push lambda run test test-go test-python test-ray-249 test-vllm test-kubernetes test-kubernetes-manifests soak lint generate release-proto check-generated bench bench-go tools clean
+.PHONY: help build image push lambda run test test-go test-python test-ray-249 test-vllm test-manifests test-kubernetes test-kubernetes-manifests soak lint generate release-proto check-generated bench bench-go tools clean
 
 help: ## List what there is
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -61,7 +61,7 @@ lambda: $(WHEELS) ## Build dist/lambda/{amd64,arm64}/bootstrap.zip, the same byt
 run: build $(VENV)/.made ## Run everything on this machine and send one deliberation through it
 	@bin/ray-executor dev --venv $(VENV)
 
-test: test-python test-go ## Test everything, on real Ray and real NATS
+test: test-python test-manifests test-go ## Test everything, on real Ray and real NATS
 
 # Clients that are not ours, for the tests.
 CLIENTS := $(TOOLS)/clients-venv/.made $(TOOLS)/grpcurl $(TOOLS)/nats $(TOOLS)/knative-sender
@@ -73,6 +73,10 @@ test-go: build lambda $(VENV)/.made $(TOOLS)/func $(TOOLS)/nats-server $(CLIENTS
 test-python: $(TOOLS)/worker-venv/.made $(TOOLS)/nats-server ## Test, lint and type-check the Ray worker
 	cd ray/worker && export PATH=$(TOOLS)/worker-venv/bin:$$PATH NATS_SERVER=$(TOOLS)/nats-server && \
 	  ruff check . && ruff format --check . && mypy && python -m pytest -q
+
+test-manifests: ## Test deploy/ and func.yaml against the types and rules of Kubernetes, Knative, KubeRay and func, and the image's making
+	cd tests/manifests && $(GO) test ./...
+	cd tools/image && $(GO) test ./...
 
 test-ray-249: build .venv-ray-2.49/.made ## Test end to end on the oldest Ray that is supported
 	RAY_VENV=$(CURDIR)/.venv-ray-2.49 $(GO) test -timeout 15m -count 1 ./tests/e2e/...
