@@ -113,7 +113,7 @@ class Worker:
         await cancel(h.task for h in held if h.task is not None)
         # Those that settled themselves meanwhile are no longer there.
         held = [h for h in held if not (h.ended or h.superseded)]
-        if any(h.deliberation.attempt for h in held):
+        if held:
             await self._note_stop()
         for h in held:
             await self._send(h.reply, NAK)
@@ -155,7 +155,7 @@ class Worker:
         while True:
             await self._connected.wait()
             try:
-                await self._observe()
+                await self._journal.observe_clock()
                 break
             except UnavailableError as error:
                 (log.debug if told else log.warning)("the journal cannot be reached: %s", error)
@@ -173,18 +173,15 @@ class Worker:
         for held in self._held.values():
             self._check(held)
 
-    async def _observe(self) -> None:
-        await self._journal.observe_clock()
-        for puller in self._pullers.values():
-            await puller.observe()
-
     async def _keep_observing(self) -> None:
         while True:
-            await asyncio.sleep(_OBSERVE_S)
             try:
-                await self._observe()
+                await self._journal.observe_clock()
+                for puller in self._pullers.values():
+                    await puller.observe()
             except UnavailableError as error:
                 log.debug("the server's time and ack waits: %s", error)
+            await asyncio.sleep(_OBSERVE_S)
 
     # Work
 
