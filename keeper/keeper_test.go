@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"os"
 	"strings"
 	"sync"
 	"testing"
@@ -25,7 +26,13 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if url := os.Getenv(keeperURL); url != "" {
+		keepUntilKilled(url)
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
 
 const (
 	trace         = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
