@@ -45,6 +45,8 @@ type Evidence struct {
 	Calls     map[string]map[string][]Call
 	Stats     []*pb.RayExecutorStats
 	Windows   []Window
+	// Journals are what each NATS server says of its own.
+	Journals []string
 }
 
 func (e *Evidence) announced(subject string, data []byte) error {
@@ -100,6 +102,11 @@ func (e *Evidence) Check() *Verdict {
 		}
 	}
 	e.checkStats(v)
+	for i, state := range e.Journals {
+		if state != e.Journals[0] {
+			v.brokenf("NATS server %d holds another journal than server 0: %s, not %s", i, state, e.Journals[0])
+		}
+	}
 	return v
 }
 

@@ -107,7 +107,8 @@ func TestCheckFindsEachBrokenPromise(t *testing.T) {
 		"agent 0 was asked 18s after its record": func(e *Evidence, d *Story) {
 			e.Calls["d"]["a0"] = append(e.Calls["d"]["a0"], Call{At: d.Agents[0].At.Add(18 * s)})
 		},
-		"the statistics are": func(e *Evidence, _ *Story) { e.Stats[0].TotalDeliberations = 2 },
+		"server 1 holds another journal": func(e *Evidence, _ *Story) { e.Journals = []string{"a", "b"} },
+		"the statistics are":             func(e *Evidence, _ *Story) { e.Stats[0].TotalDeliberations = 2 },
 	} {
 		e := kept()
 		breakIt(e, e.Stories["d"])

@@ -82,7 +82,7 @@ func (r *run) injectNATS(ctx context.Context, f Fault) (heal, error) {
 		if err != nil {
 			return err
 		}
-		ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+		ctx, cancel := context.WithTimeout(ctx, healTime)
 		defer cancel()
 		return cluster.whole(ctx)
 	}
@@ -112,7 +112,7 @@ func (r *run) injectNATS(ctx context.Context, f Fault) (heal, error) {
 	}
 }
 
-// healTime is how long the Ray may take to be whole again.
+// healTime is how long a part may take to be whole again on busy processors.
 const healTime = 5 * time.Minute
 
 func (r *run) injectRay(ctx context.Context, f Fault) (heal, error) {

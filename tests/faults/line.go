@@ -5,14 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	toxiproxy "github.com/Shopify/toxiproxy/v2"
 	"github.com/rs/zerolog"
-
-	"rayexecutor/tests/system"
 )
 
 // line is what some part is connected by: a proxy to each server that it
@@ -26,7 +26,7 @@ func newLine(name string, upstreams ...string) (*line, error) {
 	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
 	l := &line{}
 	for i, upstream := range upstreams {
-		port, err := system.FreePort()
+		port, err := freePort()
 		if err != nil {
 			return nil, errors.Join(err, l.close())
 		}
@@ -108,3 +108,24 @@ func (l *line) cure() error {
 }
 
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
+
+const firstPort, ports = 61_000, 4_000
+
+// lastPort counts the ports that were tried, from anywhere.
+var lastPort atomic.Uint32
+
+func init() { lastPort.Store(rand.Uint32N(ports)) }
+
+// freePort finds a port above those that the kernel hands out to clients, and
+// never the same twice: what listens there is stopped and started again, and
+// must find it free.
+func freePort() (int, error) {
+	for range ports {
+		port := firstPort + int(lastPort.Add(1)%ports)
+		listener, err := net.Listen("tcp", loopback(port))
+		if err == nil {
+			return port, listener.Close()
+		}
+	}
+	return 0, fmt.Errorf("no free port from %d on", firstPort)
+}

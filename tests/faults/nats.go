@@ -2,8 +2,10 @@ package faults
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,21 +23,24 @@ const servers = 3
 // natsCluster is three nats-servers. Each reaches the others by a line of its
 // own, and everyone else reaches them by theirs.
 type natsCluster struct {
-	parts  [servers]*part
-	ports  [servers]int
-	routes [servers]*line
-	conn   *nats.Conn
-	js     jetstream.JetStream
+	parts [servers]*part
+	ports [servers]int
+	// monitors are where each tells of itself.
+	monitors [servers]int
+	routes   [servers]*line
+	conn     *nats.Conn
+	js       jetstream.JetStream
 }
 
 func startNATS(ctx context.Context, dir string) (*natsCluster, error) {
 	c := &natsCluster{}
 	var members [servers]int
 	for i := range servers {
-		var err1, err2 error
-		c.ports[i], err1 = system.FreePort()
-		members[i], err2 = system.FreePort()
-		if err := errors.Join(err1, err2); err != nil {
+		var err1, err2, err3 error
+		c.ports[i], err1 = freePort()
+		c.monitors[i], err2 = freePort()
+		members[i], err3 = freePort()
+		if err := errors.Join(err1, err2, err3); err != nil {
 			return nil, err
 		}
 	}
@@ -74,9 +79,10 @@ func (c *natsCluster) startMember(i int, members [servers]int, dir string) error
 	// Nobody is told of addresses that no line leads to.
 	config := fmt.Sprintf(`server_name: n%d
 listen: "%s"
+http: "%s"
 jetstream { store_dir: %q, max_file_store: 16G }
 cluster { name: faults, listen: "%s", no_advertise: true, advertise: "127.0.0.1:1", routes: ["%s"] }
-`, i, loopback(c.ports[i]), filepath.Join(dir, fmt.Sprintf("nats-%d", i)), loopback(members[i]),
+`, i, loopback(c.ports[i]), loopback(c.monitors[i]), filepath.Join(dir, fmt.Sprintf("nats-%d", i)), loopback(members[i]),
 		strings.Join(c.routes[i].addresses("nats://"), `", "`))
 	path := filepath.Join(dir, fmt.Sprintf("nats-%d.conf", i))
 	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
@@ -216,6 +222,48 @@ func (c *natsCluster) each(ctx context.Context, stream string, tell func(*jetstr
 			return nil
 		}
 	}
+}
+
+// states are how much of the journal each server has, by its own account.
+func (c *natsCluster) states(ctx context.Context) ([]string, error) {
+	var states []string
+	for _, port := range c.monitors {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+loopback(port)+"/jsz?streams=1", http.NoBody)
+		if err != nil {
+			return nil, err
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			return nil, err
+		}
+		defer response.Body.Close()
+		var told struct {
+			Accounts []struct {
+				Streams []struct {
+					Name  string `json:"name"`
+					State struct {
+						Messages uint64 `json:"messages"`
+						Bytes    uint64 `json:"bytes"`
+						FirstSeq uint64 `json:"first_seq"`
+						LastSeq  uint64 `json:"last_seq"`
+					} `json:"state"`
+				} `json:"stream_detail"`
+			} `json:"account_details"`
+		}
+		if err := json.NewDecoder(response.Body).Decode(&told); err != nil {
+			return nil, err
+		}
+		state := "no journal"
+		for _, account := range told.Accounts {
+			for _, stream := range account.Streams {
+				if stream.Name == journal.Stream {
+					state = fmt.Sprintf("%+v", stream.State)
+				}
+			}
+		}
+		states = append(states, state)
+	}
+	return states, nil
 }
 
 // unsettled counts the work that the pool's consumer holds for someone.

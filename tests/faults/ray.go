@@ -235,7 +235,7 @@ func (c *rayCluster) replicas(ctx context.Context) ([]replica, error) {
 // some is one of the replicas that run.
 func (c *rayCluster) some(ctx context.Context, which uint32) (replica, error) {
 	var all []replica
-	ctx, cancel := context.WithTimeout(ctx, time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, healTime)
 	defer cancel()
 	err := until(ctx, "a worker replica runs", func() (err error) {
 		all, err = c.replicas(ctx)
@@ -252,7 +252,7 @@ func (c *rayCluster) some(ctx context.Context, which uint32) (replica, error) {
 
 // complete waits until as many replicas run as should.
 func (c *rayCluster) complete(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, healTime)
 	defer cancel()
 	return until(ctx, "all worker replicas run", func() error {
 		all, err := c.replicas(ctx)

@@ -90,7 +90,7 @@ func (r *rig) startServers() error {
 	rayAddress := "RAY_ADDRESS=" + r.ray.head.Address()
 	lines := []*line{r.keeperToNATS, r.otherKeeperToNATS}
 	for i := range r.functions {
-		port, err := system.FreePort()
+		port, err := freePort()
 		if err != nil {
 			return err
 		}

@@ -179,9 +179,14 @@ func (r *run) evidence(ctx context.Context) (*Evidence, error) {
 	if err := r.rig.nats.each(ctx, journal.Stream, e.add); err != nil {
 		return nil, fmt.Errorf("read the journal: %w", err)
 	}
-	return e, r.rig.nats.each(ctx, journal.Announcements, func(message *jetstream.RawStreamMsg) error {
+	err = r.rig.nats.each(ctx, journal.Announcements, func(message *jetstream.RawStreamMsg) error {
 		return e.announced(message.Subject, message.Data)
 	})
+	if err != nil {
+		return nil, fmt.Errorf("read the announcements: %w", err)
+	}
+	e.Journals, err = r.rig.nats.states(ctx)
+	return e, err
 }
 
 // add puts a message of the journal into its story.

@@ -57,11 +57,11 @@ type System struct {
 
 // New chooses ports; nothing has started.
 func New(options Options) (*System, error) {
-	natsPort, err := FreePort()
+	natsPort, err := freePort()
 	if err != nil {
 		return nil, err
 	}
-	port, err := FreePort()
+	port, err := freePort()
 	if err != nil {
 		return nil, err
 	}
@@ -242,8 +242,8 @@ func (s *System) Logs() string {
 	return report.String()
 }
 
-// FreePort asks the kernel for a port that nothing listens on.
-func FreePort() (int, error) {
+// freePort asks the kernel for a port that nothing listens on.
+func freePort() (int, error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return 0, err
