@@ -111,17 +111,18 @@ func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.It
 
 const firstPort, ports = 61_000, 4_000
 
-// lastPort counts the ports that were tried, from anywhere.
-var lastPort atomic.Uint32
-
-func init() { lastPort.Store(rand.Uint32N(ports)) }
+// tried counts the ports that were tried, from anywhere on.
+var (
+	anywhere = rand.Uint32N(ports)
+	tried    atomic.Uint32
+)
 
 // freePort finds a port above those that the kernel hands out to clients, and
 // never the same twice: what listens there is stopped and started again, and
 // must find it free.
 func freePort() (int, error) {
 	for range ports {
-		port := firstPort + int(lastPort.Add(1)%ports)
+		port := firstPort + int((anywhere+tried.Add(1))%ports)
 		listener, err := net.Listen("tcp", loopback(port))
 		if err == nil {
 			return port, listener.Close()
