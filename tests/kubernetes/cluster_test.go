@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -293,47 +294,37 @@ func (c *cluster) scaleToZeroAndBack(t *testing.T, report *report) {
 }
 
 // retried stops NATS's processes for some seconds: the function answers 503,
-// and the Broker brings the event again until it is taken.
+// and the Broker brings the events again until they are taken.
 func (c *cluster) retried(t *testing.T, report *report) {
-	warm := deliberation.NewID() // a pod is there, and connected
-	c.post(t, warm, request(warm, 1))
-	c.ended(t, warm, 2*time.Minute)
-
 	servers := processes(t, "nats-server\x00--config\x00/etc/nats/nats.conf")
 	if len(servers) != 3 {
 		t.Fatalf("%d NATS servers run", len(servers))
 	}
-	signal(t, servers, syscall.SIGSTOP)
-	resumed := false
-	resume := func() {
-		if !resumed {
-			signal(t, servers, syscall.SIGCONT)
-			resumed = true
-		}
-	}
-	defer resume()
-	id := deliberation.NewID()
-	c.post(t, id, request(id, 1))
-	done := report.timed("503 while NATS stands still, twice; repeated by the Broker until its end")
-	eventually(t, 40*time.Second, func() error {
-		logs := kubectl(t, "logs", "-n", namespace, "-l", "serving.knative.dev/service=ray-executor-submit", "-c", "functions", "--tail=50")
-		refusals := 0
-		for _, line := range strings.Split(logs, "\n") {
-			if strings.Contains(line, id) && strings.Contains(line, `"code":"unavailable"`) {
-				refusals++
+	var resume sync.Once
+	defer resume.Do(func() { signal(t, servers, syscall.SIGCONT) })
+	var done func()
+	ids := c.whileSending(t, func() {
+		// A pod has to be there: one that starts now would not get ready.
+		eventually(t, time.Minute, func() error {
+			if noPods("serving.knative.dev/service=ray-executor-submit") == nil {
+				return errors.New("submit has no pod")
 			}
-		}
-		if refusals < 2 {
-			return fmt.Errorf("it was refused %d times, and so not repeated:\n%s", refusals, logs)
-		}
-		return nil
+			return nil
+		})
+		time.Sleep(2 * time.Second)
+		signal(t, servers, syscall.SIGSTOP)
+		done = report.timed("NATS stands still, submit answers 503, NATS goes on, the Broker has repeated them all, and they have completed")
+		eventually(t, 40*time.Second, func() error {
+			logs := kubectl(t, "logs", "-n", namespace, "-l", "serving.knative.dev/service=ray-executor-submit", "-c", "functions", "--tail=50")
+			if strings.Count(logs, `"code":"unavailable"`) < 2 {
+				return fmt.Errorf("it was hardly refused:\n%s", logs)
+			}
+			return nil
+		})
+		resume.Do(func() { signal(t, servers, syscall.SIGCONT) })
 	})
-	resume()
-	end := c.ended(t, id, 2*time.Minute)
+	c.completed(t, ids)
 	done()
-	if end.Type() != "ray_executor.v1.DeliberationCompleted" {
-		t.Errorf("it ended as %s", end.Type())
-	}
 }
 
 func (c *cluster) deadLetter(t *testing.T, report *report) {
@@ -390,15 +381,13 @@ func (c *cluster) otherTriggers(t *testing.T) {
 	})
 }
 
-// underLoad does something while deliberations run, and wants each of them to
-// complete, once.
-func (c *cluster) underLoad(t *testing.T, report *report, what string, do func()) {
+// whileSending posts deliberations, five a second, for as long as do takes.
+func (c *cluster) whileSending(t *testing.T, do func()) (ids []string) {
+	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
-	var ids []string
+	defer stop()
 	var sending sync.WaitGroup
-	sending.Add(1)
-	go func() {
-		defer sending.Done()
+	sending.Go(func() {
 		for ctx.Err() == nil {
 			id := deliberation.NewID()
 			if err := system.Post(t.Context(), http.DefaultClient, c.broker, id, request(id, 2)); err != nil {
@@ -408,19 +397,33 @@ func (c *cluster) underLoad(t *testing.T, report *report, what string, do func()
 			ids = append(ids, id)
 			time.Sleep(200 * time.Millisecond)
 		}
-	}()
-	done := report.timed(what + " under load: applied, keeper rolled, functions ready, the new Ray cluster alone")
+	})
 	do()
-	eventually(t, 6*time.Minute, func() error { return oneRayCluster(t) })
-	done()
 	stop()
 	sending.Wait()
+	return ids
+}
+
+// completed wants each to have completed, once.
+func (c *cluster) completed(t *testing.T, ids []string) {
+	t.Helper()
 	for _, id := range ids {
 		if end := c.ended(t, id, 3*time.Minute); end.Type() != "ray_executor.v1.DeliberationCompleted" {
 			t.Errorf("%s ended as %s", id, end.Type())
 		}
 	}
-	report.note("%s: %d deliberations sent meanwhile, %d completed, 0 lost, 0 twice", what, len(ids), len(ids))
+}
+
+// underLoad does something while deliberations run.
+func (c *cluster) underLoad(t *testing.T, report *report, what string, do func()) {
+	ids := c.whileSending(t, func() {
+		done := report.timed(what + " under load: applied, keeper rolled, functions ready, the new Ray cluster alone")
+		do()
+		eventually(t, 6*time.Minute, func() error { return oneRayCluster(t) })
+		done()
+	})
+	c.completed(t, ids)
+	report.note("%s: %d deliberations sent meanwhile; all have completed, each once", what, len(ids))
 }
 
 // headLost deletes Ray's head. What is sent then waits, and runs when KubeRay
