@@ -28,7 +28,7 @@ export FUNC_CLI = $(TOOLS)/func
 WHEELS := ray/worker/wheels/.fetched
 
 .DEFAULT_GOAL := help
-.PHONY: help build image push lambda run test test-go test-python test-ray-249 test-vllm test-manifests test-kubernetes test-kubernetes-manifests soak lint generate release-proto check-generated bench bench-go tools clean
+.PHONY: help build image push lambda run test test-go test-python test-ray-249 test-vllm test-manifests test-kubernetes test-kubernetes-manifests soak lint generate release-proto check-generated check-model bench bench-go tools clean
 
 help: ## List what there is
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -115,6 +115,9 @@ release-proto: $(TOOLS)/buf ## Take the proto files as they are for what is prom
 check-generated: generate ## Fail when generated code is stale
 	git diff --exit-code -- proto
 
+check-model: $(TOOLS)/tlc/.made ## Explore the model of the journal's protocol, and its mutants
+	deliberation/model/check $(TOOLS)/tlc/bin/python
+
 bench: build lambda $(VENV)/.made $(TOOLS)/nats-server $(TOOLS)/func ## Measure everything and write docs/benchmarks.md (25 minutes); BENCH=accept,e2e,waiting,stored,cold,fanout prints some
 	$(GO) run ./tests/bench -subjects '$(BENCH)'
 
@@ -151,6 +154,11 @@ $(TOOLS)/worker-venv/.made: ray/worker/requirements-dev.txt
 $(TOOLS)/cfn-lint/.made: tools/cfn-lint/requirements.txt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install -q --require-hashes -r $<
+	@touch $@
+
+$(TOOLS)/tlc/.made: tools/tlc/requirements.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install -q --require-hashes --no-deps -r $<
 	@touch $@
 
 $(TOOLS)/buf:

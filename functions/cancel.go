@@ -16,6 +16,7 @@ func (f *Functions) Cancel(ctx context.Context, request *pb.CancelDeliberationRe
 		return nil, err
 	}
 	id := request.GetDeliberationId()
+	// Model: CancelLook.
 	story, err := f.journal.LeaderStory(ctx, id)
 	if err != nil {
 		return nil, about(id, err)
@@ -34,6 +35,7 @@ func (f *Functions) Cancel(ctx context.Context, request *pb.CancelDeliberationRe
 // cancel appends the end and returns the story with the end that stands.
 func (f *Functions) cancel(ctx context.Context, story *deliberation.Deliberation, request *pb.CancelDeliberationRequest, origin Origin) (*deliberation.Deliberation, error) {
 	id := request.GetDeliberationId()
+	// Model: Cancel.
 	won, err := f.journal.End(ctx, id, &pb.DeliberationCancelled{
 		DeliberationId: id, TaskId: story.Requested.GetTaskId(),
 		Results: story.Results(), Reason: cmp.Or(request.GetReason(), "cancelled by the caller"),

@@ -29,6 +29,7 @@ func (j *Journal) Accept(ctx context.Context, record *pb.DeliberationRequested, 
 	if err := j.checkRoom(ctx); err != nil {
 		return j.despite(ctx, id, err)
 	}
+	// Model: Submit.
 	size, err := j.append(ctx, record, traceParent, events.StorySubject(id))
 	if errors.Is(err, errStands) {
 		return j.standing(ctx, id)

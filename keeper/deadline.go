@@ -34,10 +34,12 @@ func (k *Keeper) endOverdue(ctx context.Context, kept *book) error {
 }
 
 func (k *Keeper) endOne(ctx context.Context, open deliberation.Open) error {
+	// Model: KeeperLook.
 	story, err := k.journal.LeaderStory(ctx, open.ID)
 	if err != nil || story.State.Ended() {
 		return err
 	}
+	// Model: EndOverdue.
 	won, err := k.journal.End(ctx, open.ID, atDeadline(open, story), "")
 	if won {
 		k.log.Info("ended at its deadline", "deliberation", open.ID, "after", open.Timeout)

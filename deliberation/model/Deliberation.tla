@@ -18,17 +18,19 @@ CONSTANTS
   Agents,
   Cancellers,
   Keepers,
-  MaxAttempts,  \* after so many starts it is given up
+  MaxAttempts,  \* after so many starts that were lost it is given up
+  MaxStops,     \* the checker looks at no more than so many orderly stops
   None          \* no result
 
 VARIABLES
   journal,      \* the messages on deliberation.*.*.<id>, as stored
   delivered,    \* the work was handed out before
+  stopped,      \* the attempts whose worker noted that it stopped: they were not lost
   acked,        \* the work is acknowledged and never comes again
   due,          \* the deadline is over
   callers, workers, others  \* where each stands
 
-vars == <<journal, delivered, acked, due, callers, workers, others>>
+vars == <<journal, delivered, stopped, acked, due, callers, workers, others>>
 
 ------------------------------------------------------------------------------
 (* The journal *)
@@ -72,7 +74,7 @@ Submit(c) ==
           /\ \E answer \in {"submitted", "asks"} : callers' = [callers EXCEPT ![c] = answer]
      ELSE /\ callers' = [callers EXCEPT ![c] = "compares"]
           /\ UNCHANGED journal
-  /\ UNCHANGED <<delivered, acked, due, workers, others>>
+  /\ UNCHANGED <<delivered, stopped, acked, due, workers, others>>
 
 SameRequest(c) == journal[Last(IsRequest)].request = Request(c)
 
@@ -81,7 +83,7 @@ Answer(c) == IF SameRequest(c) THEN "submitted" ELSE "refused"
 AnswerStanding(c) ==
   /\ callers[c] = "compares"
   /\ callers' = [callers EXCEPT ![c] = Answer(c)]
-  /\ UNCHANGED <<journal, delivered, acked, due, workers, others>>
+  /\ UNCHANGED <<journal, delivered, stopped, acked, due, workers, others>>
 
 ------------------------------------------------------------------------------
 (* A worker. `held` is what it takes for an agent's result, `sure` are those *)
@@ -96,13 +98,13 @@ Now(w, change) == workers' = [workers EXCEPT ![w] = change @@ workers[w]]
 Drop(w)        == workers' = [workers EXCEPT ![w] = Idle]
 IsOver(w)      == workers' = [workers EXCEPT ![w] = [Idle EXCEPT !.at = "ack"]]
 Asking         == [at |-> "ask", start |-> 0, tried |-> 0]
-Ending         == [at |-> "write", start |-> 0, tried |-> 0, attempt |-> 0]
+Ending         == [at |-> "write", start |-> 0, tried |-> 0]
 
 Take(w) ==
   /\ Accepted /\ ~acked /\ At(w, "idle")
   /\ Now(w, [at |-> "claim", again |-> delivered])
   /\ delivered' = TRUE
-  /\ UNCHANGED <<journal, acked, due, callers, others>>
+  /\ UNCHANGED <<journal, stopped, acked, due, callers, others>>
 
 Started(w, n) == [kind |-> "started", attempt |-> n, by |-> w]
 
@@ -113,17 +115,17 @@ StartFirst(w) ==
      THEN /\ Store(Started(w, 1))
           /\ Now(w, [attempt |-> 1] @@ Asking) \/ UNCHANGED workers
      ELSE Now(w, [at |-> "look", tried |-> 1]) /\ UNCHANGED journal
-  /\ UNCHANGED <<delivered, acked, due, callers, others>>
+  /\ UNCHANGED <<delivered, stopped, acked, due, callers, others>>
 
 LookForEnd(w) ==
   /\ At(w, "look") \/ (At(w, "claim") /\ (workers[w].again \/ due))
   /\ IF Ended THEN IsOver(w) ELSE Now(w, [at |-> "starts"])
-  /\ UNCHANGED <<journal, delivered, acked, due, callers, others>>
+  /\ UNCHANGED <<journal, delivered, stopped, acked, due, callers, others>>
 
 LookForStart(w) ==
   /\ At(w, "starts")
   /\ Now(w, [at |-> "recall", start |-> Last(IsStart)])
-  /\ UNCHANGED <<journal, delivered, acked, due, callers, others>>
+  /\ UNCHANGED <<journal, delivered, stopped, acked, due, callers, others>>
 
 AttemptsSeen(w) == IF workers[w].start = 0 THEN 0 ELSE journal[workers[w].start].attempt
 IsOurs(seq, w, n) == seq > 0 /\ journal[seq].attempt = n /\ journal[seq].by = w
@@ -133,7 +135,8 @@ Recalled(w) ==
   [held |-> [a \in Agents |-> IF a \in Recorded THEN ResultOf(a) ELSE workers[w].held[a]],
    sure |-> workers[w].sure \cup Recorded, knew |-> Recorded]
 
-GivenUp(n) == n >= MaxAttempts
+Lost(n)    == Cardinality((1..n) \ stopped)
+GivenUp(n) == Lost(n) >= MaxAttempts
 
 Recall(w) ==
   /\ At(w, "recall")
@@ -144,7 +147,7 @@ Recall(w) ==
             [] ~due /\ ours  -> [attempt |-> n] @@ Asking
             [] ~due /\ ~ours -> IF GivenUp(n) THEN Ending
                                 ELSE [at |-> "start", attempt |-> n + 1])
-  /\ UNCHANGED <<journal, delivered, acked, due, callers, others>>
+  /\ UNCHANGED <<journal, delivered, stopped, acked, due, callers, others>>
 
 StartAgain(w) ==
   /\ At(w, "start")
@@ -152,19 +155,19 @@ StartAgain(w) ==
      THEN /\ Store(Started(w, workers[w].attempt))
           /\ Now(w, Asking) \/ UNCHANGED workers
      ELSE Now(w, [at |-> "whose"]) /\ UNCHANGED journal
-  /\ UNCHANGED <<delivered, acked, due, callers, others>>
+  /\ UNCHANGED <<delivered, stopped, acked, due, callers, others>>
 
 (* The start that stands is this worker's own, or it leaves the work. *)
 LookWhoStarted(w) ==
   /\ At(w, "whose")
   /\ IF IsOurs(Last(IsStart), w, workers[w].attempt) THEN Now(w, Asking) ELSE Drop(w)
-  /\ UNCHANGED <<journal, delivered, acked, due, callers, others>>
+  /\ UNCHANGED <<journal, delivered, stopped, acked, due, callers, others>>
 
 Ask(w, a) ==
   /\ At(w, "ask") /\ workers[w].held[a] = None
   /\ \E result \in {"proposal", "failure"} :
        Now(w, [held |-> [workers[w].held EXCEPT ![a] = result]])
-  /\ UNCHANGED <<journal, delivered, acked, due, callers, others>>
+  /\ UNCHANGED <<journal, delivered, stopped, acked, due, callers, others>>
 
 Record(w, a) ==
   /\ At(w, "ask") /\ workers[w].held[a] /= None /\ a \notin workers[w].sure
@@ -174,7 +177,7 @@ Record(w, a) ==
      ELSE /\ Now(w, [held |-> [workers[w].held EXCEPT ![a] = ResultOf(a)],
                      sure |-> workers[w].sure \cup {a}])
           /\ UNCHANGED journal
-  /\ UNCHANGED <<delivered, acked, due, callers, others>>
+  /\ UNCHANGED <<delivered, stopped, acked, due, callers, others>>
 
 (* Another worker may have recorded more since, or something else. *)
 BeforeEnd(w) == Recalled(w)
@@ -182,7 +185,7 @@ BeforeEnd(w) == Recalled(w)
 LookBeforeEnd(w) ==
   /\ At(w, "ask") /\ (due \/ workers[w].sure = Agents)
   /\ Now(w, Ending @@ BeforeEnd(w))
-  /\ UNCHANGED <<journal, delivered, acked, due, callers, others>>
+  /\ UNCHANGED <<journal, delivered, stopped, acked, due, callers, others>>
 
 Proposed(results) == \E a \in Agents : results[a] = "proposal"
 Done(how, results, knew) == [kind |-> "done", how |-> how, results |-> results, knew |-> knew]
@@ -196,7 +199,7 @@ End(w) ==
      THEN /\ Store(Outcome(workers[w].held, workers[w].knew))
           /\ IsOver(w) \/ UNCHANGED workers
      ELSE IsOver(w) /\ UNCHANGED journal
-  /\ UNCHANGED <<delivered, acked, due, callers, others>>
+  /\ UNCHANGED <<delivered, stopped, acked, due, callers, others>>
 
 MayAck(w) == At(w, "ack")
 
@@ -204,22 +207,26 @@ Ack(w) ==
   /\ MayAck(w)
   /\ acked' = TRUE
   /\ Drop(w)
-  /\ UNCHANGED <<journal, delivered, due, callers, others>>
+  /\ UNCHANGED <<journal, delivered, stopped, due, callers, others>>
 
 (* A worker that hears of a cancellation or comes back to NATS looks whether *)
 (* it is over, or another worker has started it since.                       *)
 StopAtEnd(w) ==
   /\ ~At(w, "idle") /\ ~At(w, "ack") /\ Ended
   /\ IsOver(w)
-  /\ UNCHANGED <<journal, delivered, acked, due, callers, others>>
+  /\ UNCHANGED <<journal, delivered, stopped, acked, due, callers, others>>
 
 StopWhenSuperseded(w) ==
   /\ At(w, "ask") /\ journal[Last(IsStart)].attempt > workers[w].attempt
   /\ Drop(w)
-  /\ UNCHANGED <<journal, delivered, acked, due, callers, others>>
+  /\ UNCHANGED <<journal, delivered, stopped, acked, due, callers, others>>
+
+(* An orderly stop is noted, then the work is handed back. *)
+HasStarted(w) == workers[w].attempt > 0 /\ (At(w, "ask") \/ At(w, "write"))
 
 HandBack(w) ==
-  /\ ~At(w, "idle")
+  /\ HasStarted(w) /\ Cardinality(stopped) < MaxStops
+  /\ stopped' = stopped \cup {workers[w].attempt}
   /\ Drop(w)
   /\ UNCHANGED <<journal, delivered, acked, due, callers, others>>
 
@@ -231,12 +238,12 @@ NotLooked == [looked |-> FALSE]
 Look(o) ==
   /\ Accepted /\ ~Ended /\ ~others[o].looked
   /\ others' = [others EXCEPT ![o] = [looked |-> TRUE, results |-> Results, knew |-> Recorded]]
-  /\ UNCHANGED <<journal, delivered, acked, due, callers, workers>>
+  /\ UNCHANGED <<journal, delivered, stopped, acked, due, callers, workers>>
 
 Write(o, end) ==
   /\ IF NoEnd THEN Store(end) ELSE UNCHANGED journal
   /\ others' = [others EXCEPT ![o] = NotLooked]
-  /\ UNCHANGED <<delivered, acked, due, callers, workers>>
+  /\ UNCHANGED <<delivered, stopped, acked, due, callers, workers>>
 
 CancelLook(c) == Look(c)
 Cancel(c) == others[c].looked /\ Write(c, Done("cancelled", others[c].results, others[c].knew))
@@ -250,15 +257,18 @@ EndOverdue(k) == others[k].looked /\ Write(k, Outcome(others[k].results, others[
 Deadline ==
   /\ Accepted /\ ~due
   /\ due' = TRUE
-  /\ UNCHANGED <<journal, delivered, acked, callers, workers, others>>
+  /\ UNCHANGED <<journal, delivered, stopped, acked, callers, workers, others>>
 
 (* Another process comes in the worker's place, and knows nothing. *)
-Crash(w) == HandBack(w)
+Crash(w) ==
+  /\ ~At(w, "idle")
+  /\ Drop(w)
+  /\ UNCHANGED <<journal, delivered, stopped, acked, due, callers, others>>
 
 ------------------------------------------------------------------------------
 
 Init ==
-  /\ journal = <<>> /\ delivered = FALSE /\ acked = FALSE /\ due = FALSE
+  /\ journal = <<>> /\ delivered = FALSE /\ stopped = {} /\ acked = FALSE /\ due = FALSE
   /\ callers = [c \in Callers |-> "asks"]
   /\ workers = [w \in Workers |-> Idle]
   /\ others = [o \in Cancellers \cup Keepers |-> NotLooked]
@@ -296,7 +306,7 @@ OneRecord  == \A a \in Agents : LET is(m) == m.kind = "agent" /\ m.agent = a IN 
 (* The attempts are numbered without a gap, and no number is there twice. *)
 AttemptsInOrder ==
   LET starts == SelectSeq(journal, IsStart)
-  IN /\ Len(starts) <= MaxAttempts
+  IN /\ Lost(Len(starts)) <= MaxAttempts
      /\ \A i \in DOMAIN starts : starts[i].attempt = i
 
 SubmittedIsStored == \A c \in Callers : callers[c] = "submitted" => Accepted /\ SameRequest(c)

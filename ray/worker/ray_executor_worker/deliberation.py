@@ -104,6 +104,8 @@ class Deliberation:
         # that makes it EXHAUSTED.
         self._exhausted = (0, 0)
         self._results: dict[int, Result] = {}
+        # Of these the journal is known to hold the result, by whomever.
+        self._recorded: set[int] = set()
         self._progress: dict[int, Progress] = {}
         # Set by _read; every later step has it.
         self._requested: Requested
@@ -185,6 +187,7 @@ class Deliberation:
         # Nobody can have started it before, and one expectation over
         # everything about it also proves that it has not ended.
         expected = Expectation(self._delivery.sequence, self._subjects.all)
+        # Model: StartFirst.
         if await self._start(1, None, expected):
             return Claim.STARTED
         return await self._claim_again(ours=1)
@@ -195,9 +198,12 @@ class Deliberation:
         `ours` is the attempt that this worker has tried to write: it may stand
         although the journal's answer was lost.
         """
+        # Model: LookForEnd.
         if await self._journal.last(self._subjects.ends, self._until_end()) is not None:
             return Claim.ENDED
+        # Model: LookForStart.
         last = await self._last_start(self._until_end())
+        # Model: Recall.
         await self._recall()
         if self._left() <= 0:
             return Claim.OVERDUE
@@ -215,8 +221,10 @@ class Deliberation:
             if lost >= MAX_ATTEMPTS:
                 self._exhausted = (attempt - 1, lost)
                 return Claim.EXHAUSTED
+        # Model: StartAgain.
         if await self._start(attempt, first_ns, expected):
             return Claim.STARTED
+        # Model: LookWhoStarted.
         last = await self._last_start(self._until_end())
         if last is not None and self._is_ours(last[0], attempt):
             self.attempt = attempt
@@ -264,10 +272,13 @@ class Deliberation:
         return lost
 
     async def _recall(self) -> None:
-        """Reads what agents came to in earlier attempts: they are not asked again."""
+        """Reads what agents came to in other attempts: they are not asked again."""
+        unsure = [i for i in range(len(self._requested.agents)) if i not in self._recorded]
+        if not unsure:
+            return
         if await self._journal.last(self._subjects.agents, self._until_end()) is None:
             return
-        await asyncio.gather(*(self._recall_agent(i) for i in self._missing()))
+        await asyncio.gather(*(self._recall_agent(i) for i in unsure))
 
     async def _recall_agent(self, index: int) -> None:
         until = self._until_end()
@@ -283,8 +294,9 @@ class Deliberation:
             # It counts as recorded all the same: it can be written only once.
             log.error("%s: agent %d: unreadable: %s", self._delivery.id, index, error)  # noqa: TRY400
             self._results[index] = self._failure(index, "unreadable", str(error))
-            return
-        self._results[index] = read_result(message)
+        else:
+            self._results[index] = read_result(message)
+        self._recorded.add(index)
 
     # The agents
 
@@ -300,6 +312,7 @@ class Deliberation:
 
     async def _ask(self, index: int) -> None:
         try:
+            # Model: Ask.
             result = await self._propose(index)
         except Exception as error:  # one agent's trouble is not the others'
             log.exception("%s: agent %d", self._delivery.id, index)
@@ -316,7 +329,10 @@ class Deliberation:
             traceparent=self._delivery.traceparent,
         )
         try:
-            if not await self._journal.append(event, Expectation(0), self._deadline):
+            # Model: Record.
+            if await self._journal.append(event, Expectation(0), self._deadline):
+                self._recorded.add(index)
+            else:
                 await self._recall_agent(index)
         except AbandonedError as error:
             log.warning("%s: agent %d not recorded: %s", self._delivery.id, index, error)
@@ -377,6 +393,10 @@ class Deliberation:
     # The end
 
     async def _end(self, claim: Claim) -> None:
+        # A worker that took over, while this one was paused, may have recorded
+        # more, or other answers: the end tells what is recorded.
+        # Model: LookBeforeEnd.
+        await self._recall()
         missing = self._missing()
         for index in missing:
             self._results[index] = self._cut_off(index, claim)
@@ -424,6 +444,7 @@ class Deliberation:
             traceparent=self._delivery.traceparent,
         )
         # Refused: someone else ended it, or an earlier try of ours did.
+        # Model: End.
         taken = await self._journal.append(
             event, Expectation(0, self._subjects.ends), self._until_end()
         )

@@ -116,6 +116,7 @@ class Worker:
         if held:
             await self._note_stop()
         for h in held:
+            # Model: HandBack.
             await self._send(h.reply, NAK)
         await self._models.close()
         await self._connection.close()
@@ -194,6 +195,7 @@ class Worker:
             return False
         deliberation = Deliberation(self._context, delivery, data)
         held = _Held(deliberation, self._pullers[pool], delivery.reply, now)
+        # Model: Take.
         self._held[delivery.id] = held
         held.task = asyncio.create_task(self._run(held, delivery.id))
         held.task.add_done_callback(lambda _: self._pullers[pool].release())
@@ -213,6 +215,7 @@ class Worker:
         del self._held[deliberation_id]
         if settlement is Settlement.ENDED:
             held.ended = True
+            # Model: Ack.
             await self._send(held.reply, ACK)
 
     async def _heartbeats(self) -> None:
@@ -248,8 +251,10 @@ class Worker:
         A subscriber also hears what the stream then refused: the leader knows.
         """
         try:
+            # Model: StopAtEnd.
             held.ended = held.ended or await held.deliberation.ended()
             if not held.ended:
+                # Model: StopWhenSuperseded.
                 held.superseded = await held.deliberation.superseded()
         except (AbandonedError, UnreadableError) as error:
             log.debug("whether it is over: %s", error)

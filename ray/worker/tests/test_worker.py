@@ -336,6 +336,18 @@ async def test_an_agent_recorded_by_another_worker_stands(
     assert proposals(end) == ["theirs"]
 
 
+async def test_what_another_worker_recorded_counts_at_the_deadline(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    async with working(journalist):
+        await journalist.submit("d1", [a("a1", "slow")], model.url, timeout_seconds=1)
+        await until(lambda: model.open, 1)
+        await journalist.agent("d1", 0, Result("a1", "theirs", metadata=DONE))
+        how, end = await journalist.end("d1")
+    assert how == "completed"
+    assert proposals(end) == ["theirs"]
+
+
 async def test_a_stopped_worker_hands_back(journalist: Journalist, model: FakeModel) -> None:
     async with working(journalist, "one"):
         await journalist.submit("d1", [a("a1"), a("a2", "slow")], model.url)
