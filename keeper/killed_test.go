@@ -24,7 +24,7 @@ func keepUntilKilled(url string) {
 	if err != nil {
 		panic(err)
 	}
-	fmt.Println("keeping")
+	fmt.Fprintln(os.Stdout, "keeping")
 	_ = keeper.New(j, quiet()).Run(context.Background())
 }
 
