@@ -127,6 +127,10 @@ class Deliberation:
                 return Settlement.ENDED
             if claim is Claim.TAKEN:
                 return Settlement.LEFT
+            if self._delivery.delivered > 1 or self.attempt != 1:
+                # Not before the claim: an earlier worker that is still there
+                # may record an agent until it stands. Model: Recall.
+                await self._recall()
             if claim is Claim.STARTED:
                 await self._ask_missing()
             await self._end(claim)
@@ -203,8 +207,6 @@ class Deliberation:
             return Claim.ENDED
         # Model: LookForStart.
         last = await self._last_start(self._until_end())
-        # Model: Recall.
-        await self._recall()
         if self._left() <= 0:
             return Claim.OVERDUE
         if last is None:

@@ -123,6 +123,29 @@ async def test_a_resumed_deliberation_asks_only_the_missing_agents(
     assert started[1].headers["Nats-Expected-Last-Subject-Sequence"] == str(first + 1)
 
 
+async def test_what_is_recorded_until_the_claim_stands_is_not_asked(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    """A paused worker goes on, and records, while another claims."""
+    claims = 0
+
+    async def go_on(subject: str) -> None:
+        nonlocal claims
+        if subject == "deliberation.started.default.d1":
+            claims += 1
+            if claims == 1:  # which is refused therefore
+                await journalist.start("d1", 1)
+            else:
+                await journalist.agent("d1", 0, Result("a1", "just now", metadata=DONE))
+
+    async with working(journalist) as worker:
+        intercept(worker, before=go_on)
+        await journalist.submit("d1", [a("a1"), a("a2")], model.url)
+        _, end = await journalist.end("d1")
+    assert proposals(end) == ["just now", "proposal of ok"]
+    assert model.asked() == ["a2"]
+
+
 async def test_a_deliberation_that_brings_workers_down_is_given_up(
     journalist: Journalist, model: FakeModel
 ) -> None:
