@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -191,6 +192,9 @@ func (r *run) evidence(ctx context.Context) (*Evidence, error) {
 
 // add puts a message of the journal into its story.
 func (e *Evidence) add(message *jetstream.RawStreamMsg) error {
+	if strings.HasPrefix(message.Subject, "deliberation.stopped.") {
+		return nil // a worker says that it stops: no story's
+	}
 	kind, qualifier, id, ok := events.ParseSubject(message.Subject)
 	if !ok {
 		return fmt.Errorf("the journal holds %s", message.Subject)
