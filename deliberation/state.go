@@ -166,12 +166,11 @@ func Proposed(result *pb.DeliberationResult) bool {
 	return result != nil && result.GetMetadata()["error"] == ""
 }
 
-// attemptsSpent is the error_type of what the workers give up because it ended
-// them, or was stopped with them, each time.
+// attemptsSpent is the error_type that the workers give to agents of what they
+// give up because too many of them were lost with it.
 const attemptsSpent = "attempts"
 
-// GivenUp reports whether it failed because its worker died each time that one
-// tried.
+// GivenUp reports whether it failed because too many workers were lost with it.
 func (d *Deliberation) GivenUp() bool {
 	return d.State == Failed && slices.ContainsFunc(d.ending, func(result *pb.DeliberationResult) bool {
 		return result.GetMetadata()["error_type"] == attemptsSpent

@@ -17,7 +17,7 @@ import (
 )
 
 // DeadBucket is the object store of deliberations that were given up because
-// their worker died each time. An object a deliberation, under its id, so that
+// too many workers were lost with them. An object a deliberation, under its id, so that
 // it is whole however large it is, and can be read without the journal.
 const DeadBucket = "DEAD_DELIBERATIONS"
 

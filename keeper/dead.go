@@ -10,8 +10,8 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// keepDead sets aside what was given up because its worker died each time: the
-// journal forgets it, and it waits for a person. It reads the ends by itself,
+// keepDead sets aside what was given up because too many workers were lost with
+// it: the journal forgets it, and it waits for a person. It reads the ends by itself,
 // so that a bucket that is full keeps no announcement back.
 func (k *Keeper) keepDead(ctx context.Context) error {
 	return k.journal.EndsFor(ctx, journal.GivenUp, k.setAside)
@@ -33,7 +33,7 @@ func (k *Keeper) setAside(ctx context.Context, end journal.Delivery) error {
 	if err := k.journal.KeepDead(ctx, story); err != nil {
 		return err
 	}
-	k.log.Error("given up: its worker died each time; see `ray-executor dead list`",
+	k.log.Error("given up: too many workers were lost with it; see `ray-executor dead list`",
 		"deliberation", failed.GetDeliberationId(), "attempts", story.Attempts)
 	return nil
 }
