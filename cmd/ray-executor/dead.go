@@ -22,8 +22,8 @@ func (p program) deadCommand() *cobra.Command {
 		Use:   "dead",
 		Short: "List, show and retry deliberations that were given up",
 		Long: `A deliberation with which too many workers were lost is ended as failed, and kept
-with its request for longer than the journal keeps it: until it is submitted anew. "nats object rm ` + journal.DeadBucket + ` ID" gives it up
-for good.`,
+with its request for longer than the journal keeps it: until it is submitted
+anew, or dropped by "nats object rm ` + journal.DeadBucket + ` ID".`,
 		Example: `  ray-executor dead list
   ray-executor dead show my-first-1
   ray-executor dead retry my-first-1`,
