@@ -122,30 +122,21 @@ LookForEnd(w) ==
   /\ IF Ended THEN IsOver(w) ELSE Now(w, [at |-> "starts"])
   /\ UNCHANGED <<journal, delivered, stopped, acked, due, callers, others>>
 
-LookForStart(w) ==
-  /\ At(w, "starts")
-  /\ Now(w, [at |-> "recall", start |-> Last(IsStart)])
-  /\ UNCHANGED <<journal, delivered, stopped, acked, due, callers, others>>
-
-AttemptsSeen(w) == IF workers[w].start = 0 THEN 0 ELSE journal[workers[w].start].attempt
+AttemptsSeen(seq) == IF seq = 0 THEN 0 ELSE journal[seq].attempt
 IsOurs(seq, w, n) == seq > 0 /\ journal[seq].attempt = n /\ journal[seq].by = w
-
-(* What a worker has of the journal once it has looked. *)
-Recalled(w) ==
-  [held |-> [a \in Agents |-> IF a \in Recorded THEN ResultOf(a) ELSE workers[w].held[a]],
-   sure |-> workers[w].sure \cup Recorded, knew |-> Recorded]
 
 Lost(n)    == Cardinality((1..n) \ stopped)
 GivenUp(n) == Lost(n) >= MaxAttempts
 
-Recall(w) ==
-  /\ At(w, "recall")
-  /\ LET n == AttemptsSeen(w)
-         ours == IsOurs(workers[w].start, w, workers[w].tried)
-     IN Now(w, Recalled(w) @@
-          CASE due           -> Ending
-            [] ~due /\ ours  -> [attempt |-> n] @@ Asking
-            [] ~due /\ ~ours -> IF GivenUp(n) THEN Ending
+LookForStart(w) ==
+  /\ At(w, "starts")
+  /\ LET last == Last(IsStart)
+         n == AttemptsSeen(last)
+         ours == IsOurs(last, w, workers[w].tried)
+     IN Now(w, [start |-> last] @@
+          CASE due           -> [at |-> "recall"]
+            [] ~due /\ ours  -> [at |-> "recall", attempt |-> n]
+            [] ~due /\ ~ours -> IF GivenUp(n) THEN [at |-> "recall"]
                                 ELSE [at |-> "start", attempt |-> n + 1])
   /\ UNCHANGED <<journal, delivered, stopped, acked, due, callers, others>>
 
@@ -153,14 +144,26 @@ StartAgain(w) ==
   /\ At(w, "start")
   /\ IF NoStartSince(workers[w].start)
      THEN /\ Store(Started(w, workers[w].attempt))
-          /\ Now(w, Asking) \/ UNCHANGED workers
+          /\ Now(w, [at |-> "recall"]) \/ UNCHANGED workers
      ELSE Now(w, [at |-> "whose"]) /\ UNCHANGED journal
   /\ UNCHANGED <<delivered, stopped, acked, due, callers, others>>
 
 (* The start that stands is this worker's own, or it leaves the work. *)
 LookWhoStarted(w) ==
   /\ At(w, "whose")
-  /\ IF IsOurs(Last(IsStart), w, workers[w].attempt) THEN Now(w, Asking) ELSE Drop(w)
+  /\ IF IsOurs(Last(IsStart), w, workers[w].attempt) THEN Now(w, [at |-> "recall"]) ELSE Drop(w)
+  /\ UNCHANGED <<journal, delivered, stopped, acked, due, callers, others>>
+
+(* What a worker has of the journal once it has looked. *)
+Recalled(w) ==
+  [held |-> [a \in Agents |-> IF a \in Recorded THEN ResultOf(a) ELSE workers[w].held[a]],
+   sure |-> workers[w].sure \cup Recorded, knew |-> Recorded]
+
+(* Not before the claim stands: until then another one may still record, and *)
+(* what it records is not to be asked again. Who claimed asks, else ends it.  *)
+Recall(w) ==
+  /\ At(w, "recall")
+  /\ Now(w, Recalled(w) @@ IF workers[w].attempt > 0 THEN Asking ELSE Ending)
   /\ UNCHANGED <<journal, delivered, stopped, acked, due, callers, others>>
 
 Ask(w, a) ==
