@@ -155,3 +155,24 @@ func TestCheckExcuses(t *testing.T) {
 		t.Errorf("an agent asked twice is not counted: %+v", v)
 	}
 }
+
+func TestDocumentPutsARunBetweenItsMarks(t *testing.T) {
+	t.Parallel()
+	e := kept()
+	v := e.Check()
+	document := "# Before\n" + beginMark + "\nan older run\n" + endMark + "\n## After\n"
+	for range 2 { // again and again
+		var err error
+		document, err = e.Document(Plan{Seed: 3, Length: time.Hour}, v, time.Unix(0, 0), "Ray 2", document)
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if strings.Contains(document, "older") || strings.Count(document, "seed 3, 1h0m0s of faults; Ray 2.") != 1 ||
+		!strings.HasPrefix(document, "# Before\n"+beginMark) || !strings.HasSuffix(document, endMark+"\n## After\n") {
+		t.Error(document)
+	}
+	if _, err := e.Document(Plan{}, v, time.Time{}, "", "# No marks"); err == nil {
+		t.Error("a document without marks is written")
+	}
+}
