@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -183,7 +185,13 @@ func TestHelp(t *testing.T) {
 func TestKeeperAlone(t *testing.T) {
 	t.Parallel()
 	nats := journaltest.Start(t)
-	environ := []string{"NATS_URL=" + nats.URL, "PORT=0", "LOG_LEVEL=ERROR"}
+	port, err := net.Listen("tcp", "127.0.0.1:0") // free in a moment
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, number, _ := net.SplitHostPort(port.Addr().String())
+	port.Close()
+	environ := []string{"NATS_URL=" + nats.URL, "PORT=" + number, "RAY_ADDRESS=http://127.0.0.1:9", "LOG_LEVEL=ERROR"}
 	if printed, err := runProgram(t.Context(), environ, "deploy", "--only", "journal"); err != nil {
 		t.Fatalf("%v\n%s", err, printed)
 	}
@@ -205,6 +213,15 @@ func TestKeeperAlone(t *testing.T) {
 	if _, err := heard.NextMsg(20 * time.Second); err != nil {
 		t.Errorf("nothing was announced: %v", err)
 	}
+	awaitPrinted(t, func(...string) (string, error) {
+		response, err := http.Get("http://127.0.0.1:" + number + "/metrics")
+		if err != nil {
+			return "", err
+		}
+		defer response.Body.Close()
+		body, err := io.ReadAll(response.Body)
+		return string(body), err
+	}, "ray_executor_cluster_up{", "the keeper's metrics")
 	cancel()
 	if err := <-ended; err != nil {
 		t.Errorf("it ended with %v", err)

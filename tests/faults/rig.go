@@ -102,7 +102,7 @@ func (r *rig) startServers() error {
 		}
 		r.keepers[i] = &part{
 			log:     filepath.Join(r.dir, fmt.Sprintf("keeper-%d.log", i)),
-			environ: append(r.environ(strings.Join(lines[i].addresses("nats://"), ",")), rayAddress),
+			environ: append(r.environ(strings.Join(lines[i].addresses("nats://"), ",")), "PORT=0", rayAddress),
 			command: []string{program(), "keeper"},
 		}
 		if err := errors.Join(r.functions[i].start(), r.keepers[i].start()); err != nil {
