@@ -30,8 +30,10 @@ import (
 // program is something that can be started from nothing.
 type program struct {
 	name string
-	// size is what it weighs, in MB.
-	size float64
+	// size is what it weighs, packed what it is shipped as where that was built:
+	// files.
+	size   float64
+	packed string
 	// begin starts the process and returns once it has accepted a submission.
 	begin func(ctx context.Context, dir string) (*exec.Cmd, error)
 }
@@ -51,7 +53,7 @@ func (b *bench) cold(ctx context.Context) (*section, error) {
 	if err != nil {
 		return nil, err
 	}
-	var took, rest figures
+	var took, rest, own figures
 	for round := range max(5, b.rounds) {
 		for _, program := range programs {
 			begun := time.Now()
@@ -61,13 +63,14 @@ func (b *bench) cold(ctx context.Context) (*section, error) {
 			}
 			took.add(program.name, float64(time.Since(begun))/1e6)
 			time.Sleep(restFor)
-			rest.add(program.name, resident(command.Process.Pid)/1e6)
+			rest.add(program.name, resident(command.Process.Pid, "VmRSS")/1e6)
+			own.add(program.name, resident(command.Process.Pid, "RssAnon")/1e6)
 			_ = command.Process.Kill()
 			_ = command.Wait() // killed
 			b.sayf("round %d, %-24s %s ms, at rest %s MB", round+1, program.name, number(took.of(program.name)[round]), number(rest.of(program.name)[round]))
 		}
 	}
-	return b.coldSection(programs, &took, &rest), nil
+	return b.coldSection(programs, &took, &rest, &own), nil
 }
 
 // programs are what is compared.
@@ -87,13 +90,14 @@ func (b *bench) programs(ctx context.Context, front *system.System) ([]program, 
 	if err != nil {
 		return nil, err
 	}
+	image := filepath.Join(system.Root(), "dist", "image", runtime.GOARCH+".tar") // `make image`
 	environ := slices.Clip(front.Environ())
 	return []program{
-		{"serve", sizeOf(binary), server(environ, binary, "serve")},
-		{"serve, without a keeper", sizeOf(binary), server(append(environ, "KEEPER=false"), binary, "serve")},
-		{"function built by func", sizeOf(scaffolded), server(environ, scaffolded)},
-		{"Lambda bootstrap", sizeOf(bootstrap), lambda(environ, bootstrap)},
-		{"FastAPI function, Python", packages, server(append(environ, "PYTHONPATH="+strings.Join(wheels, ":")), python, filepath.Join(scripts(), "function.py"))},
+		{"serve", sizeOf(binary), image, server(environ, binary, "serve")},
+		{"serve, without a keeper", sizeOf(binary), image, server(append(environ, "KEEPER=false"), binary, "serve")},
+		{"function built by func", sizeOf(scaffolded), "", server(environ, scaffolded)},
+		{"Lambda bootstrap", sizeOf(bootstrap), bootstrap + ".zip", lambda(environ, bootstrap)},
+		{"FastAPI function, Python", packages, "", server(append(environ, "PYTHONPATH="+strings.Join(wheels, ":")), python, filepath.Join(scripts(), "function.py"))},
 	}, nil
 }
 
@@ -334,21 +338,30 @@ print(size / 1e6)`).Output()
 	return strconv.ParseFloat(strings.TrimSpace(string(out)), 64)
 }
 
-// resident is a process's memory, in bytes.
-func resident(pid int) float64 {
-	size, _, _ := strings.Cut(after(filepath.Join("/proc", strconv.Itoa(pid), "status"), "VmRSS"), " ")
+// resident is a process's memory of a kind, in bytes.
+func resident(pid int, kind string) float64 {
+	size, _, _ := strings.Cut(after(filepath.Join("/proc", strconv.Itoa(pid), "status"), kind), " ")
 	kilobytes, _ := strconv.ParseFloat(size, 64)
 	return kilobytes * 1024
 }
 
-func (b *bench) coldSection(programs []program, took, rest *figures) *section {
+// archive is a file's size, nothing where it was not built.
+func archive(path string) string {
+	if size := sizeOf(path); size > 0 {
+		return number(size)
+	}
+	return ""
+}
+
+func (b *bench) coldSection(programs []program, took, rest, own *figures) *section {
 	s := &section{title: "Cold start"}
 	s.textf("From the start of the process until it has answered its first submission, over a new connection to NATS; memory (RSS) 2 s " +
-		"later; and what is shipped: the binary, for Python the standard library and the packages that are imported. `serve` embeds " +
-		"everything: a NATS server for `dev`, the worker's package, the client. The function and Lambda's bootstrap run no keeper.")
-	rows := [][]string{{"", "to the first acceptance, ms", "at rest, MB", "shipped, MB"}}
+		"later, and what of it is not pages of the program's own file, which the kernel drops when it needs the room; the program, " +
+		"for Python the standard library and the packages that are imported; and the image's or the function's archive. `serve` " +
+		"embeds everything: a NATS server for `dev`, the worker's package, the client. The function and Lambda's bootstrap run no keeper.")
+	rows := [][]string{{"", "to the first acceptance, ms", "at rest, MB", "of it not file, MB", "program, MB", "archive, MB"}}
 	for _, program := range programs {
-		rows = append(rows, []string{program.name, took.of(program.name).String(), rest.of(program.name).String(), number(program.size)})
+		rows = append(rows, []string{program.name, took.of(program.name).String(), rest.of(program.name).String(), own.of(program.name).String(), number(program.size), archive(program.packed)})
 	}
 	s.table(rows...)
 	for _, program := range programs[:4] {

@@ -74,20 +74,18 @@ func run() (err error) {
 		b.out = b.dir // its plots go with it
 	}
 	sections, err := b.measure(ctx, *only)
-	if err != nil {
-		return err
-	}
 	document := b.document(sections)
 	fmt.Fprintln(os.Stdout, document)
-	if *only != "" {
-		return nil
+	if *only != "" || len(sections) == 0 {
+		return err
 	}
-	return os.WriteFile(filepath.Join(b.out, "benchmarks.md"), []byte(document), 0o600)
+	return errors.Join(err, os.WriteFile(filepath.Join(b.out, "benchmarks.md"), []byte(document), 0o644))
 }
 
 // measure measures the chosen subjects.
 func (b *bench) measure(ctx context.Context, only string) (sections []*section, err error) {
 	defer func() { err = errors.Join(err, b.closeRay()) }()
+	var failed []error
 	chosen := map[string]bool{}
 	for _, name := range strings.FieldsFunc(only, func(r rune) bool { return r == ',' || r == ' ' }) {
 		chosen[name] = true
@@ -102,13 +100,19 @@ func (b *bench) measure(ctx context.Context, only string) (sections []*section, 
 			}
 		}
 		b.sayf("--- %s", subject.name)
-		found, err := subject.measure(b, ctx)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", subject.name, err)
+		found, failure := subject.measure(b, ctx)
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		if failure != nil {
+			// What the others found is not lost for it.
+			b.sayf("%s failed: %v", subject.name, failure)
+			failed = append(failed, fmt.Errorf("%s: %w", subject.name, failure))
+			continue
 		}
 		sections = append(sections, found)
 	}
-	return sections, nil
+	return sections, errors.Join(failed...)
 }
 
 // say prints how it goes.

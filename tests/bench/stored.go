@@ -27,8 +27,13 @@ type question struct {
 	ask func(history int) proto.Message
 }
 
+const statusType = "ray_executor.v1.GetDeliberationStatusRequest"
+
 var questions = []question{
-	{"status", "ray_executor.v1.GetDeliberationStatusRequest", 200, func(history int) proto.Message {
+	{"status, of the last 1,000", statusType, 200, func(history int) proto.Message {
+		return &pb.GetDeliberationStatusRequest{DeliberationId: storedID(history - 1 - rand.IntN(histories[0]))}
+	}},
+	{"status, of any", statusType, 20, func(history int) proto.Message {
 		return &pb.GetDeliberationStatusRequest{DeliberationId: storedID(rand.IntN(history))}
 	}},
 	{"statistics", "ray_executor.v1.GetStatusRequest", 100, func(int) proto.Message { return &pb.GetStatusRequest{IncludeStats: true} }},
@@ -162,7 +167,7 @@ func (b *bench) askStored(ctx context.Context, front *system.System, question qu
 func (b *bench) storedSection(half, tail *figures) (*section, error) {
 	s := &section{title: "With history"}
 	s.textf("Three servers, each with a NATS of its own that holds so many deliberations that have completed, asked in turns at an open " +
-		"load of 200, 100 and 20 a second.")
+		"load: 200 statuses of recent deliberations, 20 of any, 100 times the statistics and 20 pages a second.")
 	rows := [][]string{{"", "stored", "median, ms", "against 1,000", "99th percentile, ms"}}
 	c := chart{name: "stored", title: "Asking, by what is stored: median", unit: "ms"}
 	for _, history := range histories {
