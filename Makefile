@@ -115,6 +115,10 @@ release-proto: $(TOOLS)/buf ## Take the proto files as they are for what is prom
 check-generated: generate ## Fail when generated code is stale
 	git diff --exit-code -- proto
 
+check-model: $(TOOLS)/tlc/.made ## Explore the model of the journal's protocol, and its mutants
+	deliberation/model/check $(TOOLS)/tlc/bin/python
+
+bench: build lambda image $(VENV)/.made $(TOOLS)/nats-server $(TOOLS)/func ## Measure everything and write docs/benchmarks.md (25 minutes); BENCH=accept,e2e,waiting,stored,cold,fanout prints some
 	$(GO) run ./tests/bench -subjects '$(BENCH)'
 
 bench-go: ## Print the figures and allocations of the hot paths
