@@ -17,6 +17,28 @@ import (
 	"rayexecutor/journal/journaltest"
 )
 
+// TestDeployTogether has several deploy at once, as the keepers of a new
+// installation do: each comes to an end.
+func TestDeployTogether(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes three servers")
+	}
+	servers := journaltest.Cluster(t, 3)
+	var deploying sync.WaitGroup
+	for n := range 6 {
+		j := journaltest.Undeployed(t, journal.Settings{URL: servers[n%3].URL})
+		layout := journaltest.Layout()
+		layout.Replicas = 3
+		deploying.Go(func() {
+			if err := j.Deploy(t.Context(), layout); err != nil {
+				t.Errorf("one of them: %v", err)
+			}
+		})
+	}
+	deploying.Wait()
+}
+
 // TestCluster has several writers on each of three servers race for each end
 // while the journal's leader keeps stepping down.
 func TestCluster(t *testing.T) {

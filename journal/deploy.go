@@ -2,9 +2,11 @@ package journal
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"rayexecutor/events"
@@ -25,6 +27,9 @@ const (
 	announceWait = 15 * time.Second
 	// duplicateWindow is how long the same announcement is stored once.
 	duplicateWindow = 2 * time.Minute
+	// deployWait bounds a try to make everything, some ten requests, and
+	// deployPatience all tries.
+	deployWait, deployPatience = 10 * time.Second, 3 * time.Minute
 )
 
 // Pool is a queue to make a consumer for.
@@ -53,10 +58,27 @@ type Layout struct {
 
 // Deploy makes the streams, buckets and consumers, or updates their settings.
 // It is safe to repeat, and to run while deliberations are under way.
+//
+// A cluster of servers leaves the one unanswered of two that make a stream at
+// the same moment, and whoever asks before it has chosen a leader: it is asked
+// again.
 func (j *Journal) Deploy(ctx context.Context, layout Layout) error {
 	if err := j.checkServer(); err != nil {
 		return err
 	}
+	_, err := backoff.Retry(ctx, func() (struct{}, error) {
+		attempt, cancel := context.WithTimeout(ctx, deployWait)
+		defer cancel()
+		err := j.deploy(attempt, layout)
+		if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+			err = backoff.Permanent(err)
+		}
+		return struct{}{}, err
+	}, backoff.WithMaxElapsedTime(deployPatience))
+	return err
+}
+
+func (j *Journal) deploy(ctx context.Context, layout Layout) error {
 	if err := j.deployStreams(ctx, layout); err != nil {
 		return err
 	}
