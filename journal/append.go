@@ -54,16 +54,22 @@ func (j *Journal) despite(ctx context.Context, id string, refusal error) (*pb.De
 	return standing, nil
 }
 
-// standing reads the request that holds an id.
+// standing reads the request that holds an id. While servers find together
+// again a read may miss what stands: only what is there can settle it.
 func (j *Journal) standing(ctx context.Context, id string) (*pb.DeliberationRequested, error) {
-	record, err := j.requested(ctx, id)
-	if err == nil && record == nil {
-		err = &deliberation.Error{
-			Code: deliberation.Conflict, Field: "deliberation_id", DeliberationID: id,
-			Message: "was used by a deliberation that the journal no longer holds whole: use another id",
+	for range 2 {
+		record, err := j.requested(ctx, id)
+		if err != nil || record != nil {
+			return record, err
+		}
+		if err := j.stands(ctx, events.StorySubject(id)); err != nil {
+			return nil, err
 		}
 	}
-	return record, err
+	return nil, &deliberation.Error{
+		Code: deliberation.Conflict, Field: "deliberation_id", DeliberationID: id,
+		Message: "was used by a deliberation that the journal no longer holds whole: use another id",
+	}
 }
 
 // requested reads the request of an id from the leader; nil where there is
@@ -90,9 +96,21 @@ func (j *Journal) requested(ctx context.Context, id string) (*pb.DeliberationReq
 func (j *Journal) End(ctx context.Context, id string, end proto.Message, traceParent string) (won bool, err error) {
 	_, err = j.append(ctx, end, traceParent, events.EndSubject(id))
 	if errors.Is(err, errStands) {
-		return false, nil
+		return false, j.stands(ctx, events.EndSubject(id))
 	}
 	return err == nil, err
+}
+
+// stands makes sure that there is something on a subject where the
+// compare-and-set has found it. A leader that was cut off from the others also
+// finds what it will never store, and misses what they have stored: then the
+// outcome is unknown.
+func (j *Journal) stands(ctx context.Context, subject string) error {
+	message, err := j.last(ctx, subject)
+	if err == nil && message == nil {
+		err = unavailable("NATS_URL", "could not append to the journal: its servers do not agree yet; repeating is safe", errStands)
+	}
+	return err
 }
 
 // append writes an event if nothing stands on the subjects that `free` covers,

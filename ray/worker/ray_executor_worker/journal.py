@@ -160,13 +160,22 @@ class Journal:
             if refusal is None:
                 return True
             code = refusal.get("err_code")
-            if code == _WRONG_LAST:
+            if code == _WRONG_LAST and await self._overtaken(event, expected, until):
                 return False
-            # In flight: another such append will have stood or fallen by the
-            # next try. Anything else (a full stream, no leader) may pass too.
-            if code != _IN_FLIGHT:
+            # In flight: another such append will have stood or fallen by one of
+            # the next tries. Anything else (a full stream, no leader) may pass too.
+            if code not in (_IN_FLIGHT, _WRONG_LAST):
                 self._teller.warn(f"the journal refuses events: {refusal.get('description')}")
             await retry.pause(str(refusal.get("description")))
+
+    async def _overtaken(self, event: Event, expected: Expectation, until: float) -> bool:
+        """Whether another message stands than is expected.
+
+        A leader that is cut off from its followers also refuses for what it
+        was sent and will never store.
+        """
+        standing = await self.last(expected.subject or event.subject, until)
+        return (standing.sequence if standing else 0) != expected.sequence
 
     async def last(self, subject: str, until: float) -> Optional[Record]:
         """The leader's last message on the subject, which may be a wildcard."""

@@ -600,6 +600,39 @@ async def test_lost_answers_write_nothing_twice(journalist: Journalist, model: F
     assert len(model.requests) == 1
 
 
+async def test_what_a_leader_without_followers_refuses_is_written_later(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    """It says that another message stands, where it will never store one."""
+    refused: set[str] = set()
+    async with working(journalist) as worker:
+        request = worker._connection.request
+
+        async def cut_off(subject: str, data: bytes, headers: Any = None) -> Any:
+            reply = await request("$JS.API.INFO" if refuse(subject) else subject, data, headers)
+            if subject in refused and reply.data.startswith(b'{"type":'):
+                reply.data = b'{"error": {"err_code": 10071, "description": "wrong last sequence"}}'
+            return reply
+
+        def refuse(subject: str) -> bool:
+            if not subject.startswith("deliberation.") or subject in refused:
+                return False
+            refused.add(subject)
+            return True
+
+        worker._connection.request = cut_off  # type: ignore[method-assign]
+        await journalist.submit("d1", [a("a1")], model.url)
+        await journalist.end("d1")
+        await journalist.settled()
+    assert len(refused) == 3
+    assert await journalist.kinds("d1") == [
+        "requested.default",
+        "started.default",
+        "agent.0",
+        "done.completed",
+    ]
+
+
 async def test_unanswered_requests_write_nothing_twice(
     journalist: Journalist, model: FakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
