@@ -102,7 +102,7 @@ func (r *rig) renew(ctx context.Context) error {
 
 // settle runs some deliberations, so that what is loaded late is there.
 func (b *bench) settle(ctx context.Context, rig *rig, agents int) error {
-	do, closeAll, err := rig.deliberate(agents, modelName, 8)
+	do, closeAll, err := rig.deliberate(agents, modelName)
 	if err != nil {
 		return err
 	}
@@ -113,7 +113,7 @@ func (b *bench) settle(ctx context.Context, rig *rig, agents int) error {
 
 // hold has all agents wait at once, and returns the memory meanwhile.
 func (b *bench) hold(ctx context.Context, rig *rig, agents int, pids []int) (float64, error) {
-	do, closeAll, err := rig.deliberate(agents, longModel, inFlight/agents)
+	do, closeAll, err := rig.deliberate(agents, longModel)
 	if err != nil {
 		return 0, err
 	}
@@ -181,7 +181,7 @@ func (b *bench) waitingOverhead(ctx context.Context, rig *rig, s *section) error
 	const rate = 300
 	var half, tail figures
 	for range b.rounds {
-		do, closeAll, err := rig.deliberate(1, slowModel, 4*rate)
+		do, closeAll, err := rig.deliberate(1, slowModel)
 		if err != nil {
 			return err
 		}
@@ -210,7 +210,7 @@ func (b *bench) waitingOverhead(ctx context.Context, rig *rig, s *section) error
 // waitingBurst asks 10,000 agents at once, of a model that takes 2 s.
 func (b *bench) waitingBurst(ctx context.Context, rig *rig, s *section) error {
 	const agents = 16
-	do, closeAll, err := rig.deliberate(agents, slowModel, inFlight/agents)
+	do, closeAll, err := rig.deliberate(agents, slowModel)
 	if err != nil {
 		return err
 	}

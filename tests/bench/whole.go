@@ -77,7 +77,7 @@ func (b *bench) whole(ctx context.Context) (*section, error) {
 // wholeTurn measures the whole system: submitted by CloudEvent, and over once
 // a consumer of the journal has heard the end.
 func (b *bench) wholeTurn(ctx context.Context, rig *rig, name string, agents int, found *wholeFigures) error {
-	do, closeAll, err := rig.deliberate(agents, modelName, 512)
+	do, closeAll, err := rig.deliberate(agents, modelName)
 	if err != nil {
 		return err
 	}
@@ -85,13 +85,18 @@ func (b *bench) wholeTurn(ctx context.Context, rig *rig, name string, agents int
 	return b.wholeLoad(ctx, name, agents, do, found)
 }
 
-// deliberate is a call of the whole system.
-func (r *rig) deliberate(agents int, model string, callers int) (call, func(), error) {
-	all, closeAll, err := wires(r.sys.URL(), callers)
+// deliberate is a call of the whole system. Callers share some connections:
+// what waits for its end needs none, and 10,000 would not be granted.
+func (r *rig) deliberate(agents int, model string) (call, func(), error) {
+	all, closeAll, err := wires(r.sys.URL(), 256)
 	if err != nil {
 		return nil, nil, err
 	}
-	return func(ctx context.Context, caller int) error {
+	idle := make(chan *wire, len(all))
+	for _, one := range all {
+		idle <- one
+	}
+	return func(ctx context.Context, _ int) error {
 		asked := request(agents)
 		asked.DeliberationId, asked.VllmModel, asked.Constraints = fresh(), model, nil
 		data, err := proto.Marshal(asked)
@@ -99,7 +104,10 @@ func (r *rig) deliberate(agents int, model string, callers int) (call, func(), e
 			return err
 		}
 		end := r.ends.expect(asked.GetDeliberationId())
-		if _, err := all[caller].event(ctx, asked.GetDeliberationId(), "ray_executor.v1.ExecuteDeliberationRequest", data); err != nil {
+		wire := <-idle
+		_, err = wire.event(ctx, asked.GetDeliberationId(), "ray_executor.v1.ExecuteDeliberationRequest", data)
+		idle <- wire
+		if err != nil {
 			return err
 		}
 		return completed(ctx, asked.GetDeliberationId(), end)
