@@ -3,6 +3,7 @@ package functions
 import (
 	"cmp"
 	"context"
+	"time"
 
 	"rayexecutor/deliberation"
 	pb "rayexecutor/proto/ray_executor/v1"
@@ -47,7 +48,15 @@ func (f *Functions) cancel(ctx context.Context, story *deliberation.Deliberation
 		story.State = deliberation.Cancelled
 		return story, nil
 	}
-	return f.journal.LeaderStory(ctx, id)
+	story, err = f.journal.LeaderStory(ctx, id)
+	if err == nil && !story.State.Ended() {
+		// Servers that find together again may tell an older story.
+		err = &deliberation.Error{
+			Code: deliberation.Unavailable, Field: "NATS_URL", RetryAfter: time.Second,
+			Message: "NATS does not tell yet which end stands; repeating is safe",
+		}
+	}
+	return story, err
 }
 
 func cancelMessage(state deliberation.State) string {

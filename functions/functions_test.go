@@ -388,6 +388,20 @@ func TestCancelTellsTheEndThatStands(t *testing.T) {
 	}
 }
 
+// stale is a journal in which an end stands that is not told yet.
+type stale struct{ *memory }
+
+func (stale) End(context.Context, string, proto.Message, string) (bool, error) { return false, nil }
+
+func TestCancelTellsNoStateThatIsPast(t *testing.T) {
+	t.Parallel()
+	m := &memory{}
+	f := setup(t, func(o *functions.Options) { o.Journal = stale{m} })
+	f.submit(t, "d")
+	_, err := f.Cancel(t.Context(), &pb.CancelDeliberationRequest{DeliberationId: "d"}, functions.Origin{})
+	refused(t, err, deliberation.Unavailable, "NATS_URL")
+}
+
 func TestStats(t *testing.T) {
 	t.Parallel()
 	fine := &pb.Cluster{Name: "east", Reachable: true, WorkerReplicas: 1, WorkerReplicasTarget: 1}
