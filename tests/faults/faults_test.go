@@ -1,6 +1,7 @@
 package faults
 
 import (
+	"errors"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -59,6 +60,9 @@ func TestTheSystemKeepsItsWord(t *testing.T) {
 		document(t, func(text string) (string, error) {
 			return evidence.Document(plan, verdict, run.began, rig.versions(ctx), text)
 		})
+	}
+	if err := errors.Join(run.failures...); err != nil {
+		t.Errorf("not as planned: %v", err)
 	}
 	for _, broken := range verdict.Broken {
 		t.Errorf("broken: %s", broken)

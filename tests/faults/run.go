@@ -37,6 +37,7 @@ type run struct {
 	mu       sync.Mutex
 	outcomes map[string]*Outcome
 	windows  []Window
+	failures []error
 }
 
 func newRun(ctx context.Context, rig *rig, out io.Writer) *run {
@@ -55,7 +56,7 @@ func (r *run) notef(format string, args ...any) {
 
 // carryOut carries a plan out, until all is healed, all callers have gone and
 // everything has ended, and returns the evidence of it and of the plans before.
-// Its error is the harness's own: a fault that could not be made or healed.
+// Its error is the harness's own: that there is no evidence.
 func (r *run) carryOut(plan Plan) (*Evidence, error) {
 	r.plan, r.began = plan, time.Now()
 	if err := r.followAll(); err != nil {
@@ -105,14 +106,14 @@ func (r *run) follow(ctx context.Context, track string) error {
 			r.notef("%s: left out, no time is left", f.Kind)
 			continue
 		}
-		if err := r.happen(ctx, f); err != nil {
-			return fmt.Errorf("%s: %w", f.Kind, err)
-		}
+		r.happen(ctx, f)
 	}
-	return nil
+	return ctx.Err()
 }
 
-func (r *run) happen(ctx context.Context, f Fault) error {
+// happen makes a fault and heals it. One that cannot be made or healed is told
+// at the end: the run goes on.
+func (r *run) happen(ctx context.Context, f Fault) {
 	window := Window{Kind: f.Kind, From: time.Now()}
 	r.notef("%s", f.Kind)
 	heal, err := r.inject(ctx, f)
@@ -122,11 +123,16 @@ func (r *run) happen(ctx context.Context, f Fault) error {
 		err = errors.Join(err, heal(ctx))
 	}
 	window.Until = time.Now()
+	if err != nil {
+		r.notef("  NOT healed: %s: %v", f.Kind, err)
+	}
 	r.notef("  healed after %s: %s", window.Until.Sub(window.From).Round(100*time.Millisecond), f.Kind)
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.windows = append(r.windows, window)
-	return err
+	if err != nil {
+		r.failures = append(r.failures, fmt.Errorf("%s: %w", f.Kind, err))
+	}
 }
 
 // drain waits until everything has ended and been announced.
