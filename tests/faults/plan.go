@@ -208,12 +208,10 @@ func (t track) faults(random *rand.Rand, length time.Duration, isLong bool) []Fa
 
 // Calm is a plan in which nothing breaks: the worker is rolled out anew and
 // scaled while callers ask.
-func Calm(seed uint64, isLong bool) Plan {
-	plan := Plan{Seed: seed, Length: 12 * s, Faults: []Fault{{Track: "ray", At: 4 * s, For: s, Kind: RollWorker}}}
-	if isLong {
-		plan.Length = 60 * s
-		plan.Faults = append(plan.Faults, Fault{Track: "ray", At: 20 * s, For: 5 * s, Kind: ScaleWorker})
-	}
+func Calm(seed uint64) Plan {
+	plan := Plan{Seed: seed, Length: 60 * s, Faults: []Fault{
+		{Track: "ray", At: 4 * s, For: s, Kind: RollWorker}, {Track: "ray", At: 20 * s, For: 5 * s, Kind: ScaleWorker},
+	}}
 	for _, ask := range asks(rand.New(rand.NewPCG(seed, 200)), seed, plan.Length, true) {
 		ask.ID, ask.Cancel = "calm-"+ask.ID, 0
 		ask.Models = slices.DeleteFunc(ask.Models, func(model string) bool { return model == Never })

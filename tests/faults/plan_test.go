@@ -14,7 +14,7 @@ func TestASeedDecidesThePlan(t *testing.T) {
 		if !reflect.DeepEqual(plan, NewPlan(7, length)) {
 			t.Errorf("two plans of one seed differ, %s long", length)
 		}
-		if calm := Calm(7, plan.Long); !reflect.DeepEqual(calm, Calm(7, plan.Long)) || len(calm.Asks) == 0 {
+		if calm := Calm(7); !reflect.DeepEqual(calm, Calm(7)) || len(calm.Asks) == 0 {
 			t.Errorf("two calm plans of one seed differ, or ask nothing")
 		}
 		other := NewPlan(8, length)
