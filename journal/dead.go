@@ -2,6 +2,7 @@ package journal
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -112,9 +113,23 @@ func (j *Journal) KeepDead(ctx context.Context, story *deliberation.Deliberation
 		metaEnded: story.Ended.UTC().Format(time.RFC3339Nano),
 	}}, data)
 	if deliberation.AsError(err).Code == deliberation.LimitReached {
+		j.unlist(ctx, id)
 		return fullOf(DeadBucket, "retry some of `ray-executor dead list`, or raise JOURNAL_MAX_BYTES and deploy", err)
 	}
 	return err
+}
+
+// unlist takes back the name of what had no room: it may have been small enough.
+// Whoever kept it meanwhile loses nothing, for the end comes again.
+func (j *Journal) unlist(ctx context.Context, id string) {
+	stream, err := j.js.Stream(ctx, objectStream(DeadBucket))
+	if err == nil {
+		name := base64.URLEncoding.EncodeToString([]byte(id))
+		err = stream.Purge(ctx, jetstream.WithPurgeSubject("$O."+DeadBucket+".M."+name))
+	}
+	if err != nil {
+		j.log.Debug("take a name out of "+DeadBucket, "deliberation", id, "error", err)
+	}
 }
 
 // ListDead lists what was given up, by its id.

@@ -104,7 +104,10 @@ func (j *Journal) putObject(ctx context.Context, bucket string, meta jetstream.O
 	if err != nil {
 		return j.failed("reach the object store "+bucket, err)
 	}
-	if _, err := store.GetInfo(ctx, meta.Name); err == nil {
+	switch whole, err := j.whole(ctx, store, meta.Name); {
+	case err != nil:
+		return j.failed("look for an object", err)
+	case whole:
 		return nil
 	}
 	meta.Opts = &jetstream.ObjectMetaOptions{ChunkSize: uint32(min(chunkBytes, j.conn.MaxPayload()))}
@@ -113,6 +116,28 @@ func (j *Journal) putObject(ctx context.Context, bucket string, meta jetstream.O
 	}
 	return nil
 }
+
+// whole reports whether an object is there with all its parts. A put that
+// failed, as the bucket was full or NATS went away, may have left its name alone.
+func (j *Journal) whole(ctx context.Context, store jetstream.ObjectStore, name string) (bool, error) {
+	info, err := store.GetInfo(ctx, name)
+	if errors.Is(err, jetstream.ErrObjectNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	stream, err := j.js.Stream(ctx, objectStream(info.Bucket))
+	if err != nil {
+		return false, err
+	}
+	parts := "$O." + info.Bucket + ".C." + info.NUID
+	there, err := stream.Info(ctx, jetstream.WithSubjectFilter(parts))
+	return err == nil && there.State.Subjects[parts] == uint64(info.Chunks), err
+}
+
+// objectStream is the stream that an object store is.
+func objectStream(bucket string) string { return "OBJ_" + bucket }
 
 // getObject reads an object; jetstream.ErrObjectNotFound says that it is gone.
 func (j *Journal) getObject(ctx context.Context, bucket, name string) ([]byte, error) {

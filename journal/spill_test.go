@@ -4,6 +4,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/protobuf/proto"
 
 	"rayexecutor/deliberation"
@@ -68,6 +69,23 @@ func TestLightenTwice(t *testing.T) {
 
 	started := &pb.DeliberationStarted{DeliberationId: "d1"}
 	wantEqual(t, must[proto.Message](t)(w.Lighten(t.Context(), started)), started)
+}
+
+// TestHalfAnObjectIsPutAgain has a name whose parts are not there, as a put
+// leaves it that failed in between.
+func TestHalfAnObjectIsPutAgain(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	w.accept(t, "d1", 1)
+	end := completed("d1", journaltest.Result(0, "yes"))
+	must[proto.Message](t)(w.Lighten(t.Context(), end))
+	_, js := journaltest.Dial(t, w.server.URL)
+	bucket := must[jetstream.Stream](t)(js.Stream(t.Context(), "OBJ_"+journal.Results))
+	if err := bucket.Purge(t.Context(), jetstream.WithPurgeSubject("$O.*.C.>")); err != nil {
+		t.Fatal(err)
+	}
+	must[bool](t)(w.End(t.Context(), "d1", must[proto.Message](t)(w.Lighten(t.Context(), end)), ""))
+	w.wantBoth(t, "d1", status("completed", "yes"))
 }
 
 func TestObjectGone(t *testing.T) {

@@ -260,12 +260,25 @@ class Journal:
 
     async def _put(self, name: str, data: bytes) -> None:
         store = await self._store()
-        try:
-            await store.get_info(name)
-        except ObjectNotFoundError:
-            await store.put(name, data)
-        # Else the same bytes are there: the name is their digest. Putting them
+        # Where the same bytes are, for the name is their digest, putting them
         # again would pull them from under whoever reads them.
+        if not await self._whole(store, name):
+            await store.put(name, data)
+
+    async def _whole(self, store: ObjectStore, name: str) -> bool:
+        """Whether an object is there with all its parts.
+
+        A put that failed may have left its name alone.
+        """
+        try:
+            info = await store.get_info(name)
+        except ObjectNotFoundError:
+            return False
+        parts = f"$O.{RESULTS_BUCKET}.C.{info.nuid}"
+        stream = await self._connection.client.jetstream().stream_info(
+            f"OBJ_{RESULTS_BUCKET}", subjects_filter=parts
+        )
+        return (stream.state.subjects or {}).get(parts, 0) == info.chunks
 
     async def _store(self) -> ObjectStore:
         return await self._connection.client.jetstream().object_store(RESULTS_BUCKET)
