@@ -66,6 +66,8 @@ type Deliberation struct {
 	Ended     time.Time
 	// Reason is why it failed or was cancelled.
 	Reason string
+	// GivenUp reports that it failed because too many workers were lost with it.
+	GivenUp bool
 	// Sequence is the last entry folded in.
 	Sequence uint64
 
@@ -103,6 +105,7 @@ func (d *Deliberation) apply(entry Entry) {
 		d.end(Completed, entry.Time, event.GetResults(), "")
 	case *pb.DeliberationFailed:
 		d.end(Failed, entry.Time, event.GetResults(), event.GetErrorMessage())
+		d.GivenUp = event.GetGivenUp()
 	case *pb.DeliberationCancelled:
 		d.end(Cancelled, entry.Time, event.GetResults(), event.GetReason())
 	}
@@ -164,17 +167,6 @@ func (d *Deliberation) Deadline() time.Time {
 // Proposed reports whether an agent completed: its result carries no error.
 func Proposed(result *pb.DeliberationResult) bool {
 	return result != nil && result.GetMetadata()["error"] == ""
-}
-
-// attemptsSpent is the error_type that the workers give to agents of what they
-// give up because too many of them were lost with it.
-const attemptsSpent = "attempts"
-
-// GivenUp reports whether it failed because too many workers were lost with it.
-func (d *Deliberation) GivenUp() bool {
-	return d.State == Failed && slices.ContainsFunc(d.ending, func(result *pb.DeliberationResult) bool {
-		return result.GetMetadata()["error_type"] == attemptsSpent
-	})
 }
 
 // Status tells the deliberation as GetDeliberationStatus answers it.

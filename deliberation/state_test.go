@@ -131,16 +131,13 @@ func TestStatusTellsTheWholeStory(t *testing.T) {
 
 func TestGivenUp(t *testing.T) {
 	t.Parallel()
-	for errorType, want := range map[string]bool{"attempts": true, "timeout": false, "": false} {
-		result := &pb.DeliberationResult{AgentId: "a", Metadata: map[string]string{"error": "no", "error_type": errorType}}
-		results := []*pb.DeliberationResult{{AgentId: "b"}, result}
-		failed := &pb.DeliberationFailed{DeliberationId: "d", Results: results}
-		if got := deliberation.Fold(story(requested, failed)).GivenUp(); got != want {
-			t.Errorf("one that failed with %q is given up: %v", errorType, got)
-		}
-		completed := &pb.DeliberationCompleted{DeliberationId: "d", Results: results}
-		if deliberation.Fold(story(requested, completed)).GivenUp() {
-			t.Error("one that completed is given up")
+	gaveUp := &pb.DeliberationFailed{DeliberationId: "d", GivenUp: true}
+	for want, events := range map[bool][]proto.Message{
+		true:  {requested, gaveUp}, // also one that no worker lived to start
+		false: {requested, started, failed, gaveUp},
+	} {
+		if got := deliberation.Fold(story(events...)).GivenUp; got != want {
+			t.Errorf("%v is given up: %v", events, got)
 		}
 	}
 }

@@ -17,10 +17,8 @@ func (w world) giveUp(t *testing.T, record *pb.DeliberationRequested) *deliberat
 	t.Helper()
 	must[*pb.DeliberationRequested](t)(w.Accept(t.Context(), record, ""))
 	id := record.GetDeliberationId()
-	result := journaltest.Result(0, "")
-	result.Metadata["error_type"] = "attempts"
 	end := failed(id)
-	end.ErrorMessage, end.Results = "given up after 5 attempts", []*pb.DeliberationResult{result}
+	end.ErrorMessage, end.GivenUp = "given up after 5 attempts", true
 	must[bool](t)(w.End(t.Context(), id, end, ""))
 	return w.story(t, id)
 }
@@ -35,7 +33,7 @@ func TestDead(t *testing.T) {
 	record := journaltest.Record("d1", 1, 300)
 	record.Request.TaskDescription = strings.Repeat("x", deliberation.MaxRequestBytes-200)
 	story := w.giveUp(t, record)
-	if !story.GivenUp() {
+	if !story.GivenUp {
 		t.Fatal("it does not count as given up")
 	}
 	for range 2 {
@@ -71,12 +69,16 @@ func TestDead(t *testing.T) {
 func TestDeadIsBounded(t *testing.T) {
 	t.Parallel()
 	w := setup(t, func(layout *journal.Layout) { layout.MaxBytes = 4 << 20 }) // 256 KiB for these
-	var err error
-	kept := 0
+	var (
+		err   error
+		story *deliberation.Deliberation
+		kept  int
+	)
 	for ; err == nil && kept < 20; kept++ {
 		record := journaltest.Record(fmt.Sprint("d", kept), 1, 300)
 		record.Request.TaskDescription = strings.Repeat("x", 50<<10)
-		err = w.KeepDead(t.Context(), w.giveUp(t, record))
+		story = w.giveUp(t, record)
+		err = w.KeepDead(t.Context(), story)
 	}
 	if told := wantCode(t, err, deliberation.LimitReached); !strings.Contains(told.Message, journal.DeadBucket) {
 		t.Errorf("%q does not say what is full", told.Message)
@@ -84,6 +86,13 @@ func TestDeadIsBounded(t *testing.T) {
 	if list := must[[]journal.DeadSummary](t)(w.ListDead(t.Context())); len(list) != kept-1 {
 		t.Errorf("%d are kept, want %d", len(list), kept-1)
 	}
+	if err := w.DropDead(t.Context(), "d0"); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.KeepDead(t.Context(), story); err != nil {
+		t.Fatal(err)
+	}
+	must[journal.Dead](t)(w.ReadDead(t.Context(), story.Requested.GetDeliberationId()))
 	w.accept(t, "after", 1)
 }
 

@@ -22,8 +22,7 @@ func (k *Keeper) setAside(ctx context.Context, end journal.Delivery) error {
 	if !ok {
 		return fmt.Errorf("%s is no failure", events.Type(end.Event))
 	}
-	// The end alone says whether it is worth reading the story.
-	if !deliberation.Fold([]deliberation.Entry{end.Entry}).GivenUp() {
+	if !failed.GetGivenUp() {
 		return nil
 	}
 	story, err := k.journal.Story(ctx, failed.GetDeliberationId())

@@ -3,6 +3,8 @@ package keeper_test
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"strings"
 	"testing"
 	"time"
@@ -26,16 +28,16 @@ func (w world) giveUp(t *testing.T, id string) {
 			t.Fatal(err)
 		}
 	}
-	cutOff := journaltest.Result(1, "")
-	cutOff.Metadata["error_type"] = "attempts"
-	w.fail(t, id, "given up after 5 attempts", journaltest.Result(0, ""), cutOff)
+	w.fail(t, &pb.DeliberationFailed{
+		DeliberationId: id, TaskId: "task-" + id, ErrorMessage: "given up after 5 attempts", GivenUp: true,
+		Results: []*pb.DeliberationResult{journaltest.Result(0, ""), journaltest.Result(1, "")},
+	})
 }
 
-func (w world) fail(t *testing.T, id, why string, results ...*pb.DeliberationResult) {
+func (w world) fail(t *testing.T, failed *pb.DeliberationFailed) {
 	t.Helper()
-	won, err := w.End(t.Context(), id, &pb.DeliberationFailed{
-		DeliberationId: id, TaskId: "task-" + id, ErrorMessage: why, Results: results,
-	}, "")
+	id := failed.GetDeliberationId()
+	won, err := w.End(t.Context(), id, failed, "")
 	if err != nil || !won {
 		t.Fatalf("end %s: %v, %v", id, won, err)
 	}
@@ -62,16 +64,22 @@ func TestWhatIsGivenUpIsKept(t *testing.T) {
 	heard := w.hear(t)
 	w.giveUp(t, "d1")
 	w.submit(t, "other", 1, 300)
-	w.fail(t, "other", "the model refused", journaltest.Result(0, ""))
+	w.fail(t, &pb.DeliberationFailed{DeliberationId: "other", ErrorMessage: "the model refused"})
 	w.giveUp(t, "d2")
-	for range 3 {
+	w.submit(t, "unread", 1, 300) // no worker lived to start it: there is no result either
+	w.fail(t, &pb.DeliberationFailed{DeliberationId: "unread", ErrorMessage: "given up after 50 deliveries", GivenUp: true})
+	for range 4 {
 		next(t, heard) // each end is announced all the same
 	}
-	list := w.dead(t, 2)
-	for _, one := range list {
-		if one.ID == "other" || one.Attempts != 5 || one.Reason != "given up after 5 attempts" {
-			t.Errorf("kept is %+v", one)
-		}
+	kept := map[string]string{}
+	for _, one := range w.dead(t, 3) {
+		kept[one.ID] = fmt.Sprint(one.Reason, ", ", one.Attempts)
+	}
+	want := map[string]string{
+		"d1": "given up after 5 attempts, 5", "d2": "given up after 5 attempts, 5", "unread": "given up after 50 deliveries, 0",
+	}
+	if !maps.Equal(kept, want) {
+		t.Errorf("kept is %v", kept)
 	}
 
 	// It outlives the journal.

@@ -245,9 +245,7 @@ func live(w world) (ids []string) {
 		DeliberationId: "large", Results: []*pb.DeliberationResult{journaltest.Result(0, bulk), journaltest.Result(1, bulk)},
 	}, "")
 	w.must(err)
-	cutOff := journaltest.Result(0, "")
-	cutOff.Metadata["error_type"] = "attempts"
-	_, err = w.End(w.t.Context(), "dead", &pb.DeliberationFailed{DeliberationId: "dead", Results: []*pb.DeliberationResult{cutOff}}, "")
+	_, err = w.End(w.t.Context(), "dead", &pb.DeliberationFailed{DeliberationId: "dead", GivenUp: true}, "")
 	w.must(err)
 	_, _, err = w.worker.Started(w.t.Context(), "running", 1, time.Time{}, 0)
 	w.must(err)

@@ -408,7 +408,9 @@ type DeliberationFailed struct {
 	ResultsRef     string                 `protobuf:"bytes,4,opt,name=results_ref,json=resultsRef,proto3" json:"results_ref,omitempty"`
 	Duration       *durationpb.Duration   `protobuf:"bytes,5,opt,name=duration,proto3" json:"duration,omitempty"`
 	// Why, in words.
-	ErrorMessage  string `protobuf:"bytes,6,opt,name=error_message,json=errorMessage,proto3" json:"error_message,omitempty"`
+	ErrorMessage string `protobuf:"bytes,6,opt,name=error_message,json=errorMessage,proto3" json:"error_message,omitempty"`
+	// Whether it was given up because too many workers were lost with it.
+	GivenUp       bool `protobuf:"varint,7,opt,name=given_up,json=givenUp,proto3" json:"given_up,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -483,6 +485,13 @@ func (x *DeliberationFailed) GetErrorMessage() string {
 		return x.ErrorMessage
 	}
 	return ""
+}
+
+func (x *DeliberationFailed) GetGivenUp() bool {
+	if x != nil {
+		return x.GivenUp
+	}
+	return false
 }
 
 // DeliberationCancelled is the end that a caller asked for.
@@ -870,7 +879,7 @@ const file_ray_executor_v1_events_proto_rawDesc = "" +
 	"\aresults\x18\x03 \x03(\v2#.ray_executor.v1.DeliberationResultR\aresults\x12\x1f\n" +
 	"\vresults_ref\x18\x04 \x01(\tR\n" +
 	"resultsRef\x125\n" +
-	"\bduration\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\bduration\"\x92\x02\n" +
+	"\bduration\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\bduration\"\xad\x02\n" +
 	"\x12DeliberationFailed\x12'\n" +
 	"\x0fdeliberation_id\x18\x01 \x01(\tR\x0edeliberationId\x12\x17\n" +
 	"\atask_id\x18\x02 \x01(\tR\x06taskId\x12=\n" +
@@ -878,7 +887,8 @@ const file_ray_executor_v1_events_proto_rawDesc = "" +
 	"\vresults_ref\x18\x04 \x01(\tR\n" +
 	"resultsRef\x125\n" +
 	"\bduration\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12#\n" +
-	"\rerror_message\x18\x06 \x01(\tR\ferrorMessage\"\xd1\x01\n" +
+	"\rerror_message\x18\x06 \x01(\tR\ferrorMessage\x12\x19\n" +
+	"\bgiven_up\x18\a \x01(\bR\agivenUp\"\xd1\x01\n" +
 	"\x15DeliberationCancelled\x12'\n" +
 	"\x0fdeliberation_id\x18\x01 \x01(\tR\x0edeliberationId\x12\x17\n" +
 	"\atask_id\x18\x02 \x01(\tR\x06taskId\x12=\n" +

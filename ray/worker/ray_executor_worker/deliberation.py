@@ -116,7 +116,8 @@ class Deliberation:
             if await self._never_starts():
                 return await self._refuse(
                     f"given up after {self._delivery.delivered - 1} deliveries: "
-                    "each worker died before it could start it"
+                    "each worker died before it could start it",
+                    given_up=True,
                 )
             try:
                 self._requested = await self._read()
@@ -175,10 +176,10 @@ class Deliberation:
             and await self._last_start(self._until_end()) is None
         )
 
-    async def _refuse(self, why: str) -> Settlement:
+    async def _refuse(self, why: str, *, given_up: bool = False) -> Settlement:
         """Ends what no worker will ever be able to read."""
         log.error("%s: %s", self._delivery.id, why)
-        failed = self._context.schema.failed(self._delivery.id, "", [], 0.0, why)
+        failed = self._context.schema.failed(self._delivery.id, "", [], 0.0, why, given_up=given_up)
         await self._append_end("failed", failed)
         return Settlement.ENDED
 
@@ -410,13 +411,15 @@ class Deliberation:
                 "completed", schema.completed(self._requested, results, duration)
             )
             return
-        why = _why(results)
+        why, given_up = _why(results), False
         if missing:
             why = f"{self._cut_off_reason(claim)}: {why}"
-        await self._append_end(
-            "failed",
-            schema.failed(self._delivery.id, self._requested.task_id, results, duration, why),
+            given_up = claim is Claim.EXHAUSTED
+        task_id = self._requested.task_id
+        failed = schema.failed(
+            self._delivery.id, task_id, results, duration, why, given_up=given_up
         )
+        await self._append_end("failed", failed)
 
     def _cut_off(self, index: int, claim: Claim) -> Result:
         """The result of an agent that had none when the end came."""

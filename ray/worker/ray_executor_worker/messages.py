@@ -144,17 +144,20 @@ class Schema:
         message = self._new(COMPLETED, requested.deliberation_id, requested.task_id)
         return _ended(message, results, duration_s)
 
-    def failed(
+    def failed(  # noqa: PLR0913 - as many as the message has
         self,
         deliberation_id: str,
         task_id: str,
         results: Iterable[Result],
         duration_s: float,
         error_message: str,
+        *,
+        given_up: bool = False,
     ) -> Message:
         """The end with none, and why."""
         message: Any = self._new(FAILED, deliberation_id, task_id)
         message.error_message = _utf8(error_message)
+        message.given_up = given_up
         return _ended(message, results, duration_s)
 
     def stopped(self, cluster: str, replica: str) -> Message:

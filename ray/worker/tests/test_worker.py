@@ -159,6 +159,7 @@ async def test_a_deliberation_that_brings_workers_down_is_given_up(
     assert end.error_message.startswith(
         "given up after 5 attempts: the worker was lost in 5 of them"
     )
+    assert end.given_up
     assert end.results[0].metadata["error_type"] == "attempts"
     assert model.requests == []
 
@@ -195,7 +196,9 @@ async def test_what_no_worker_lives_to_start_is_given_up(
     await journalist.start("d2", 1)
     pull = await journalist.nc.jetstream().pull_subscribe_bind("pool-default", STREAM)
     for _ in range(MAX_DELIVERIES):
-        for message in await pull.fetch(2, timeout=20):
+        # One by one: a fetch of two may bring one, and that one twice.
+        both = [message for _ in range(2) for message in await pull.fetch(1, timeout=20)]
+        for message in both:
             await message.nak()
     async with working(journalist):
         how, end = await journalist.end("d1")
@@ -203,6 +206,7 @@ async def test_what_no_worker_lives_to_start_is_given_up(
         assert end.error_message == (
             "given up after 50 deliveries: each worker died before it could start it"
         )
+        assert end.given_up
         # It was started once: its attempts count.
         assert (await journalist.end("d2"))[0] == "completed"
         await journalist.settled()
@@ -214,6 +218,7 @@ async def test_none_completed(journalist: Journalist, model: FakeModel) -> None:
         await journalist.submit("d1", [a("a1", "404"), a("a2", "empty")], model.url)
         how, end = await journalist.end("d1")
     assert how == "failed"
+    assert not end.given_up
     assert end.error_message == (
         "none of 2 agents completed: a1: HTTP 404: no 404; "
         "a2: the model answered with empty content (finish_reason stop)"
@@ -273,6 +278,7 @@ async def test_what_waited_too_long_ends_without_a_call(
         how, end = await journalist.end("d1")
         await journalist.settled()
     assert how == "failed"
+    assert not end.given_up
     assert "before it was asked" in end.results[0].metadata["error"]
     assert await journalist.kinds("d1") == ["requested.default", "done.failed"]
     assert model.requests == []
@@ -516,6 +522,17 @@ async def test_a_large_result_goes_to_the_object_store(
         message = journalist.schema.parse(name, whole)
         result = message.result if name == AGENT else message.results[0]
         assert len(result.proposal) == 1536 * 1024
+
+
+async def test_half_an_object_is_put_again(journalist: Journalist) -> None:
+    js = journalist.nc.jetstream()
+    store = await js.object_store(RESULTS_BUCKET)
+    async with working(journalist) as worker:
+        await until(lambda: worker._connection.connected, wanted=True)
+        for _ in range(2):
+            await worker._journal._put("sha256-1", b"whole")
+            assert (await store.get("sha256-1")).data == b"whole"
+            await js.purge_stream(f"OBJ_{RESULTS_BUCKET}", subject="$O.*.C.>")
 
 
 async def test_a_large_recorded_result_is_put_back(
