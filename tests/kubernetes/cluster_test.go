@@ -6,7 +6,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -305,18 +304,17 @@ func (c *cluster) retried(t *testing.T, report *report) {
 	ids := c.whileSending(t, func() {
 		// A pod has to be there: one that starts now would not get ready.
 		eventually(t, time.Minute, func() error {
-			if noPods("serving.knative.dev/service=ray-executor-submit") == nil {
-				return errors.New("submit has no pod")
+			if logs, err := logsOf("submit", "functions"); err != nil || !strings.Contains(logs, `"msg":"ready"`) {
+				return fmt.Errorf("submit is not ready: %w\n%s", err, logs)
 			}
 			return nil
 		})
-		time.Sleep(2 * time.Second)
 		signal(t, servers, syscall.SIGSTOP)
 		done = report.timed("NATS stands still, submit answers 503, NATS goes on, the Broker has repeated them all, and they have completed")
 		eventually(t, 40*time.Second, func() error {
-			logs := kubectl(t, "logs", "-n", namespace, "-l", "serving.knative.dev/service=ray-executor-submit", "-c", "functions", "--tail=50")
-			if strings.Count(logs, `"code":"unavailable"`) < 2 {
-				return fmt.Errorf("it was hardly refused:\n%s", logs)
+			logs, err := logsOf("submit", "functions")
+			if err != nil || strings.Count(logs, `"code":"unavailable"`) < 2 {
+				return fmt.Errorf("it was hardly refused: %w\n%s", err, logs)
 			}
 			return nil
 		})
@@ -333,13 +331,13 @@ func (c *cluster) deadLetter(t *testing.T, report *report) {
 	done := report.timed("an event that is refused with 400 → the dead-letter sink")
 	c.post(t, id, bad)
 	eventually(t, 2*time.Minute, func() error {
-		logs := kubectl(t, "logs", "-n", namespace, "-l", "serving.knative.dev/service=ray-executor-dead-letters", "-c", "dead-letters", "--tail=50")
+		logs, err := logsOf("dead-letters", "dead-letters")
 		for _, line := range strings.Split(logs, "\n") {
 			if strings.Contains(line, id) && strings.Contains(line, "knativeerrorcode") && strings.Contains(line, "400") {
 				return nil
 			}
 		}
-		return fmt.Errorf("no dead letter %s in\n%s", id, logs)
+		return fmt.Errorf("no dead letter %s: %w\n%s", id, err, logs)
 	})
 	done()
 	if state := c.status(t, id); state.GetStatus() != "not_found" {
@@ -384,11 +382,13 @@ func (c *cluster) otherTriggers(t *testing.T) {
 func (c *cluster) whileSending(t *testing.T, do func()) (ids []string) {
 	t.Helper()
 	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
 	var sending sync.WaitGroup
+	defer sending.Wait()
+	defer stop()
 	sending.Go(func() {
 		for ctx.Err() == nil {
 			id := deliberation.NewID()
+			// Not ctx: the last one is sent, too.
 			if err := system.Post(t.Context(), http.DefaultClient, c.broker, id, request(id, 2)); err != nil {
 				t.Errorf("the Broker refused one: %v", err)
 				return
@@ -428,11 +428,22 @@ func (c *cluster) underLoad(t *testing.T, report *report, what string, do func()
 // headLost deletes Ray's head. What is sent then waits, and runs when KubeRay
 // has made another.
 func (c *cluster) headLost(t *testing.T, report *report) {
-	kubectl(t, "delete", "pod", "-n", namespace, "-l", "ray.io/node-type=head", "--force", "--grace-period=0")
-	done := report.timed("Ray's head deleted → what was sent meanwhile has completed")
+	heads := func() string {
+		return kubectl(t, "get", "pods", "-n", namespace, "-l", "ray.io/node-type=head", "-o",
+			`jsonpath={range .items[*]}{.metadata.uid}{.status.conditions[?(@.type=="Ready")].status}{"\n"}{end}`)
+	}
+	lost := strings.TrimSuffix(strings.TrimSpace(heads()), "True")
+	kubectl(t, "delete", "pod", "-n", namespace, "-l", "ray.io/node-type=head", "--grace-period=1")
+	done := report.timed("Ray's head is deleted, one is sent meanwhile, KubeRay makes another head, and it has completed")
+	eventually(t, time.Minute, func() error {
+		if now := heads(); strings.Contains(now, lost) || strings.Contains(now, "True") {
+			return fmt.Errorf("the heads are still %s", now)
+		}
+		return nil
+	})
 	id := deliberation.NewID()
 	c.post(t, id, request(id, 2))
-	if end := c.ended(t, id, 5*time.Minute); end.Type() != "ray_executor.v1.DeliberationCompleted" {
+	if end := c.ended(t, id, 4*time.Minute); end.Type() != "ray_executor.v1.DeliberationCompleted" {
 		t.Errorf("it ended as %s", end.Type())
 	}
 	done()
@@ -470,6 +481,14 @@ func kubectl(t *testing.T, arguments ...string) string {
 		t.Fatalf("%s: %v\n%s", command, err, complaints.String())
 	}
 	return string(printed)
+}
+
+// logsOf returns what the pods of a function have logged last; where one is
+// only being made, an error.
+func logsOf(service, container string) (string, error) {
+	printed, err := exec.Command("kubectl", "logs", "-n", namespace, "-l", "serving.knative.dev/service=ray-executor-"+service,
+		"-c", container, "--tail=100").CombinedOutput()
+	return string(printed), err
 }
 
 func noPods(selector string) error {
