@@ -125,7 +125,7 @@ bench-go: ## Print the figures and allocations of the hot paths
 	$(GO) test -run '^$$' -bench . -benchmem ./deliberation ./events ./functions ./journal
 
 clean: ## Remove what was built, not what was downloaded
-	rm -rf bin .func .ray-executor
+	rm -rf bin dist .func .ray-executor
 
 # --- what the targets above need ---
 

@@ -422,7 +422,7 @@ func (c *cluster) underLoad(t *testing.T, report *report, what string, do func()
 		done()
 	})
 	c.completed(t, ids)
-	report.note("%s: %d deliberations sent meanwhile; all have completed, each once", what, len(ids))
+	report.notef("%s: %d deliberations sent meanwhile; all have completed, each once", what, len(ids))
 }
 
 // headLost deletes Ray's head. What is sent then waits, and runs when KubeRay

@@ -39,7 +39,7 @@ func (r *report) median(what string, took []time.Duration) {
 	r.row(what, fmt.Sprintf("%s (median of %d; %s to %s)", round(took[len(took)/2]), len(took), round(took[0]), round(took[len(took)-1])))
 }
 
-func (r *report) note(format string, arguments ...any) {
+func (r *report) notef(format string, arguments ...any) {
 	r.row(fmt.Sprintf(format, arguments...), "")
 }
 
