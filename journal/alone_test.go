@@ -4,43 +4,63 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+
 	"rayexecutor/deliberation"
 	"rayexecutor/journal"
 	"rayexecutor/journal/journaltest"
 )
 
-// TestALeaderAlone has the journal's leader lose its followers. It goes on
-// taking messages for a while, stores none, and tells who repeats that another
-// message stands.
-func TestALeaderAlone(t *testing.T) {
+// TestARefusalIsBelievedWhenSeen has the compare-and-set find what a read does
+// not, as it is while servers that were cut off find together again: nothing is
+// settled by that.
+func TestARefusalIsBelievedWhenSeen(t *testing.T) {
 	t.Parallel()
-	if testing.Short() {
-		t.Skip("takes three servers")
-	}
-	servers := journaltest.Cluster(t, 3)
-	journaltest.Connect(t, servers[0].URL, func(layout *journal.Layout) { layout.Replicas = 3 })
-	_, js := journaltest.Dial(t, servers[0].URL)
-	stream, err := js.Stream(t.Context(), journal.Stream)
+	running, err := server.NewServer(&server.Options{
+		Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true, JetStream: true, StoreDir: t.TempDir(),
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	leader := servers[int(stream.CachedInfo().Cluster.Leader[1]-'0')]
-	j := journaltest.Undeployed(t, journal.Settings{URL: leader.URL, Wait: 500 * time.Millisecond})
-	await(t, "the leader takes a request", func() bool {
-		_, err := j.Accept(t.Context(), journaltest.Record("before", 1, 300), "")
-		return err == nil
-	})
-	for _, server := range servers {
-		if server != leader {
-			server.Stop()
-		}
+	running.Start()
+	t.Cleanup(func() { running.Shutdown(); running.WaitForShutdown() })
+	if !running.ReadyForConnections(30 * time.Second) {
+		t.Fatal("the nats-server did not start")
 	}
-	for range 3 { // the first may find no answer, the next ones find themselves
-		_, err := j.Accept(t.Context(), journaltest.Record("alone", 1, 300), "")
-		wantCode(t, err, deliberation.Unavailable)
-		won, err := j.End(t.Context(), "before", failed("before"), "")
-		if wantCode(t, err, deliberation.Unavailable); won {
-			t.Error("an end is won that no other server has")
-		}
+	j := journaltest.Connect(t, running.ClientURL())
+	record := journaltest.Record("d1", 1, 300)
+	if _, err := j.Accept(t.Context(), record, ""); err != nil {
+		t.Fatal(err)
+	}
+	if won, err := j.End(t.Context(), "d1", failed("d1"), ""); err != nil || !won {
+		t.Fatal(won, err)
+	}
+
+	// Reads reach a leader that has nothing.
+	conn, _ := journaltest.Dial(t, running.ClientURL())
+	if _, err := conn.Subscribe("stale", func(message *nats.Msg) {
+		_ = message.Respond([]byte(`{"error": {"code": 404, "err_code": 10037, "description": "no message found"}}`))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	reads := "$JS.API.STREAM.MSG.GET." + journal.Stream
+	if err := running.GlobalAccount().AddMapping(reads, "stale"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = j.Accept(t.Context(), record, "")
+	wantCode(t, err, deliberation.Unavailable)
+	_, err = j.End(t.Context(), "d1", failed("d1"), "")
+	wantCode(t, err, deliberation.Unavailable)
+
+	running.GlobalAccount().RemoveMapping(reads)
+	if standing, err := j.Accept(t.Context(), record, ""); err != nil || standing.GetDeliberationId() != "d1" {
+		t.Errorf("once it is seen: %v, %v", standing, err)
+	}
+	if won, err := j.End(t.Context(), "d1", failed("d1"), ""); err != nil || won {
+		t.Errorf("once it is seen an end is won %t, %v", won, err)
 	}
 }

@@ -117,7 +117,7 @@ func (e *Evidence) checkOutcome(v *Verdict, o *Outcome) {
 	case o.Accepted && story == nil:
 		v.brokenf("%s was accepted, and the journal does not hold it", id)
 		v.LostAll++
-		e.blame(v.Lost, o.ToldAt, o.ToldAt)
+		e.blame(v.Lost, o.ToldAt, o.ToldAt, anyKind)
 		return
 	case o.Accepted:
 		v.Accepted++
@@ -177,7 +177,7 @@ func (e *Evidence) checkStory(v *Verdict, id string, story *Story) {
 		v.brokenf("%s has %d ends", id, len(story.Ends))
 		if len(story.Ends) == 0 {
 			v.LostAll++
-			e.blame(v.Lost, story.Requested[0].At, story.Requested[0].At.Add(e.Outcomes[id].Ask.Timeout))
+			e.blame(v.Lost, story.Requested[0].At, story.Requested[0].At.Add(e.Outcomes[id].Ask.Timeout), anyKind)
 		}
 		return
 	}
@@ -347,6 +347,22 @@ func (e *Evidence) checkCalls(v *Verdict, id string, story *Story) {
 	}
 }
 
+// doubles are the kinds that may have an agent asked again after its answer:
+// those that keep a worker from recording it. Function servers and keepers have
+// no part in that, nor has a model that has answered.
+func doubles(kind Kind) bool {
+	switch kind {
+	case CutWorkers, MuteWorkers, ResetWorkers, SlowWorkers, NarrowWorkers:
+		return true
+	default:
+		return slices.ContainsFunc(tracks, func(t track) bool {
+			return (t.name == "nats" || t.name == "ray") && slices.ContainsFunc(t.kinds, func(c choice) bool { return c.kind == kind })
+		})
+	}
+}
+
+func anyKind(Kind) bool { return true }
+
 // countTwice counts an agent that was asked again although a model had
 // answered, or was at it.
 func (e *Evidence) countTwice(v *Verdict, calls []Call) {
@@ -354,7 +370,7 @@ func (e *Evidence) countTwice(v *Verdict, calls []Call) {
 		switch {
 		case call.Answered:
 			v.AskedTwice++
-			e.blame(v.Double, call.At, calls[i+1].At)
+			e.blame(v.Double, call.At, calls[i+1].At, doubles)
 			return
 		case call.Left:
 			v.AskedAnew++
@@ -363,11 +379,12 @@ func (e *Evidence) countTwice(v *Verdict, calls []Call) {
 	}
 }
 
-// blame counts for each kind of fault that there was between two moments.
-func (e *Evidence) blame(count map[Kind]int, from, until time.Time) {
+// blame counts for each kind of fault that there was between two moments, and
+// that may have to do with it.
+func (e *Evidence) blame(count map[Kind]int, from, until time.Time, may func(Kind) bool) {
 	blamed := map[Kind]bool{}
 	for _, w := range e.Windows {
-		if w.From.Before(until) && w.Until.After(from) && !blamed[w.Kind] {
+		if w.From.Before(until) && w.Until.After(from) && !blamed[w.Kind] && may(w.Kind) {
 			blamed[w.Kind] = true
 			count[w.Kind]++
 		}

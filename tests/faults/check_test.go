@@ -151,7 +151,8 @@ func TestCheckExcuses(t *testing.T) {
 	}
 	asked := kept()
 	asked.Calls["d"]["a1"][0].Answered = true
-	if v := asked.Check(); v.AskedTwice != 1 || v.Double[KillReplica] != 1 {
+	asked.Windows = append(asked.Windows, Window{KillFunction, asked.Windows[0].From, asked.Windows[0].Until})
+	if v := asked.Check(); v.AskedTwice != 1 || v.Double[KillReplica] != 1 || v.Double[KillFunction] != 0 {
 		t.Errorf("an agent asked twice is not counted: %+v", v)
 	}
 }

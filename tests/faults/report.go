@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -56,7 +57,11 @@ func (e *Evidence) table(v *Verdict) string {
 	b.WriteString("| fault | times | seconds, in all | lost | double |\n|---|---|---|---|---|\n")
 	for _, kind := range kinds() {
 		if count[kind] > 0 {
-			fmt.Fprintf(&b, "| %s | %d | %.0f | %d | %d |\n", kind, count[kind], total[kind].Seconds(), v.Lost[kind], v.Double[kind])
+			double := "–"
+			if doubles(kind) {
+				double = strconv.Itoa(v.Double[kind])
+			}
+			fmt.Fprintf(&b, "| %s | %d | %.0f | %d | %s |\n", kind, count[kind], total[kind].Seconds(), v.Lost[kind], double)
 		}
 	}
 	return b.String()
