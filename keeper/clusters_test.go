@@ -7,8 +7,6 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -17,7 +15,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"rayexecutor/ray"
-	"rayexecutor/ray/local"
 )
 
 // watched is a watch over one cluster, with all that it says.
@@ -147,61 +144,5 @@ func TestALostClusterIsSaid(t *testing.T) {
 	fresh.look(stopped)
 	if fresh.log.Len() > 0 {
 		t.Errorf("a keeper that stops says %s", &fresh.log)
-	}
-}
-
-// TestRealALostHead kills a Ray's head, without GCS fault tolerance: the one
-// that comes back has no worker.
-func TestRealALostHead(t *testing.T) {
-	head := startRay(t, local.Options{})
-	w := watchOne(t, head.Address())
-	w.await(t, "a Ray cluster is lost")
-	deployOn(t, head)
-	w.await(t, "a Ray cluster is back", "replicas=1")
-
-	gcs, port := head.Ports()
-	if err := head.Kill(); err != nil {
-		t.Fatal(err)
-	}
-	w.await(t, "a Ray cluster is lost", "is the cluster up")
-	head = startRay(t, local.Options{Port: gcs, DashboardPort: port})
-	w.look(t.Context())
-	w.wantGauges(t, 0, 0)
-	deployOn(t, head)
-	w.await(t, "a Ray cluster is back", "replicas=1")
-}
-
-func startRay(t *testing.T, options local.Options) *local.Ray {
-	t.Helper()
-	options.Venv, options.NumCPUs = os.Getenv("RAY_VENV"), 4
-	if options.Venv == "" {
-		options.Venv = "../.venv"
-	}
-	options.Venv, _ = filepath.Abs(options.Venv)
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	defer cancel()
-	head, err := local.Start(ctx, options)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = head.Stop(context.Background()) }) // the one that was killed has gone
-	return head
-}
-
-// deployOn deploys the worker, which waits for a NATS that is away.
-func deployOn(t *testing.T, head *local.Ray) {
-	t.Helper()
-	client, err := ray.NewClient(ray.Cluster{Name: "east", Address: head.Address()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	defer cancel()
-	if err := ray.Deploy(ctx, client, ray.Options{
-		NATSURL: "nats://127.0.0.1:9", Pools: map[string]int{"default": 10}, ClusterName: "east", ModelHosts: []string{"localhost"}, Replicas: 1,
-		Progress: func(line string) { t.Log(line) },
-	}); err != nil {
-		t.Fatal(err)
 	}
 }

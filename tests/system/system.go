@@ -184,12 +184,20 @@ func (s *System) StartRay(ctx context.Context) error {
 	return s.Deploy(ctx)
 }
 
-// LaunchRay starts a Ray with nothing on it.
+// LaunchRay starts a Ray with nothing on it, in the place of the one that there
+// was.
 func (s *System) LaunchRay(ctx context.Context) error {
-	var err error
-	s.ray, err = local.Start(ctx, local.Options{
+	options := local.Options{
 		Venv: Venv(), LogDir: filepath.Join(s.options.Dir, "ray"), Env: s.options.Settings, NumCPUs: s.options.RayCPUs,
-	})
+	}
+	if s.ray != nil {
+		options.Port, options.DashboardPort = s.ray.Ports()
+		if err := s.ray.Stop(ctx); err != nil {
+			return err
+		}
+	}
+	var err error
+	s.ray, err = local.Start(ctx, options)
 	return err
 }
 
