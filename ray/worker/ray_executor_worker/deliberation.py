@@ -130,7 +130,8 @@ class Deliberation:
                 return Settlement.LEFT
             if self._delivery.delivered > 1 or self.attempt != 1:
                 # Not before the claim: an earlier worker that is still there
-                # may record an agent until it stands. Model: Recall.
+                # may record an agent until it stands.
+                # Model: Recall.
                 await self._recall()
             if claim is Claim.STARTED:
                 await self._ask_missing()
