@@ -34,6 +34,11 @@ refused() {
 }
 
 k create namespace swe-ai-fleet --dry-run=client -o yaml | k apply -f - > /dev/null
+# Without a controller manager nobody else makes these; Knative's webhook tries
+# each pod, which has one.
+for namespace in default swe-ai-fleet; do
+  k create serviceaccount default -n $namespace --dry-run=client -o yaml | k apply --server-side -f - > /dev/null
+done
 # The webhooks need a moment for their certificates.
 patiently dry_run -f service.yaml
 taken service.yaml -f service.yaml

@@ -44,9 +44,9 @@ mine() {
 
 # patiently runs a command until it succeeds, for a minute.
 patiently() {
-  local _
-  for _ in $(seq 240); do
-    "$@" >/dev/null 2>&1 && return 0
+  local until=$((SECONDS + 60))
+  while [ $SECONDS -lt $until ]; do
+    "$@" > /dev/null 2>&1 && return 0
     sleep 0.25
   done
   "$@"
