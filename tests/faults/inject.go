@@ -198,7 +198,7 @@ func (r *run) poison(ctx context.Context, f Fault) (heal, error) {
 	return func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, ask.Timeout+time.Minute)
 		defer cancel()
-		return errors.Join(until(ctx, ask.ID+" has ended", func() error {
+		return errors.Join(until(ctx, ask.ID+" has ended", func(ctx context.Context) error {
 			_, err := r.last(ctx, events.EndSubject(ask.ID))
 			return err
 		}), r.rig.ray.complete(ctx))
@@ -235,6 +235,8 @@ func (r *run) killAsker(id string) {
 
 // last reads the journal's last message on a subject.
 func (r *run) last(ctx context.Context, subject string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, askFor)
+	defer cancel()
 	stream, err := r.rig.nats.js.Stream(ctx, journal.Stream)
 	if err != nil {
 		return nil, err

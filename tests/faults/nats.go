@@ -59,7 +59,7 @@ func startNATS(ctx context.Context, dir string) (*natsCluster, error) {
 	if c.js, err = jetstream.New(c.conn); err != nil {
 		return c, err
 	}
-	return c, until(ctx, "JetStream answers", func() error {
+	return c, until(ctx, "JetStream answers", func(ctx context.Context) error {
 		_, err := c.js.AccountInfo(ctx)
 		return err
 	})
@@ -167,7 +167,7 @@ func (c *natsCluster) info(ctx context.Context) (*jetstream.StreamInfo, error) {
 
 // whole waits until the journal has a leader and its followers are up to date.
 func (c *natsCluster) whole(ctx context.Context) error {
-	return until(ctx, "the journal is on three servers again", func() error {
+	return until(ctx, "the journal is on three servers again", func(ctx context.Context) error {
 		info, err := c.info(ctx)
 		if err != nil {
 			return err

@@ -53,10 +53,19 @@ func (p *part) tail() string {
 	return string(text[max(0, len(text)-3000):])
 }
 
+// askFor bounds one question: it, or its answer, may have been lost with a
+// server, and nobody would ever answer it.
+const askFor = 10 * time.Second
+
 // until asks again and again until it is so, or ctx ends.
-func until(ctx context.Context, what string, ask func() error) error {
+func until(ctx context.Context, what string, ask func(ctx context.Context) error) error {
+	once := func() error {
+		ctx, cancel := context.WithTimeout(ctx, askFor)
+		defer cancel()
+		return ask(ctx)
+	}
 	for {
-		err := ask()
+		err := once()
 		if err == nil {
 			return nil
 		}

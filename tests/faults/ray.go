@@ -237,7 +237,7 @@ func (c *rayCluster) some(ctx context.Context, which uint32) (replica, error) {
 	var all []replica
 	ctx, cancel := context.WithTimeout(ctx, healTime)
 	defer cancel()
-	err := until(ctx, "a worker replica runs", func() (err error) {
+	err := until(ctx, "a worker replica runs", func(ctx context.Context) (err error) {
 		all, err = c.replicas(ctx)
 		if err == nil && len(all) == 0 {
 			err = errors.New("none does")
@@ -254,7 +254,7 @@ func (c *rayCluster) some(ctx context.Context, which uint32) (replica, error) {
 func (c *rayCluster) complete(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, healTime)
 	defer cancel()
-	return until(ctx, "all worker replicas run", func() error {
+	return until(ctx, "all worker replicas run", func(ctx context.Context) error {
 		all, err := c.replicas(ctx)
 		if err == nil && len(all) < c.options.Replicas {
 			err = fmt.Errorf("%d do", len(all))

@@ -140,7 +140,7 @@ func (r *run) drain(ctx context.Context) error {
 	if err := r.rig.healthy(ctx); err != nil {
 		return err
 	}
-	return until(ctx, "everything has ended", func() error {
+	return until(ctx, "everything has ended", func(ctx context.Context) error {
 		stats, err := r.stats(ctx, 0)
 		if err != nil {
 			return err
