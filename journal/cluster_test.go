@@ -4,11 +4,13 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/protobuf/proto"
 
 	"rayexecutor/deliberation"
@@ -37,6 +39,57 @@ func TestDeployTogether(t *testing.T) {
 		})
 	}
 	deploying.Wait()
+}
+
+// TestALeaderAloneKnowsNothing leaves the journal's leader alone: while it
+// still answers, nobody is told that a deliberation is not there, for the
+// others may have it.
+func TestALeaderAloneKnowsNothing(t *testing.T) {
+	t.Parallel()
+	if testing.Short() {
+		t.Skip("takes three servers")
+	}
+	servers := journaltest.Cluster(t, 3)
+	journaltest.Connect(t, servers[0].URL, func(layout *journal.Layout) { layout.Replicas = 3 })
+	_, js := journaltest.Dial(t, servers[0].URL)
+	stream, err := js.Stream(t.Context(), journal.Stream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leader := slices.IndexFunc(servers, func(s *journaltest.Server) bool { return s.Name() == stream.CachedInfo().Cluster.Leader })
+	if leader < 0 {
+		t.Fatalf("no server is called %q", stream.CachedInfo().Cluster.Leader)
+	}
+	alone := journaltest.Undeployed(t, journal.Settings{URL: servers[leader].URL})
+	if story, err := alone.Story(t.Context(), "nobody"); err != nil || story.State != deliberation.Unknown {
+		t.Fatalf("while all are there: %v, %v", story, err)
+	}
+	_, js = journaltest.Dial(t, servers[leader].URL)
+	for i, s := range servers {
+		if i != leader {
+			s.Stop()
+		}
+	}
+	answered := false
+	for range 100 {
+		stream, err := js.Stream(t.Context(), journal.Stream)
+		if err != nil {
+			break // it has noticed
+		}
+		if slices.ContainsFunc(stream.CachedInfo().Cluster.Replicas, func(f *jetstream.PeerInfo) bool {
+			return !f.Offline && f.Active < 3*time.Second
+		}) {
+			time.Sleep(100 * time.Millisecond)
+			continue
+		}
+		answered = true
+		if story, err := alone.Story(t.Context(), "nobody"); deliberation.AsError(err).Code != deliberation.Unavailable {
+			t.Fatalf("alone it tells %v, %v", story, err)
+		}
+	}
+	if !answered {
+		t.Error("it never answered alone: nothing was shown")
+	}
 }
 
 // TestCluster has several writers on each of three servers race for each end

@@ -3,6 +3,7 @@ package journal
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"time"
 
@@ -48,10 +49,44 @@ func (j *Journal) checked(ctx context.Context, id string, entries []deliberation
 		return nil, err
 	}
 	story := deliberation.Fold(entries)
+	if last == nil && len(entries) == 0 {
+		err = j.led(ctx)
+	}
+	if err != nil {
+		return nil, err
+	}
 	if last == nil || last.Sequence <= story.Sequence && !startedLate(entries) {
 		return story, nil
 	}
 	return j.walk(ctx, id, max(last.Sequence, story.Sequence))
+}
+
+// heardWithin is how lately a leader has heard of its followers, if no other
+// can have been elected: they wait four seconds at least (minElectionTimeout of
+// nats-server), and hear from it each second.
+const heardWithin = 3 * time.Second
+
+// errAlone says that a leader does not hear its followers.
+var errAlone = errors.New("the leader is alone")
+
+// led makes sure that a leader which knows nothing still leads. One that is cut
+// off from the others goes on to answer for some seconds, without what they
+// have stored since.
+func (j *Journal) led(ctx context.Context) error {
+	info, err := j.info(ctx)
+	if err != nil || info.Cluster == nil {
+		return err
+	}
+	near := 1 // itself
+	for _, follower := range info.Cluster.Replicas {
+		if !follower.Offline && follower.Active < heardWithin {
+			near++
+		}
+	}
+	if 2*near > 1+len(info.Cluster.Replicas) {
+		return nil
+	}
+	return unavailable("NATS_URL", "could not tell whether the journal holds it: its servers do not hear each other; repeating is safe", errAlone)
 }
 
 // startedLate reports whether a start stands behind the end. It hides the

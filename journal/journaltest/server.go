@@ -45,6 +45,9 @@ func Start(tb testing.TB, change ...func(*server.Options)) *Server {
 	return s
 }
 
+// Name is the server's own.
+func (s *Server) Name() string { return s.running.Name() }
+
 // Stop shuts the server down; its store stays. Stopping twice is fine.
 func (s *Server) Stop() {
 	s.running.Shutdown()
