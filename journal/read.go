@@ -50,10 +50,9 @@ func (j *Journal) checked(ctx context.Context, id string, entries []deliberation
 	}
 	story := deliberation.Fold(entries)
 	if last == nil && len(entries) == 0 {
-		err = j.led(ctx)
-	}
-	if err != nil {
-		return nil, err
+		if err := j.led(ctx); err != nil {
+			return nil, err
+		}
 	}
 	if last == nil || last.Sequence <= story.Sequence && !startedLate(entries) {
 		return story, nil

@@ -34,7 +34,7 @@ keeps it, and "event" in it can be posted to the broker again.`,
 			}
 			server := newServer(deadLetters(log))
 			var group run.Group
-			group.Add(func() error { return serveOn(server, listener) }, func(error) { shutdown(server) })
+			addServer(&group, server, listener)
 			group.Add(run.ContextHandler(command.Context()))
 			return group.Run()
 		},
@@ -44,9 +44,8 @@ keeps it, and "event" in it can be posted to the broker again.`,
 // deadLetters answers 400 to what is no event: nobody could send it again.
 func deadLetters(log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
-	healthy := func(http.ResponseWriter, *http.Request) {}
-	mux.HandleFunc("GET /health/liveness", healthy)
-	mux.HandleFunc("GET /health/readiness", healthy)
+	mux.HandleFunc("GET /health/liveness", alive)
+	mux.HandleFunc("GET /health/readiness", alive)
 	mux.HandleFunc("POST /{$}", func(w http.ResponseWriter, r *http.Request) {
 		r.Body = http.MaxBytesReader(w, r.Body, maxDeadLetter)
 		event, err := binding.ToEvent(r.Context(), cehttp.NewMessageFromHttpRequest(r))

@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	function "rayexecutor"
 	"rayexecutor/config"
 	"rayexecutor/journal"
 	"rayexecutor/ray"
@@ -83,19 +84,19 @@ func deployWorker(ctx context.Context, settings config.Config, say func(string))
 	if err != nil {
 		return err
 	}
+	fleet, err := function.Fleet(settings)
+	if err != nil {
+		return err
+	}
+	defer fleet.Close()
 	var failed []error
-	for _, cluster := range clusters {
-		failed = append(failed, deployOn(ctx, cluster, settings, say))
+	for i, client := range fleet.Clients() { // in the settings' order
+		failed = append(failed, deployOn(ctx, client, clusters[i], settings, say))
 	}
 	return errors.Join(failed...)
 }
 
-func deployOn(ctx context.Context, cluster config.Cluster, settings config.Config, say func(string)) error {
-	client, err := clientOf(cluster)
-	if err != nil {
-		return err
-	}
-	defer client.Close()
+func deployOn(ctx context.Context, client *ray.Client, cluster config.Cluster, settings config.Config, say func(string)) error {
 	pools := make(map[string]int)
 	for _, pool := range cluster.Pools {
 		pools[pool.Name] = pool.InFlight
@@ -104,8 +105,4 @@ func deployOn(ctx context.Context, cluster config.Cluster, settings config.Confi
 		NATSURL: settings.WorkerNATSURL, Pools: pools, ClusterName: cluster.Name,
 		ModelHosts: settings.ModelHosts, Replicas: settings.WorkerReplicas, PIP: settings.WorkerPIP, Progress: say,
 	})
-}
-
-func clientOf(cluster config.Cluster) (*ray.Client, error) {
-	return ray.NewClient(ray.Cluster{Name: cluster.Name, Address: cluster.Address, Token: cluster.Token})
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	function "rayexecutor"
 	"rayexecutor/config"
 	"rayexecutor/journal"
 )
@@ -105,19 +106,14 @@ func checkServer(ctx context.Context, server string) (string, error) {
 }
 
 func checkWorker(ctx context.Context, settings config.Config) (string, error) {
-	clusters, err := settings.Clusters()
+	fleet, err := function.Fleet(settings)
 	if err != nil {
 		return "", err
 	}
+	defer fleet.Close()
 	var found []string
 	var amiss []error
-	for _, one := range clusters {
-		client, err := clientOf(one)
-		if err != nil {
-			return "", err
-		}
-		cluster := client.Status(ctx)
-		client.Close()
+	for _, cluster := range fleet.Clusters(ctx) {
 		switch {
 		case !cluster.GetReachable():
 			amiss = append(amiss, errors.New(cluster.GetError()))

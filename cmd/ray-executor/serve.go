@@ -93,7 +93,7 @@ func serve(ctx context.Context, settings config.Config, log *slog.Logger, listen
 		if listening != nil {
 			listening(listener.Addr())
 		}
-		group.Add(func() error { return serveOn(server, listener) }, func(error) { shutdown(server) })
+		addServer(&group, server, listener)
 	}
 	// This one ends with ctx, and with it the group.
 	addTask(ctx, &group, func(ctx context.Context) error { return awaitJournal(ctx, served, log) })
@@ -148,9 +148,9 @@ func keepAlone(ctx context.Context, settings config.Config, log *slog.Logger) er
 		log.Info("metrics", "address", listener.Addr().String())
 		mux := http.NewServeMux()
 		mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
-		mux.HandleFunc("GET /health/liveness", func(http.ResponseWriter, *http.Request) {})
+		mux.HandleFunc("GET /health/liveness", alive)
 		server := newServer(mux)
-		group.Add(func() error { return serveOn(server, listener) }, func(error) { shutdown(server) })
+		addServer(&group, server, listener)
 	}
 	addTask(ctx, &group, func(ctx context.Context) error { return keep(ctx, settings, metrics, log) })
 	return group.Run()
@@ -210,11 +210,17 @@ func (p portSetting) listen(ctx context.Context) (net.Listener, error) {
 	return listener, nil
 }
 
-func serveOn(server *http.Server, listener net.Listener) error {
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		return fmt.Errorf("serve: %w", err)
-	}
-	return nil
+// alive answers that the process runs, and no more.
+func alive(http.ResponseWriter, *http.Request) {}
+
+// addServer has a group serve on a port until it ends.
+func addServer(group *run.Group, server *http.Server, listener net.Listener) {
+	group.Add(func() error {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve: %w", err)
+		}
+		return nil
+	}, func(error) { shutdown(server) })
 }
 
 // shutdown takes no more, on any port, lets what is under way end, then closes.

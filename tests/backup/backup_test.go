@@ -10,7 +10,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -192,11 +191,11 @@ func blocks(t *testing.T) (backup, restore string) {
 	}
 	_, section, _ := strings.Cut(string(text), "\n## Backup and restore\n")
 	section, _, _ = strings.Cut(section, "\n## ")
-	found := regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(section, -1)
+	found := system.Commands(section)
 	if len(found) != 2 {
 		t.Fatalf("the section has %d blocks, want backup and restore", len(found))
 	}
-	return found[0][1], found[1][1]
+	return found[0], found[1]
 }
 
 // TestBackupAndRestore loses a server and what happened since its backup.

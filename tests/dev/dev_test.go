@@ -11,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -173,10 +172,7 @@ func readme(t *testing.T) []string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var blocks []string
-	for _, match := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllSubmatch(text, -1) {
-		blocks = append(blocks, string(match[1]))
-	}
+	blocks := system.Commands(string(text))
 	if len(blocks) < 4 {
 		t.Fatalf("the README has %d blocks to run", len(blocks))
 	}

@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -197,39 +196,23 @@ func otherVersion(number int) (worker.Package, error) {
 	return worker.Pack(files)
 }
 
-// replica is a worker replica as Serve tells it.
-type replica struct {
-	ID     string `json:"replica_id"`
-	PID    int    `json:"pid"`
-	NodeIP string `json:"node_ip"`
-	State  string `json:"state"`
-}
+// replica is a worker replica that runs.
+type replica system.Replica
 
-// replicas are those that run.
 func (c *rayCluster) replicas(ctx context.Context) ([]replica, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, c.head.Address()+"/api/serve/applications/", http.NoBody)
+	all, err := system.Replicas(ctx, http.DefaultClient, c.head.Address())
 	if err != nil {
 		return nil, err
 	}
-	response, err := http.DefaultClient.Do(request)
-	if err != nil {
-		return nil, err
+	var running []replica
+	for _, one := range all {
+		if one.State == "RUNNING" && one.PID != 0 {
+			running = append(running, replica(one))
+		}
 	}
-	defer response.Body.Close()
-	var serve struct {
-		Applications map[string]struct {
-			Deployments map[string]struct {
-				Replicas []replica `json:"replicas"`
-			} `json:"deployments"`
-		} `json:"applications"`
-	}
-	if err := json.NewDecoder(response.Body).Decode(&serve); err != nil {
-		return nil, err
-	}
-	all := serve.Applications[ray.Application].Deployments["Worker"].Replicas
-	return slices.DeleteFunc(all, func(r replica) bool { return r.State != "RUNNING" || r.PID == 0 }), nil
+	return running, nil
 }
 
 // some is one of the replicas that run.

@@ -16,10 +16,7 @@ import (
 // guide is the operators' page: what each of its sections has to be run.
 type guide map[string][]string
 
-var (
-	sections = regexp.MustCompile(`(?m)^## `)
-	blocks   = regexp.MustCompile("(?s)```sh\n(.*?)```")
-)
+var sections = regexp.MustCompile(`(?m)^## `)
 
 func readGuide(t *testing.T) guide {
 	t.Helper()
@@ -30,8 +27,8 @@ func readGuide(t *testing.T) guide {
 	g := make(guide)
 	for _, section := range sections.Split(string(text), -1)[1:] {
 		title, body, _ := strings.Cut(section, "\n")
-		for _, block := range blocks.FindAllStringSubmatch(body, -1) {
-			g[title] = append(g[title], block[1])
+		if commands := system.Commands(body); len(commands) > 0 {
+			g[title] = commands
 		}
 	}
 	t.Cleanup(func() {

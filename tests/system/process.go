@@ -9,6 +9,8 @@ import (
 	"os/exec"
 	"syscall"
 	"time"
+
+	"rayexecutor/ray"
 )
 
 // Process is a part that runs as one.
@@ -97,11 +99,32 @@ func (s *System) KillWorkers(ctx context.Context) (int, error) {
 
 // WorkerPIDs are the processes of the worker's replicas.
 func (s *System) WorkerPIDs(ctx context.Context) ([]int, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, s.ray.Address()+"/api/serve/applications/", http.NoBody)
+	replicas, err := Replicas(ctx, s.http, s.ray.Address())
 	if err != nil {
 		return nil, err
 	}
-	response, err := s.http.Do(request)
+	var pids []int
+	for _, replica := range replicas {
+		pids = append(pids, replica.PID)
+	}
+	return pids, nil
+}
+
+// Replica is a worker replica as Serve tells it.
+type Replica struct {
+	ID     string `json:"replica_id"`
+	PID    int    `json:"pid"`
+	NodeIP string `json:"node_ip"`
+	State  string `json:"state"`
+}
+
+// Replicas asks a Ray's dashboard for the worker's, in whatever state.
+func Replicas(ctx context.Context, client *http.Client, dashboard string) ([]Replica, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, dashboard+"/api/serve/applications/", http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	response, err := client.Do(request)
 	if err != nil {
 		return nil, err
 	}
@@ -109,18 +132,12 @@ func (s *System) WorkerPIDs(ctx context.Context) ([]int, error) {
 	var serve struct {
 		Applications map[string]struct {
 			Deployments map[string]struct {
-				Replicas []struct {
-					PID int `json:"pid"`
-				} `json:"replicas"`
+				Replicas []Replica `json:"replicas"`
 			} `json:"deployments"`
 		} `json:"applications"`
 	}
 	if err := json.NewDecoder(response.Body).Decode(&serve); err != nil {
 		return nil, err
 	}
-	var pids []int
-	for _, replica := range serve.Applications["ray-executor"].Deployments["Worker"].Replicas {
-		pids = append(pids, replica.PID)
-	}
-	return pids, nil
+	return serve.Applications[ray.Application].Deployments["Worker"].Replicas, nil
 }

@@ -91,8 +91,9 @@ kuberay() {
     sed -E '0,/cpu: 100m/s//cpu: "1"/; s#kuberay/operator#dev.local/kuberay-operator:rig#; s#namespace: system#namespace: ray-system#' | apply
 }
 
-# webhook NAME NAMESPACE PORT runs a webhook of Knative as a process beside the
-# apiserver, and tells the apiserver where: with no node there are no pods.
+# webhook PROGRAM NAMESPACE NAME PORT METRICS-PORT runs a webhook of Knative as a
+# process beside the apiserver, and tells the apiserver where: with no node there
+# are no pods.
 webhook() {
   local program=$1 namespace=$2 name=$3 port=$4 health=$5
   mine "$program" || {
