@@ -82,10 +82,9 @@ test-ray-249: build .venv-ray-2.49/.made ## Test end to end on the oldest Ray th
 	RAY_VENV=$(CURDIR)/.venv-ray-2.49 $(GO) test -timeout 15m -count 1 ./tests/e2e/...
 
 # How long, and which schedule of faults.
-export SOAK SEED
-soak: SOAK ?= 40m
+export SEED
 soak: build $(VENV)/.made $(TOOLS)/nats-server ## Break the system for SOAK (40m), as SEED (1) says, and write docs/reliability.md's table
-	$(GO) test -timeout 6h -count 1 -v -run TestTheSystemKeepsItsWord ./tests/faults
+	SOAK=$(or $(SOAK),40m) $(GO) test -timeout 6h -count 1 -v -run TestTheSystemKeepsItsWord ./tests/faults
 
 test-vllm: build $(VENV)/.made ## Test end to end against a real vLLM on the CPU (6 GB to install)
 	$(GO) test -timeout 25m -count 1 -tags vllm -v ./tests/vllm/...
