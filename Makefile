@@ -34,15 +34,16 @@ help: ## List what there is
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: $(WHEELS) ## Build bin/ray-executor, complete
-	$(GO) build -trimpath -ldflags '-s -w' -o bin/ray-executor ./cmd/ray-executor
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/ray-executor ./cmd/ray-executor
 
-# The image's name, and what it is made of.
+# The image's name, and what it is made of. Its program has no dev, and so no
+# NATS server.
 IMAGE  ?= dev.local/ray-executor:dev
 ARCHES := amd64 arm64
 
 image: $(WHEELS) ## Build the image IMAGE into dist/image: oci/, amd64.tar, arm64.tar; no Docker engine
 	for arch in $(ARCHES); do \
-	  CGO_ENABLED=0 GOOS=linux GOARCH=$$arch $(GO) build -trimpath -buildvcs=false -ldflags '-s -w -buildid=' \
+	  CGO_ENABLED=0 GOOS=linux GOARCH=$$arch $(GO) build -tags image -trimpath -buildvcs=false -ldflags '-s -w -buildid=' \
 	    -o dist/image/bin/$$arch ./cmd/ray-executor || exit 1; \
 	done
 	$(GO) run -C tools/image . -o $(CURDIR)/dist/image -tag $(IMAGE) $(PUSH) $(foreach arch,$(ARCHES),$(arch)=$(CURDIR)/dist/image/bin/$(arch))

@@ -49,7 +49,8 @@ type Settings struct {
 }
 
 // NewRules returns the rules for the operator's settings. The messages' own
-// rules stand in the proto files and are compiled at their first use.
+// rules stand in the proto files and are compiled at their first use. None is
+// written in CEL: a first one would cost every process the parser's tables.
 func NewRules(settings Settings) (*Rules, error) {
 	validator, err := protovalidate.New(protovalidate.WithFailFast())
 	if err != nil {
@@ -74,11 +75,7 @@ func (r *Rules) Check(request proto.Message) error {
 		return fmt.Errorf("validate %s: %w", request.ProtoReflect().Descriptor().FullName(), err)
 	}
 	first := violations.Violations[0].Proto
-	field := protovalidate.FieldPathString(first.GetField())
-	if field == "" { // a rule over the whole message is named `<field>.<what>`
-		field, _, _ = strings.Cut(first.GetRuleId(), ".")
-	}
-	return Invalidf(field, "%s", strings.TrimPrefix(wording(first.GetMessage()), field+": "))
+	return Invalidf(protovalidate.FieldPathString(first.GetField()), "%s", wording(first.GetMessage()))
 }
 
 // wording says in words what the proto's patterns say.
@@ -157,7 +154,12 @@ func (r *Rules) checkRecord(record *pb.DeliberationRequested) error {
 		return err
 	}
 	metadata := record.GetRequest().GetConstraints().GetMetadata()
+	ids := make(map[string]bool, len(record.GetRequest().GetAgents()))
 	for i, agent := range record.GetRequest().GetAgents() {
+		if ids[agent.GetId()] {
+			return Invalidf(fmt.Sprintf("agents[%d].id", i), "%q is another agent's: every id must be unique within the request", agent.GetId())
+		}
+		ids[agent.GetId()] = true
 		if agent.GetModel() == "" && record.GetVllmModel() == "" {
 			return Invalidf(fmt.Sprintf("agents[%d].model", i), "is empty, and neither vllm_model nor the operator's VLLM_MODEL names one")
 		}

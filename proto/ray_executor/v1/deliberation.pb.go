@@ -388,7 +388,7 @@ var File_ray_executor_v1_deliberation_proto protoreflect.FileDescriptor
 
 const file_ray_executor_v1_deliberation_proto_rawDesc = "" +
 	"\n" +
-	"\"ray_executor/v1/deliberation.proto\x12\x0fray_executor.v1\x1a\x1bbuf/validate/validate.proto\"\xd0\x04\n" +
+	"\"ray_executor/v1/deliberation.proto\x12\x0fray_executor.v1\x1a\x1bbuf/validate/validate.proto\"\xe3\x03\n" +
 	"\x1aExecuteDeliberationRequest\x12*\n" +
 	"\atask_id\x18\x01 \x01(\tB\x11\xbaH\x0er\f2\n" +
 	"[^\\s\\p{Z}]R\x06taskId\x12<\n" +
@@ -402,8 +402,7 @@ const file_ray_executor_v1_deliberation_proto_rawDesc = "" +
 	"\n" +
 	"vllm_model\x18\a \x01(\tR\tvllmModel\x12H\n" +
 	"\x0fdeliberation_id\x18\b \x01(\tB\x1f\xbaH\x1c\xd8\x01\x01r\x172\x15^[A-Za-z0-9_-]{1,64}$R\x0edeliberationId\x12/\n" +
-	"\x04pool\x18\t \x01(\tB\x1b\xbaH\x18\xd8\x01\x01r\x132\x11^[a-z0-9-]{1,32}$R\x04pool:k\xbaHh\x1af\n" +
-	"\ragents.unique\x122agents: every id must be unique within the request\x1a!this.agents.map(a, a.id).unique()\"\xc5\x02\n" +
+	"\x04pool\x18\t \x01(\tB\x1b\xbaH\x18\xd8\x01\x01r\x132\x11^[a-z0-9-]{1,32}$R\x04pool\"\xc5\x02\n" +
 	"\x0fTaskConstraints\x12\x19\n" +
 	"\bstory_id\x18\x01 \x01(\tR\astoryId\x12\x17\n" +
 	"\aplan_id\x18\x02 \x01(\tR\x06planId\x124\n" +
