@@ -157,7 +157,7 @@ func (r *Rules) checkRecord(record *pb.DeliberationRequested) error {
 	ids := make(map[string]bool, len(record.GetRequest().GetAgents()))
 	for i, agent := range record.GetRequest().GetAgents() {
 		if ids[agent.GetId()] {
-			return Invalidf(fmt.Sprintf("agents[%d].id", i), "%q is another agent's: every id must be unique within the request", agent.GetId())
+			return Invalidf("agents", "every id must be unique within the request: %q stands twice", agent.GetId())
 		}
 		ids[agent.GetId()] = true
 		if agent.GetModel() == "" && record.GetVllmModel() == "" {

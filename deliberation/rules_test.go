@@ -83,7 +83,7 @@ func TestAcceptChecksEveryField(t *testing.T) {
 		"agent id of 65":         {func(r *req) { r.Agents[0].Id = strings.Repeat("a", 65) }, "agents[0].id", "1 to 64 characters"},
 		"agent id with a dot":    {func(r *req) { r.Agents[0].Id = "a.1" }, "", ""},
 		"agent id with a slash":  {func(r *req) { r.Agents[0].Id = "a/1" }, "agents[0].id", "_ - ."},
-		"agents of one id":       {func(r *req) { r.Agents[1].Id = "a-1" }, "agents[1].id", "unique"},
+		"agents of one id":       {func(r *req) { r.Agents[1].Id = "a-1" }, "agents", "unique"},
 		"ids differ in case":     {func(r *req) { r.Agents[1].Id = "A-1" }, "", ""},
 		"timeout -1":             {func(r *req) { r.Constraints.TimeoutSeconds = -1 }, "constraints.timeout_seconds", "greater than or equal to 0"},
 		"timeout 0":              {func(r *req) { r.Constraints.TimeoutSeconds = 0 }, "", ""},

@@ -1,14 +1,17 @@
 package functions
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
 
 	"github.com/cloudevents/sdk-go/v2/event"
+	"golang.org/x/sync/errgroup"
 
 	"rayexecutor/deliberation"
 	"rayexecutor/events"
+	pb "rayexecutor/proto/ray_executor/v1"
 )
 
 const (
@@ -17,7 +20,12 @@ const (
 	maxBodyBytes = 8 << 20
 	// maxBatch is the most events that travel at once.
 	maxBatch = 1000
+	// together is how many submissions of a batch are under way at once.
+	together = 64
 )
+
+// submission is the event type of a submission.
+var submission = events.Type((*pb.ExecuteDeliberationRequest)(nil))
 
 // Mount puts every door on its routes: CloudEvents, the RPCs and the JSON API,
 // which also answers for paths that there are not.
@@ -45,7 +53,7 @@ func (f *Functions) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		f.refuse(w, r, "", err)
 		return
 	}
-	replies, err := f.answerAll(r, requests, mode)
+	replies, err := f.answerAll(r.Context(), requests, mode)
 	if err != nil {
 		WriteError(w, err)
 		return
@@ -55,26 +63,47 @@ func (f *Functions) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// answerAll answers events in order. What could not be taken for want of a
-// dependency or by a limit refuses a batch whole: repeating it is safe, as
-// each event is the same deliberation again. Any other refusal takes its place
-// among the replies.
-func (f *Functions) answerAll(r *http.Request, requests []event.Event, mode events.Mode) ([]event.Event, error) {
-	replies := make([]event.Event, 0, len(requests))
-	for _, request := range requests {
-		reply, err := f.Handle(r.Context(), request)
-		if err != nil {
-			coded := deliberation.AsError(err)
-			if !mode.IsBatch() || retryable(coded.Code) {
-				return nil, coded
-			}
-			if reply, err = refusal(&request, coded); err != nil {
-				return nil, err
-			}
+// answerAll answers events in order, but for submissions in a row: those are
+// under way together, and which of two that share an id comes first is open.
+func (f *Functions) answerAll(ctx context.Context, requests []event.Event, mode events.Mode) ([]event.Event, error) {
+	replies := make([]event.Event, len(requests))
+	for from, to := 0, 0; from < len(requests); from = to {
+		for to = from + 1; to < len(requests) && isSubmission(&requests[from]) && isSubmission(&requests[to]); {
+			to++
 		}
-		replies = append(replies, *reply)
+		group, ctx := errgroup.WithContext(ctx)
+		group.SetLimit(together)
+		for i := from; i < to && ctx.Err() == nil; i++ {
+			group.Go(func() (err error) {
+				replies[i], err = f.answer(ctx, requests[i], mode)
+				return err
+			})
+		}
+		if err := group.Wait(); err != nil {
+			return nil, err
+		}
 	}
-	return replies, nil
+	return replies, ctx.Err()
+}
+
+func isSubmission(e *event.Event) bool { return e.Type() == submission }
+
+// answer answers one event. What could not be taken for want of a dependency
+// or by a limit refuses a batch whole: repeating it is safe, as each event is
+// the same deliberation again. Any other refusal takes its place among the
+// replies.
+func (f *Functions) answer(ctx context.Context, request event.Event, mode events.Mode) (event.Event, error) {
+	reply, err := f.Handle(ctx, request)
+	if err != nil {
+		coded := deliberation.AsError(err)
+		if !mode.IsBatch() || retryable(coded.Code) {
+			return event.Event{}, coded
+		}
+		if reply, err = refusal(&request, coded); err != nil {
+			return event.Event{}, err
+		}
+	}
+	return *reply, nil
 }
 
 // refusal is the reply, within a batch, to an event that was refused.

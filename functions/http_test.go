@@ -334,6 +334,36 @@ func TestBatch(t *testing.T) {
 	}
 }
 
+// TestSubmissionsOfABatchAreUnderWayTogether: each waits until all are there.
+func TestSubmissionsOfABatchAreUnderWayTogether(t *testing.T) {
+	t.Parallel()
+	const all = 10
+	m := &meeting{memory: &memory{}}
+	m.missing.Add(all)
+	f := setup(t, func(o *functions.Options) { o.Journal = m })
+	whole := make([]event.Event, all)
+	for i := range whole {
+		whole[i] = asEvent(t, fmt.Sprint(i), request(fmt.Sprintf("d-%d", i)))
+	}
+	for i, reply := range readBatch(t, f.serve(batch(t, whole...))) {
+		if want := fmt.Sprintf("d-%d", i); reply.Subject() != want {
+			t.Errorf("reply %d is about %s", i, reply.Subject())
+		}
+	}
+}
+
+// meeting is a journal that accepts nothing until all submissions are there.
+type meeting struct {
+	*memory
+	missing sync.WaitGroup
+}
+
+func (m *meeting) Accept(ctx context.Context, record *pb.DeliberationRequested, traceParent string) (*pb.DeliberationRequested, error) {
+	m.missing.Done()
+	m.missing.Wait()
+	return m.memory.Accept(ctx, record, traceParent)
+}
+
 // TestBatchIsRefusedWhole for want of a dependency or by a limit, and then it
 // is safe to send it again.
 func TestBatchIsRefusedWhole(t *testing.T) {
@@ -343,7 +373,7 @@ func TestBatchIsRefusedWhole(t *testing.T) {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
 			t.Parallel()
 			m := &memory{}
-			f := setup(t, func(o *functions.Options) { o.Journal = &failing{memory: m, after: 1, with: fail} })
+			f := setup(t, func(o *functions.Options) { o.Journal = &failing{memory: m, id: deliberation.DerivedID("/caller", "2"), with: fail} })
 			whole := func() *http.Request { return batch(t, asEvent(t, "1", request("")), asEvent(t, "2", request(""))) }
 			got := f.serve(whole())
 			told := readProblem(t, got, status)
@@ -358,16 +388,21 @@ func TestBatchIsRefusedWhole(t *testing.T) {
 	}
 }
 
-// failing is a journal whose call after some others fails, once.
+// failing is a journal that fails one deliberation, once.
 type failing struct {
 	*memory
-	after int
-	with  error
+	id   string
+	with error
+	once sync.Once
 }
 
 func (f *failing) Accept(ctx context.Context, record *pb.DeliberationRequested, traceParent string) (*pb.DeliberationRequested, error) {
-	if f.after--; f.after == -1 {
-		return nil, f.with
+	var err error
+	if record.GetDeliberationId() == f.id {
+		f.once.Do(func() { err = f.with })
+	}
+	if err != nil {
+		return nil, err
 	}
 	return f.memory.Accept(ctx, record, traceParent)
 }
@@ -377,7 +412,7 @@ func (f *failing) Accept(ctx context.Context, record *pb.DeliberationRequested, 
 func TestAnUnforeseenErrorTakesItsPlaceInABatch(t *testing.T) {
 	t.Parallel()
 	m := &memory{}
-	f := setup(t, func(o *functions.Options) { o.Journal = &failing{memory: m, with: errors.New("secret")} })
+	f := setup(t, func(o *functions.Options) { o.Journal = &failing{memory: m, id: deliberation.DerivedID("/caller", "1"), with: errors.New("secret")} })
 	replies := readBatch(t, f.serve(batch(t, asEvent(t, "1", request("")), asEvent(t, "2", request("")))))
 	var told pb.Error
 	if err := events.Decode(&replies[0], &told); err != nil || told.GetCode() != "internal" || told.GetMessage() != "internal" {
