@@ -1,7 +1,9 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"encoding/base64"
 	"fmt"
 	"net/http"
 	"os"
@@ -29,6 +31,7 @@ var callers = []int{1, 16, 256}
 const (
 	rawPublish = "raw JetStream compare-and-set"
 	byEvent    = "CloudEvent, binary, protobuf"
+	byBatch    = "CloudEvents, 64 a batch"
 	byREST     = "REST, JSON"
 	byGRPC     = "gRPC"
 	serveCall  = "Ray Serve HTTP call"
@@ -43,6 +46,9 @@ var commonRate = map[int]float64{1: 200, 16: 1000, 256: 2000}
 
 // taken counts what was sent, over all subjects, so that every id is new.
 var taken atomic.Int64
+
+// batch is how many submissions the door of batches takes at a time.
+const batch = 64
 
 // longestTimeout is in seconds: what is accepted here outlives the run.
 const longestTimeout = 86_400
@@ -64,6 +70,8 @@ func request(agents int) *pb.ExecuteDeliberationRequest {
 // door is a way in that can be called from any number of connections.
 type door struct {
 	name string
+	// each is how many submissions a call makes.
+	each int
 	// open connects callers; the second result disconnects them.
 	open func(callers int) (call, func(), error)
 }
@@ -88,7 +96,7 @@ func (b *bench) accept(ctx context.Context) (*section, error) {
 		return nil, err
 	}
 	defer raw.Close()
-	doors := []door{rawDoor(raw), eventDoor(ours.URL()), restDoor(ours.URL()), grpcDoor(ours.URL()), serveDoor(rig.serving)}
+	doors := []door{rawDoor(raw), eventDoor(ours.URL()), batchDoor(ours.URL()), restDoor(ours.URL()), grpcDoor(ours.URL()), serveDoor(rig.serving)}
 	var most, half, tail figures
 	for round := range b.rounds {
 		for _, n := range callers {
@@ -139,12 +147,12 @@ func (b *bench) acceptTurn(ctx context.Context, door door, n int, key string, mo
 	if err != nil {
 		return err
 	}
-	load := min(commonRate[n], rate/2)
+	load := min(commonRate[n]/float64(door.each), rate/2)
 	took, err := open(ctx, n, load, b.turn(2), do)
 	if err != nil {
 		return err
 	}
-	most.add(key, rate)
+	most.add(key, rate*float64(door.each))
 	half.add(key, took.at(50))
 	tail.add(key, took.at(99))
 	return nil
@@ -184,7 +192,7 @@ func (b *bench) slowDoors(ctx context.Context, rig *rig, slow *figures) error {
 }
 
 func rawDoor(sys *system.System) door {
-	return door{rawPublish, func(int) (call, func(), error) {
+	return door{rawPublish, 1, func(int) (call, func(), error) {
 		conn, err := sys.NATS()
 		if err != nil {
 			return nil, nil, err
@@ -217,7 +225,7 @@ func requested(id string, asked *pb.ExecuteDeliberationRequest) *pb.Deliberation
 }
 
 func eventDoor(url string) door {
-	return door{byEvent, func(n int) (call, func(), error) {
+	return door{byEvent, 1, func(n int) (call, func(), error) {
 		data, err := proto.Marshal(request(3))
 		if err != nil {
 			return nil, nil, err
@@ -230,8 +238,34 @@ func eventDoor(url string) door {
 	}}
 }
 
+func batchDoor(url string) door {
+	return door{byBatch, batch, func(n int) (call, func(), error) {
+		data, err := proto.Marshal(request(3))
+		if err != nil {
+			return nil, nil, err
+		}
+		event := `{"specversion":"1.0","source":"/bench","type":"ray_executor.v1.ExecuteDeliberationRequest",` +
+			`"datacontenttype":"application/protobuf","data_base64":"` + base64.StdEncoding.EncodeToString(data) + `","id":"`
+		all, closeAll, err := wires(url, n)
+		return func(ctx context.Context, caller int) error {
+			body := []byte{'['}
+			for i := range batch {
+				if i > 0 {
+					body = append(body, ',')
+				}
+				body = append(append(append(body, event...), fresh()...), `"}`...)
+			}
+			answer, err := all[caller].post(ctx, "/", append(body, ']'), "Content-Type", "application/cloudevents-batch+json")
+			if taken := bytes.Count(answer, []byte(`"type":"ray_executor.v1.ExecuteDeliberationResponse"`)); err == nil && taken != batch {
+				err = fmt.Errorf("%d of a batch are taken: %s", taken, answer)
+			}
+			return err
+		}, closeAll, err
+	}}
+}
+
 func restDoor(url string) door {
-	return door{byREST, func(n int) (call, func(), error) {
+	return door{byREST, 1, func(n int) (call, func(), error) {
 		data, err := protojson.Marshal(request(3))
 		if err != nil {
 			return nil, nil, err
@@ -246,7 +280,7 @@ func restDoor(url string) door {
 
 // grpcDoor calls over one connection, as gRPC's clients do.
 func grpcDoor(url string) door {
-	return door{byGRPC, func(int) (call, func(), error) {
+	return door{byGRPC, 1, func(int) (call, func(), error) {
 		var protocols http.Protocols
 		protocols.SetUnencryptedHTTP2(true)
 		transport := &http.Transport{Protocols: &protocols}
@@ -261,7 +295,7 @@ func grpcDoor(url string) door {
 
 // serveDoor has the application remember the request, and no more.
 func serveDoor(url string) door {
-	return door{serveCall, func(n int) (call, func(), error) {
+	return door{serveCall, 1, func(n int) (call, func(), error) {
 		data, err := protojson.Marshal(request(3))
 		if err != nil {
 			return nil, nil, err
@@ -278,7 +312,7 @@ func (b *bench) acceptSection(doors []door, most, half, tail, slow *figures) (*s
 	s := &section{title: "Accepting a deliberation"}
 	s.textf("Three agents; the answer comes once the journal holds it, and nothing works on it. *Most* is what so many callers get " +
 		"who wait for nothing but their answers. Latency is at an open load of half of that, at most 200, 1,000 and 2,000 a second " +
-		"for 1, 16 and 256 callers. gRPC's callers share one connection, as its clients do. The Ray Serve application only " +
+		"for 1, 16 and 256 callers; a batch counts as its submissions, and its latency is the whole's. gRPC's callers share one connection, as its clients do. The Ray Serve application only " +
 		"appends to a list in memory. What starts processes is asked one at a time: each submission of a job starts a supervisor, " +
 		"each agent of the other service an actor, which then take the cores for seconds.")
 	rows := [][]string{{"", "callers", "most a second", "of raw", "median, ms", "99th percentile, ms"}}

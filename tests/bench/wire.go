@@ -7,9 +7,10 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
+	"net/http/httputil"
 	"net/url"
 	"strconv"
+	"strings"
 )
 
 // wire is one connection of HTTP/1.1 that sends one request after the other.
@@ -63,16 +64,52 @@ func (w *wire) post(ctx context.Context, path string, body []byte, headers ...st
 	if _, err := w.conn.Write(w.out.Bytes()); err != nil {
 		return nil, err
 	}
-	response, err := http.ReadResponse(w.reader, nil)
+	return w.answer()
+}
+
+// answer reads a status, of the headers what tells the body's length, and the
+// body.
+func (w *wire) answer() ([]byte, error) {
+	status, err := w.line()
 	if err != nil {
 		return nil, err
 	}
-	defer response.Body.Close()
-	answer, err := io.ReadAll(response.Body)
-	if err == nil && response.StatusCode/100 != 2 {
-		err = fmt.Errorf("%s: %s", response.Status, answer)
+	length, chunked := 0, false
+	for {
+		header, err := w.line()
+		if err != nil {
+			return nil, err
+		}
+		if header == "" {
+			break
+		}
+		name, value, _ := strings.Cut(header, ":")
+		switch strings.ToLower(name) {
+		case "content-length":
+			if length, err = strconv.Atoi(strings.TrimSpace(value)); err != nil {
+				return nil, err
+			}
+		case "transfer-encoding":
+			chunked = true
+		}
+	}
+	var body io.Reader = io.LimitReader(w.reader, int64(length))
+	if chunked {
+		body = httputil.NewChunkedReader(w.reader)
+	}
+	answer, err := io.ReadAll(body)
+	if err == nil && chunked {
+		_, err = w.line() // the end of no trailers
+	}
+	if _, code, _ := strings.Cut(status, " "); err == nil && !strings.HasPrefix(code, "2") {
+		err = fmt.Errorf("%s: %s", status, answer)
 	}
 	return answer, err
+}
+
+func (w *wire) line() (string, error) {
+	line, err := w.reader.ReadString('\n')
+	return strings.TrimRight(line, "\r\n"), err
 }
 
 // event sends a binary CloudEvent with protobuf data.
