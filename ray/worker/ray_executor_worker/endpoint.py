@@ -29,6 +29,10 @@ _REFILL = 10.0
 _EARNED = 2.0
 # How often a retry that waits looks for what answers have earned.
 _LOOK_S = 0.05
+# Connections that are opened to a server at the same time. A burst of agents
+# would overrun its backlog, and a connection takes a third more memory while it
+# is being opened than afterwards, which the process keeps.
+_OPENING = 100
 # Requests name their servers, and thousands of names may come by.
 _ENDPOINTS = 256
 
@@ -95,6 +99,8 @@ class Endpoint:
     ) -> None:
         self.name = name
         self.budget = Budget(now, sleep)
+        # Held while a connection is being opened.
+        self.opening = asyncio.Semaphore(_OPENING)
         self._now = now
         self._failures = 0
         self._failing_since = 0.0
@@ -102,6 +108,11 @@ class Endpoint:
         self._pause = 0.0
         self._due = 0.0
         self._why = ""
+
+    @property
+    def left_alone(self) -> bool:
+        """Whether its breaker is open."""
+        return bool(self._pause)
 
     def admit(self) -> bool:
         """Raises CallError where the server is to be left alone.

@@ -12,6 +12,8 @@ from functools import lru_cache
 from typing import Any, Optional, Union
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.tracing import Trace
 from yarl import URL
 
 from .endpoint import CallError, Endpoints
@@ -83,7 +85,7 @@ class ModelClient:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._session = aiohttp.ClientSession(
             # The pools bound how many calls there are, the deadline how long one takes.
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S),
+            connector=_Connector(self._endpoints, limit=0, keepalive_timeout=_KEEPALIVE_S),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
@@ -100,7 +102,7 @@ class ModelClient:
         url = self._endpoint(question.base_url)
         return await self._retrier.run(
             lambda: self._call(url, question.body),
-            endpoint=self._endpoints.at(f"{url.host}:{url.port}"),
+            endpoint=self._endpoints.at(_name(url)),
             max_retries=question.max_retries,
             deadline=question.deadline,
             progress=progress,
@@ -165,6 +167,30 @@ class ModelClient:
             text = text.replace(self._api_key, "***")
         text = " ".join(text.split())
         return text if len(text) <= _MAX_ERROR_CHARS else text[: _MAX_ERROR_CHARS - 1] + "…"
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Opens only so many connections to a server at the same time."""
+
+    def __init__(self, endpoints: Endpoints, *, limit: int, keepalive_timeout: float) -> None:
+        super().__init__(limit=limit, keepalive_timeout=keepalive_timeout)
+        self._endpoints = endpoints
+
+    # What aiohttp's own connectors override, and no public place does as well:
+    # here alone it is known that there is no connection to use again.
+    async def _create_connection(
+        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> ResponseHandler:
+        endpoint = self._endpoints.at(_name(req.url))
+        waits = endpoint.opening.locked()
+        async with endpoint.opening:
+            if waits and endpoint.left_alone:
+                raise aiohttp.ClientConnectionError(f"{endpoint.name} keeps failing")
+            return await super()._create_connection(req, traces, timeout)
+
+
+def _name(url: URL) -> str:
+    return f"{url.host}:{url.port}"
 
 
 def _payload(body: bytes) -> Union[bytes, io.BytesIO]:

@@ -11,7 +11,7 @@ import pytest_asyncio
 from harness import FakeModel, until
 from yarl import URL
 
-from ray_executor_worker.endpoint import CallError
+from ray_executor_worker.endpoint import CallError, Endpoint
 from ray_executor_worker.hosts import AllowedHosts
 from ray_executor_worker.model import Answer, ModelClient, Question, chat
 from ray_executor_worker.retry import Backoff, Progress, Retrier
@@ -195,3 +195,40 @@ def test_hosts(entry: str, url: str, covered: bool) -> None:  # noqa: FBT001
 def test_a_malformed_host_is_refused(entry: str) -> None:
     with pytest.raises(ValueError, match="model_hosts"):
         AllowedHosts([entry])
+
+
+async def turns_taken(client: ModelClient, model: FakeModel) -> Endpoint:
+    """The model's endpoint, while as many connections as may be are opened to it."""
+    url = URL(model.url)
+    endpoint = client._endpoints.at(f"{url.host}:{url.port}")
+    while not endpoint.opening.locked():
+        await endpoint.opening.acquire()
+    return endpoint
+
+
+async def test_connections_are_opened_so_many_at_a_time(
+    client: ModelClient, model: FakeModel
+) -> None:
+    endpoint = await turns_taken(client, model)
+    waiting = asyncio.create_task(ask(client, model.url, "ok"))
+    await asyncio.sleep(0.1)
+    assert not model.requests
+    endpoint.opening.release()
+    assert (await waiting).content == "proposal of ok"
+    assert not endpoint.opening.locked()
+
+
+async def test_who_waits_for_a_connection_hears_that_the_server_is_left_alone(
+    client: ModelClient, model: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray_executor_worker.endpoint._FAILING_S", 0.0)
+    endpoint = await turns_taken(client, model)
+    waiting = asyncio.create_task(ask(client, model.url, "ok"))
+    await asyncio.sleep(0.1)
+    while not endpoint.left_alone:
+        endpoint.failed("HTTP 503: down", probe=False)
+    endpoint.opening.release()
+    with pytest.raises(CallError, match="keeps failing"):
+        await waiting
+    assert not model.requests
+    assert not endpoint.opening.locked()
