@@ -32,7 +32,7 @@ func calls(ctx context.Context, j *journal.Journal) map[string]error {
 	_, _, errs["snapshot"] = j.SaveSnapshot(ctx, deliberation.NewLedger(nil).Snapshot(), 0)
 	errs["catch up"] = j.CatchUp(ctx, deliberation.NewLedger(nil))
 	errs["follow"] = j.Follow(ctx, 1, func(deliberation.Mark) {})
-	errs["ends"] = j.Ends(ctx, func(context.Context, journal.Delivery) error { return nil })
+	errs["ends"] = j.Ends(ctx, journal.Announcer, func(context.Context, journal.Delivery) error { return nil })
 	errs["announce"] = j.Announce(ctx, "orchestration.deliberation.failed", "lost.done", nil, nil)
 	_, errs["lighten"] = j.Lighten(ctx, failed("lost"))
 	_, errs["dead list"] = j.ListDead(ctx)

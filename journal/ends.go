@@ -34,6 +34,8 @@ type Reader struct {
 
 // The readers.
 var (
+	// Announcer tells who listens.
+	Announcer = Reader{consumer: announcer, atOnce: 16}
 	// Responder tells of each agent: deploy makes its consumer while
 	// AGENT_RESPONSES=true.
 	Responder = Reader{consumer: "keeper-responses", made: " (deploy makes it while AGENT_RESPONSES=true)", atOnce: 1}
@@ -61,17 +63,12 @@ const (
 	redeliverSlowest = 5 * time.Minute
 )
 
-// Ends hands each end to announce, at least once, until ctx ends or NATS is
-// away. Several callers share the ends among them. An end is done with when
-// announce returns nil; otherwise it comes again, for as long as the journal
-// keeps it.
-func (j *Journal) Ends(ctx context.Context, announce func(context.Context, Delivery) error) error {
-	return j.EndsFor(ctx, Reader{consumer: announcer, atOnce: 1}, announce)
-}
-
-// EndsFor is Ends for another reader, who may set by *LaterError when an end comes
-// again. tell is called at once for as many ends as the reader allows.
-func (j *Journal) EndsFor(ctx context.Context, reader Reader, tell func(context.Context, Delivery) error) error {
+// Ends hands each end to tell, at least once, until ctx ends or NATS is away;
+// at once as many as the reader allows. Several callers share a reader's ends
+// among them. An end is done with when tell returns nil; otherwise it comes
+// again, for as long as the journal keeps it: when a *LaterError says so, or
+// else later each time.
+func (j *Journal) Ends(ctx context.Context, reader Reader, tell func(context.Context, Delivery) error) error {
 	consumer, err := j.js.Consumer(ctx, Stream, reader.consumer)
 	if err != nil {
 		return j.failed("reach the consumer "+reader.consumer+reader.made, err)

@@ -20,7 +20,7 @@ func (w world) listen(t *testing.T, announce func(journal.Delivery) error) (stop
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() {
-		ended <- w.Ends(ctx, func(_ context.Context, end journal.Delivery) error { return announce(end) })
+		ended <- w.Ends(ctx, journal.Announcer, func(_ context.Context, end journal.Delivery) error { return announce(end) })
 	}()
 	var once sync.Once
 	var err error
@@ -86,7 +86,7 @@ func TestEndsStopWhileNATSIsAway(t *testing.T) {
 	w := setup(t)
 	must[bool](t)(w.End(t.Context(), "d1", failed("d1"), ""))
 	away := &deliberation.Error{Code: deliberation.Unavailable}
-	err := w.Ends(t.Context(), func(context.Context, journal.Delivery) error { return away })
+	err := w.Ends(t.Context(), journal.Announcer, func(context.Context, journal.Delivery) error { return away })
 	if !errors.Is(err, away) {
 		t.Errorf("ended with %v", err)
 	}
@@ -103,7 +103,10 @@ func TestEndsGivesBack(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	seen := map[string]bool{}
-	_ = w.Ends(ctx, func(_ context.Context, end journal.Delivery) error {
+	var several sync.Mutex
+	_ = w.Ends(ctx, journal.Announcer, func(_ context.Context, end journal.Delivery) error {
+		several.Lock()
+		defer several.Unlock()
 		seen[about(end)] = true
 		cancel()
 		return nil

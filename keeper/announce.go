@@ -14,7 +14,7 @@ import (
 )
 
 func (k *Keeper) announceEnds(ctx context.Context) error {
-	return k.journal.Ends(ctx, k.announce)
+	return k.journal.Ends(ctx, journal.Announcer, k.announce)
 }
 
 // announce tells the Orchestrator of an end: one structured CloudEvent whose

@@ -14,7 +14,7 @@ import (
 // it: the journal forgets it, and it waits for a person. It reads the ends by itself,
 // so that a bucket that is full keeps no announcement back.
 func (k *Keeper) keepDead(ctx context.Context) error {
-	return k.journal.EndsFor(ctx, journal.GivenUp, k.setAside)
+	return k.journal.Ends(ctx, journal.GivenUp, k.setAside)
 }
 
 func (k *Keeper) setAside(ctx context.Context, end journal.Delivery) error {

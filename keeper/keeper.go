@@ -44,9 +44,7 @@ type Journal interface {
 // Announcements is what it takes to tell of ends.
 type Announcements interface {
 	// Ends hands over each end at least once, until ctx ends or NATS is away.
-	Ends(ctx context.Context, announce func(context.Context, journal.Delivery) error) error
-	// EndsFor is Ends for another reader.
-	EndsFor(ctx context.Context, reader journal.Reader, tell func(context.Context, journal.Delivery) error) error
+	Ends(ctx context.Context, reader journal.Reader, tell func(context.Context, journal.Delivery) error) error
 	// Announce stores what listeners hear; a repeated id is stored once within
 	// the duplicate window.
 	Announce(ctx context.Context, subject, id string, header map[string][]string, data []byte) error

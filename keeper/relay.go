@@ -17,9 +17,9 @@ import (
 type RelayJournal interface {
 	// PrepareRelay makes what the relay needs where it is not there yet.
 	PrepareRelay(ctx context.Context, layout journal.Layout) error
-	// EndsFor hands over each end at least once, several at a time; *LaterError
+	// Ends hands over each end at least once, several at a time; *LaterError
 	// says when it comes again.
-	EndsFor(ctx context.Context, reader journal.Reader, tell func(context.Context, journal.Delivery) error) error
+	Ends(ctx context.Context, reader journal.Reader, tell func(context.Context, journal.Delivery) error) error
 	// Keep stores an end that the sink did not take.
 	Keep(ctx context.Context, end journal.Delivery, reason string) error
 	// Undelivered reads what is kept, oldest first; of all where id is empty.
@@ -76,7 +76,7 @@ func (r *Relay) Run(ctx context.Context) error {
 		if err := r.journal.PrepareRelay(ctx, r.options.Layout); err != nil {
 			return err
 		}
-		return r.journal.EndsFor(ctx, journal.Relay, r.relay)
+		return r.journal.Ends(ctx, journal.Relay, r.relay)
 	})
 }
 

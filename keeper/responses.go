@@ -83,7 +83,7 @@ const isoTime = "2006-01-02T15:04:05.000000+00:00"
 const noTemperature = "1.0"
 
 func (k *Keeper) tellAgents(ctx context.Context) error {
-	return k.journal.EndsFor(ctx, journal.Responder, k.respond)
+	return k.journal.Ends(ctx, journal.Responder, k.respond)
 }
 
 // respond tells of each agent in an end's results.
