@@ -110,13 +110,8 @@ class Connection:
         gone = [i for i in self._interests if i.subject == subject]
         self._interests = [i for i in self._interests if i.subject != subject]
         for interest in gone:
-            if interest.live is not None:
-                with contextlib.suppress(nats_errors.Error, asyncio.TimeoutError, OSError):
-                    # nats-py waits longer for a server that is not there.
-                    await asyncio.wait_for(
-                        interest.live.drain(),  # type: ignore[no-untyped-call]
-                        _DRAIN_S,
-                    )
+            if interest.live is not None and self._client is not None:
+                await _detach(self._client, interest.live)
 
     async def close(self) -> None:
         """Sends what is left to send, and disconnects; keep() has ended by then."""
@@ -205,6 +200,23 @@ async def _attach(client: Client, interest: _Interest) -> Subscription:
     return await client.subscribe(
         interest.subject, cb=interest.handler, pending_msgs_limit=0, pending_bytes_limit=0
     )
+
+
+async def _detach(client: Client, live: Subscription) -> None:
+    """Ends a subscription once what is under way has been handled, if that is soon.
+
+    nats-py's own drain cannot be cut short: the client would subscribe anew with
+    the next server, and would stop reading when its ping is answered after all.
+    """
+    with contextlib.suppress(nats_errors.Error, asyncio.TimeoutError, OSError):
+        await client._send_unsubscribe(live._id)  # noqa: SLF001 - and go on to listen
+        # Whatever it says, nothing comes behind it.
+        await client.request("$JS.API.INFO", timeout=_DRAIN_S)
+        until = asyncio.get_running_loop().time() + _DRAIN_S
+        while live.pending_msgs and asyncio.get_running_loop().time() < until:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    with contextlib.suppress(nats_errors.Error, OSError):
+        await live.unsubscribe()
 
 
 def _check_version(client: Client) -> None:

@@ -34,6 +34,10 @@ _HEARTBEAT_S = 5
 # Without a heartbeat for so long the request is lost.
 _SILENCE_S = 2.5 * _HEARTBEAT_S
 _RETRY_S = (0.5, 5.0)
+# What is handed back goes to another worker at once. Where that is again and
+# again us (a request that the server holds and we have given up), it waits.
+_HAND_BACKS = 3
+_HAND_BACK_S = (0.1, 30.0)
 _BATCH = 1_000
 # Ends a request in the ordinary way: it expired, or took what there was.
 _SPENT = frozenset({"404", "408"})
@@ -196,10 +200,20 @@ class Puller:
         self.reset()
 
     async def _hand_back(self, message: Msg) -> None:
+        pause = _pause(message.metadata.num_delivered)
+        nak = NAK + f' {{"delay": {int(pause * 1e9)}}}'.encode() if pause else NAK
         try:
-            await self._connection.publish(message.reply, NAK)
+            await self._connection.publish(message.reply, nak)
         except UnavailableError:
             log.debug("could not hand back %s: it is delivered again later", message.subject)
+
+
+def _pause(delivered: int) -> float:
+    """How long what was delivered so often waits before it is again."""
+    if delivered <= _HAND_BACKS:
+        return 0.0
+    low, high = _HAND_BACK_S
+    return min(high, low * 2.0 ** min(delivered - _HAND_BACKS - 1, 16))
 
 
 def _delivery(message: Msg, pool: str) -> Delivery:

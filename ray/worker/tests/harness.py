@@ -90,6 +90,7 @@ class NatsServer:
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
+            self.thaw()
             self._process.wait(PATIENCE_S)
             self._process = None
 

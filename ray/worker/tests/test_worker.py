@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from harness import FakeModel, Journalist, NatsServer, a, intercept, until, working
+from nats.aio.msg import Msg
 from nats.js.errors import APIError
 
 from ray_executor_worker.clock import JournalClock
@@ -211,6 +212,56 @@ async def test_what_no_worker_lives_to_start_is_given_up(
         assert (await journalist.end("d2"))[0] == "completed"
         await journalist.settled()
     assert len(model.requests) == 1
+
+
+async def test_what_is_handed_back_does_not_go_round(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    async with working(journalist, slots=1) as worker:
+        await journalist.submit("d1", [a("a1", "slow")], model.url)
+        await until(lambda: model.open, 1)
+        # A request that the worker has given up, and the server has not.
+        lost = f"{worker._pullers['default']._inbox}.lost"
+        await journalist.nc.publish(
+            f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.pool-default",
+            b'{"batch": 1000, "expires": 30000000000}',
+            reply=lost,
+        )
+        await journalist.submit("d2", [a("a1")], model.url)
+        await asyncio.sleep(2)
+        pool = await journalist.nc.jetstream().consumer_info(STREAM, "pool-default")
+        assert pool.delivered is not None
+        # d1, and d2 four times, then after 0.1, 0.2, 0.4 and 0.8 s.
+        assert 5 <= pool.delivered.consumer_seq <= 9
+        model.let_go.set()
+        assert (await journalist.end("d2"))[0] == "completed"
+
+
+async def test_an_interest_that_could_not_be_drained_is_gone(
+    journalist: Journalist,
+) -> None:
+    heard: list[bytes] = []
+
+    async def hear(message: Msg) -> None:
+        heard.append(message.data)
+
+    connection = Connection((journalist.server.url,), Secrets({}), "test")
+    keeping = asyncio.create_task(connection.keep())
+    await until(lambda: int(connection.connected), 1)
+    await connection.subscribe("some.*", hear)
+    # It hears nothing of the end of the interest, and then there is another.
+    journalist.server.freeze()
+    await connection.unsubscribe("some.*")
+    journalist.server.stop()
+    await until(lambda: int(connection.connected), 0)
+    journalist.server.start()
+    await until(lambda: int(connection.connected), 1)
+    await connection.publish("some.thing", b"x")
+    await connection.request("$JS.API.INFO", b"")
+    await asyncio.sleep(0.1)
+    assert heard == []
+    await cancel([keeping])
+    await connection.close()
 
 
 async def test_none_completed(journalist: Journalist, model: FakeModel) -> None:
