@@ -2,14 +2,25 @@ package main
 
 import (
 	"bytes"
+	"encoding/base64"
+	"fmt"
 	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/registry"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/validate"
 )
@@ -109,5 +120,42 @@ func TestABinaryThatIsMissing(t *testing.T) {
 	t.Parallel()
 	if err := run(t.TempDir(), tag, false, []string{"amd64=/nowhere"}); err == nil {
 		t.Error("made an image of nothing")
+	}
+}
+
+// TestMakePush runs the command of the operators' page against a registry that
+// wants a login.
+func TestMakePush(t *testing.T) {
+	images := registry.New(registry.Logger(log.New(io.Discard, "", 0)))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if user, password, _ := r.BasicAuth(); user != "someone" || password != "secret" {
+			w.Header().Set("WWW-Authenticate", `Basic realm="images"`)
+			w.WriteHeader(http.StatusUnauthorized)
+			return
+		}
+		images.ServeHTTP(w, r)
+	}))
+	defer server.Close()
+	host := strings.TrimPrefix(server.URL, "http://")
+	login := t.TempDir()
+	config := fmt.Sprintf(`{"auths": {%q: {"auth": %q}}}`, host, base64.StdEncoding.EncodeToString([]byte("someone:secret")))
+	if err := os.WriteFile(filepath.Join(login, "config.json"), []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("DOCKER_CONFIG", login)
+	command := exec.CommandContext(t.Context(), "make", "-C", "../..", "push", "IMAGE="+host+"/ray-executor:1")
+	if told, err := command.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, told)
+	}
+	ref, err := name.ParseReference(host + "/ray-executor:1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	pushed, err := remote.Index(ref, remote.WithAuthFromKeychain(authn.DefaultKeychain))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := validate.Index(pushed); err != nil {
+		t.Error(err)
 	}
 }
