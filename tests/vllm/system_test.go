@@ -62,6 +62,7 @@ func setup(t *testing.T) *system.System {
 func TestDeliberations(t *testing.T) {
 	sys := setup(t)
 	t.Run("completed with the model's own text", func(t *testing.T) { completes(t, sys) })
+	t.Run("agents of a role share what is computed of their prompts", func(t *testing.T) { sharesPrefixes(t, sys) })
 	t.Run("an unknown model is the agent's failure", func(t *testing.T) { unknownModel(t, sys) })
 	t.Run("a cancel stops generation", func(t *testing.T) { cancelStopsGeneration(t, sys) })
 	t.Run("a deadline stops generation", func(t *testing.T) { deadlineStopsGeneration(t, sys) })
@@ -89,6 +90,27 @@ func completes(t *testing.T, sys *system.System) {
 		}
 	}
 	t.Logf("three agents in %s", status.GetEndedAt().AsTime().Sub(status.GetSubmittedAt().AsTime()))
+}
+
+// sharesPrefixes lets sixteen agents read the same long task.
+func sharesPrefixes(t *testing.T, sys *system.System) {
+	queried, hit, err := server.Prefixes(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	description := strings.Repeat("Every answer of the cache may be stale, and nobody notices. ", 100)
+	if status := sys.AwaitEnd(t, sys.Submit(t, request("prefixes", description, make([]string, 16)...))); status.GetStatus() != "completed" {
+		t.Fatalf("it is %v", status)
+	}
+	queriedThen, hitThen, err := server.Prefixes(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	share := (hitThen - hit) / (queriedThen - queried)
+	t.Logf("of %.0f tokens %.0f %% were there", queriedThen-queried, 100*share)
+	if share < 0.8 {
+		t.Errorf("of what sixteen agents are told, %.0f %% is taken from the cache of prefixes", 100*share)
+	}
 }
 
 func unknownModel(t *testing.T, sys *system.System) {

@@ -100,7 +100,19 @@ func (s *Server) run(ctx context.Context, what string) error {
 
 // Running is how many requests the engine works on, by vLLM's own metric,
 // which it renews with every step.
-func (s *Server) Running(ctx context.Context) (float64, error) {
+func (s *Server) Running(ctx context.Context) (float64, error) { return s.metric(ctx, gauge) }
+
+// Prefixes are how many tokens of prompts were looked up in the cache of
+// prefixes so far, and how many of them were there.
+func (s *Server) Prefixes(ctx context.Context) (queried, hit float64, err error) {
+	if queried, err = s.metric(ctx, "vllm:prefix_cache_queries_total"); err != nil {
+		return 0, 0, err
+	}
+	hit, err = s.metric(ctx, "vllm:prefix_cache_hits_total")
+	return queried, hit, err
+}
+
+func (s *Server) metric(ctx context.Context, name string) (float64, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.URL+"/metrics", nil)
 	if err != nil {
 		return 0, err
@@ -113,7 +125,7 @@ func (s *Server) Running(ctx context.Context) (float64, error) {
 	if res.StatusCode != http.StatusOK {
 		return 0, fmt.Errorf("vllm: metrics: %s", res.Status)
 	}
-	return sum(res.Body, gauge)
+	return sum(res.Body, name)
 }
 
 // sum adds up a metric's samples.

@@ -7,11 +7,12 @@ from collections.abc import Mapping
 
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
-# What agents share stands first: servers that cache prefixes then compute it once.
+# What agents share stands first, and who of them it is last: servers that cache
+# prefixes (vLLM does) compute the task once for all agents of a role.
 _SYSTEM = (
     "You are one of several experts who work on the same task independently. "
     "Give your own best proposal, complete and concrete.\n"
-    "You are {agent_id}, an expert {role}."
+    "You are an expert {role}."
 )
 
 _DEFAULT = """\
@@ -22,7 +23,9 @@ As an expert {role}, propose a solution. Cover:
 1. Analysis: what the task asks for, its constraints and what is unclear.
 2. Approach: the solution you choose, and why over the alternatives.
 3. Implementation details: the concrete steps, interfaces and data.
-4. Risks: what can go wrong, and how to notice and contain it."""
+4. Risks: what can go wrong, and how to notice and contain it.
+
+You are {agent_id}; the others do not see what you write."""
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
@@ -47,7 +50,7 @@ def values(
 
 
 def messages(template: str, named: Mapping[str, str]) -> list[dict[str, str]]:
-    """The chat of one call: who the agent is, and what it is asked."""
+    """The chat of one call: who the agent is, by its role, and what it is asked."""
     return [
         {"role": "system", "content": fill(_SYSTEM, named)},
         {"role": "user", "content": fill(template or _DEFAULT, named)},

@@ -318,9 +318,9 @@ class FakeModel:
         await self._runner.cleanup()
 
     def asked(self) -> list[str]:
-        """The agents that were asked, by their system message."""
-        systems = [request["messages"][0]["content"] for request in self.requests]
-        return [system.rpartition("You are ")[2].partition(",")[0] for system in systems]
+        """The agents that were asked, by the last line of the default message."""
+        messages = [request["messages"][1]["content"] for request in self.requests]
+        return [message.rpartition("You are ")[2].partition(";")[0] for message in messages]
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         asked = await request.json()

@@ -32,7 +32,7 @@ def test_the_template_is_the_user_message() -> None:
     system, user = prompt.messages("{lang}!", NAMED)
     assert user == {"role": "user", "content": "Go!"}
     assert system["role"] == "system"
-    assert system["content"].endswith("You are a1, an expert DEV.")
+    assert system["content"].endswith("You are an expert DEV.")
 
 
 def test_without_a_template_the_default_asks_for_it_all() -> None:
@@ -42,7 +42,14 @@ def test_without_a_template_the_default_asks_for_it_all() -> None:
         assert wanted in content
 
 
-def test_agents_share_the_beginning_of_the_system_message() -> None:
-    other = {**NAMED, "agent_id": "b2", "role": "QA"}
-    one, two = (prompt.messages("", n)[0]["content"] for n in (NAMED, other))
-    assert one.partition("You are a1")[0] == two.partition("You are b2")[0] != ""
+def test_agents_of_a_role_share_all_but_the_end() -> None:
+    one, two = (prompt.messages("", {**NAMED, "agent_id": n}) for n in ("a1", "b2"))
+    assert one[0] == two[0]
+    shared, told, _ = one[1]["content"].rpartition("You are a1")
+    assert told
+    assert two[1]["content"].startswith(shared + "You are b2")
+
+
+def test_roles_share_the_beginning_of_the_system_message() -> None:
+    one, two = (prompt.messages("", {**NAMED, "role": r})[0]["content"] for r in ("DEV", "QA"))
+    assert one.partition("an expert DEV")[0] == two.partition("an expert QA")[0] != ""
