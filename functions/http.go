@@ -71,19 +71,27 @@ func (f *Functions) answerAll(ctx context.Context, requests []event.Event, mode 
 		for to = from + 1; to < len(requests) && isSubmission(&requests[from]) && isSubmission(&requests[to]); {
 			to++
 		}
-		group, ctx := errgroup.WithContext(ctx)
-		group.SetLimit(together)
-		for i := from; i < to; i++ {
-			group.Go(func() (err error) {
-				replies[i], err = f.answer(ctx, requests[i], mode)
-				return err
-			})
-		}
-		if err := group.Wait(); err != nil {
+		if err := f.answerTogether(ctx, requests[from:to], replies[from:to], mode); err != nil {
 			return nil, err
 		}
 	}
 	return replies, nil
+}
+
+func (f *Functions) answerTogether(ctx context.Context, requests, replies []event.Event, mode events.Mode) (err error) {
+	if len(requests) == 1 { // by far the most
+		replies[0], err = f.answer(ctx, requests[0], mode)
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(together)
+	for i := range requests {
+		group.Go(func() (err error) {
+			replies[i], err = f.answer(ctx, requests[i], mode)
+			return err
+		})
+	}
+	return group.Wait()
 }
 
 func isSubmission(e *event.Event) bool { return e.Type() == submission }

@@ -373,7 +373,9 @@ func TestBatchIsRefusedWhole(t *testing.T) {
 		t.Run(fmt.Sprint(status), func(t *testing.T) {
 			t.Parallel()
 			m := &memory{}
-			f := setup(t, func(o *functions.Options) { o.Journal = &failing{memory: m, id: deliberation.DerivedID("/caller", "2"), with: fail} })
+			f := setup(t, func(o *functions.Options) {
+				o.Journal = &failing{memory: m, id: deliberation.DerivedID("/caller", "2"), with: fail}
+			})
 			whole := func() *http.Request { return batch(t, asEvent(t, "1", request("")), asEvent(t, "2", request(""))) }
 			got := f.serve(whole())
 			told := readProblem(t, got, status)
@@ -412,7 +414,9 @@ func (f *failing) Accept(ctx context.Context, record *pb.DeliberationRequested, 
 func TestAnUnforeseenErrorTakesItsPlaceInABatch(t *testing.T) {
 	t.Parallel()
 	m := &memory{}
-	f := setup(t, func(o *functions.Options) { o.Journal = &failing{memory: m, id: deliberation.DerivedID("/caller", "1"), with: errors.New("secret")} })
+	f := setup(t, func(o *functions.Options) {
+		o.Journal = &failing{memory: m, id: deliberation.DerivedID("/caller", "1"), with: errors.New("secret")}
+	})
 	replies := readBatch(t, f.serve(batch(t, asEvent(t, "1", request("")), asEvent(t, "2", request("")))))
 	var told pb.Error
 	if err := events.Decode(&replies[0], &told); err != nil || told.GetCode() != "internal" || told.GetMessage() != "internal" {
