@@ -67,13 +67,15 @@ func (f *Functions) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // under way together, and which of two that share an id comes first is open.
 func (f *Functions) answerAll(ctx context.Context, requests []event.Event, mode events.Mode) ([]event.Event, error) {
 	replies := make([]event.Event, len(requests))
-	for from, to := 0, 0; from < len(requests); from = to {
-		for to = from + 1; to < len(requests) && isSubmission(&requests[from]) && isSubmission(&requests[to]); {
+	for from := 0; from < len(requests); {
+		to := from + 1
+		for to < len(requests) && isSubmission(&requests[from]) && isSubmission(&requests[to]) {
 			to++
 		}
 		if err := f.answerTogether(ctx, requests[from:to], replies[from:to], mode); err != nil {
 			return nil, err
 		}
+		from = to
 	}
 	return replies, nil
 }

@@ -139,7 +139,9 @@ func TestReadingEndsWithItsContext(t *testing.T) {
 		"accept": func() error { _, err := w.Accept(ctx, journaltest.Record("d2", 1, 1), ""); return err },
 		"ledger": func() error { _, _, err := w.Ledger(ctx); return err },
 		"follow": func() error { return w.Follow(ctx, 1, func(deliberation.Mark) {}) },
-		"ends":   func() error { return w.Ends(ctx, journal.Announcer, func(context.Context, journal.Delivery) error { return nil }) },
+		"ends": func() error {
+			return w.Ends(ctx, journal.Announcer, func(context.Context, journal.Delivery) error { return nil })
+		},
 	}
 	for name, call := range calls {
 		if err := call(); !errors.Is(err, context.Canceled) {

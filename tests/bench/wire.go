@@ -93,7 +93,7 @@ func (w *wire) answer() ([]byte, error) {
 			chunked = true
 		}
 	}
-	var body io.Reader = io.LimitReader(w.reader, int64(length))
+	body := io.LimitReader(w.reader, int64(length))
 	if chunked {
 		body = httputil.NewChunkedReader(w.reader)
 	}
