@@ -76,6 +76,7 @@ class ModelClient:
         max_body_bytes: int = MAX_BODY_BYTES,
     ) -> None:
         self._hosts = hosts
+        self._endpoint = lru_cache(maxsize=256)(self._allowed)
         self._api_key = api_key
         self._retrier = retrier or Retrier()
         self._endpoints = Endpoints(self._retrier.now, self._retrier.sleep)
@@ -108,11 +109,11 @@ class ModelClient:
             progress=progress,
         )
 
-    def _endpoint(self, base_url: str) -> URL:
+    def _allowed(self, base_url: str) -> URL:
         if not base_url:
             raise CallError("invalid_request", "no model server: neither request nor VLLM_URL")
         try:
-            url = _endpoint(base_url)
+            url = URL(base_url.rstrip("/") + "/v1/chat/completions")
         except ValueError as error:
             raise CallError("invalid_request", f"vllm_url: {error}") from error
         if not self._hosts.covers(url):
@@ -196,11 +197,6 @@ def _name(url: URL) -> str:
 def _payload(body: bytes) -> Union[bytes, io.BytesIO]:
     """A large body goes out in pieces: the loop has other agents to serve."""
     return body if len(body) <= _LARGE_BODY_BYTES else io.BytesIO(body)
-
-
-@lru_cache(maxsize=256)
-def _endpoint(base_url: str) -> URL:
-    return URL(base_url.rstrip("/") + "/v1/chat/completions")
 
 
 def _told(error: BaseException) -> str:
