@@ -387,6 +387,7 @@ func TestTwoRelaysShare(t *testing.T) {
 	for i := range n {
 		w.end(t, fmt.Sprint("d", i))
 	}
+	again(t, func() error { return w.handedOver(t, n) }) // the server is a little behind in what it tells
 	w.settled(t)
 	if got := s.attempts(); len(got) != n {
 		t.Errorf("%d of %d arrived", len(got), n)
