@@ -167,15 +167,21 @@ func (l *Ledger) Stats() *pb.RayExecutorStats {
 
 // Open returns what has not ended, the oldest first.
 func (l *Ledger) Open() []Open {
-	return slices.SortedFunc(maps.Values(l.open), func(a, b Open) int {
-		return cmp.Compare(a.Sequence, b.Sequence)
-	})
+	return slices.SortedFunc(maps.Values(l.open), bySequence)
 }
+
+func bySequence(a, b Open) int { return cmp.Compare(a.Sequence, b.Sequence) }
 
 // Overdue returns what should have ended by a time on the journal's clock, the
 // oldest first.
-func (l *Ledger) Overdue(now time.Time) []Open {
-	return slices.DeleteFunc(l.Open(), func(open Open) bool { return !now.After(open.Deadline()) })
+func (l *Ledger) Overdue(now time.Time) (overdue []Open) {
+	for _, open := range l.open { // looked at often: only what is found is sorted
+		if now.After(open.Deadline()) {
+			overdue = append(overdue, open)
+		}
+	}
+	slices.SortFunc(overdue, bySequence)
+	return overdue
 }
 
 // Snapshot tells the ledger whole, for NewLedger to start from.
