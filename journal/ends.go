@@ -79,17 +79,20 @@ func (j *Journal) Ends(ctx context.Context, reader Reader, tell func(context.Con
 	}
 	defer j.giveBack(messages)
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(reader.atOnce)
-	for {
-		message, err := messages.Next(jetstream.NextContext(ctx))
-		if err != nil {
-			if failure := group.Wait(); failure != nil {
-				return failure
+	for range reader.atOnce {
+		group.Go(func() error {
+			for {
+				message, err := messages.Next(jetstream.NextContext(ctx))
+				if err != nil {
+					return j.failed("read the ends", err)
+				}
+				if err := j.settle(ctx, message, tell); err != nil {
+					return err
+				}
 			}
-			return j.failed("read the ends", err)
-		}
-		group.Go(func() error { return j.settle(ctx, message, tell) })
+		})
 	}
+	return group.Wait()
 }
 
 // settle has an end announced and tells the server how it went. Only what

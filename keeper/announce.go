@@ -2,7 +2,6 @@ package keeper
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 
 	"github.com/cloudevents/sdk-go/v2/event"
@@ -28,7 +27,7 @@ func (k *Keeper) announce(ctx context.Context, end journal.Delivery) error {
 	if err != nil {
 		return err
 	}
-	body, err := json.Marshal(e)
+	body, err := e.MarshalJSON() // json.Marshal would go over the data once more
 	if err != nil {
 		return fmt.Errorf("announce %s: %w", id, err)
 	}

@@ -8,9 +8,11 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/protobuf/proto"
 
 	"rayexecutor/events"
+	"rayexecutor/journal"
 	pb "rayexecutor/proto/ray_executor/v1"
 	"rayexecutor/tests/system"
 )
@@ -70,7 +72,11 @@ func (b *bench) stored(ctx context.Context) (_ *section, err error) {
 		if err := counted(ctx, front, history); err != nil {
 			return nil, err
 		}
-		b.sayf("%8s stored after %.0f s, counted after %.1f s more", number(float64(history)), filled.Seconds(), (time.Since(begun) - filled).Seconds())
+		known := time.Since(begun) - filled
+		if err := announced(ctx, front); err != nil {
+			return nil, err
+		}
+		b.sayf("%8s stored after %.0f s, counted after %.1f s more, announced after %.1f s", number(float64(history)), filled.Seconds(), known.Seconds(), (time.Since(begun) - filled).Seconds())
 	}
 	var half, tail figures
 	for round := range b.rounds {
@@ -140,6 +146,32 @@ func counted(ctx context.Context, front *system.System, history int) error {
 			return fmt.Errorf("the statistics are %v: %w", health.GetStats(), errors.Join(ctx.Err(), err))
 		case <-time.After(100 * time.Millisecond):
 		}
+	}
+}
+
+// announced waits until the keeper has told of all ends: it has nothing else
+// to do then, as when they had come over days.
+func announced(ctx context.Context, front *system.System) error {
+	conn, err := front.NATS()
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	js, err := jetstream.New(conn)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Minute)
+	defer cancel()
+	for {
+		consumer, err := js.Consumer(ctx, journal.Stream, "keeper-announce")
+		if err != nil {
+			return fmt.Errorf("the ends are not announced: %w", err)
+		}
+		if info := consumer.CachedInfo(); info.NumPending == 0 && info.NumAckPending == 0 {
+			return nil
+		}
+		time.Sleep(100 * time.Millisecond)
 	}
 }
 
