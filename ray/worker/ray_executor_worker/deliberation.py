@@ -88,6 +88,25 @@ class Context:
 class Deliberation:
     """One attempt at one deliberation."""
 
+    __slots__ = (  # thousands are held at once
+        "_asked",
+        "_begun",
+        "_context",
+        "_data",
+        "_deadline",
+        "_delivery",
+        "_exhausted",
+        "_journal",
+        "_over",
+        "_progress",
+        "_recorded",
+        "_requested",
+        "_results",
+        "_subjects",
+        "attempt",
+        "ending",
+    )
+
     def __init__(self, context: Context, delivery: Delivery, data: bytes) -> None:
         self._context = context
         self._journal = context.journal
@@ -109,6 +128,10 @@ class Deliberation:
         self._progress: dict[int, Progress] = {}
         # Set by _read; every later step has it.
         self._requested: Requested
+        # While agents are asked: how many still are, and what is set once none
+        # is or the deadline has come.
+        self._asked = 0
+        self._over: asyncio.Future[None]
 
     async def run(self) -> Settlement:
         """Sees it through. Cancelling stops everything and writes nothing."""
@@ -306,13 +329,29 @@ class Deliberation:
 
     async def _ask_missing(self) -> None:
         """Asks all agents that have no result, until the deadline."""
-        tasks = [asyncio.create_task(self._ask(index)) for index in self._missing()]
+        loop = asyncio.get_running_loop()
+        tasks = [loop.create_task(self._ask(index)) for index in self._missing()]
         if not tasks:
             return
+        # What asyncio.wait does with a timeout, in a kilobyte less: thousands wait here.
+        self._asked, self._over = len(tasks), loop.create_future()
+        for task in tasks:
+            task.add_done_callback(self._answered)
+        timer = loop.call_at(self._deadline, self._no_more)
         try:
-            await asyncio.wait(tasks, timeout=max(0.0, self._left()))
+            await self._over
         finally:
+            timer.cancel()
             await cancel(tasks)
+
+    def _answered(self, _task: asyncio.Task[None]) -> None:
+        self._asked -= 1
+        if not self._asked:
+            self._no_more()
+
+    def _no_more(self) -> None:
+        if not self._over.done():
+            self._over.set_result(None)
 
     async def _ask(self, index: int) -> None:
         try:
