@@ -258,7 +258,8 @@ func (b *bench) scaffold(ctx context.Context, front *system.System) (string, err
 	b.sayf("func builds the function")
 	address := "127.0.0.1:" + strconv.Itoa(port)
 	command := exec.CommandContext(ctx, cmp.Or(os.Getenv("FUNC_CLI"), filepath.Join(system.Root(), ".tools", "func")), "run", "--builder=host", "--address", address)
-	command.Dir, command.Env = work, append(os.Environ(), "XDG_CONFIG_HOME="+b.dir, "FUNC_VERBOSE=false")
+	// Without cgo, as func builds it for an image.
+	command.Dir, command.Env = work, append(os.Environ(), "XDG_CONFIG_HOME="+b.dir, "FUNC_VERBOSE=false", "CGO_ENABLED=0")
 	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	var told bytes.Buffer
 	command.Stdout, command.Stderr = &told, &told
