@@ -174,6 +174,8 @@ class Connection:
                     ping_interval=_PING_S,
                     # Nothing is sent after its caller was told that it failed.
                     pending_size=0,
+                    # Ours are made of ids and pools that submit has checked.
+                    skip_subject_validation=True,
                     **self.secrets.nats_options(),
                 ),
                 _CONNECT_TIMEOUT_S,
