@@ -58,6 +58,9 @@ func main() {
 }
 
 func run() (err error) {
+	if len(os.Args) == 3 && os.Args[1] == answerArg {
+		return answerAlone(os.Args[2])
+	}
 	b := &bench{begun: time.Now()}
 	only := flag.String("subjects", "", "which `subjects`, separated by commas; empty for all, and only then the document is written")
 	flag.StringVar(&b.out, "out", filepath.Join(system.Root(), "docs"), "the `folder` of the document")
