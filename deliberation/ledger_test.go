@@ -170,3 +170,20 @@ func BenchmarkLedger(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkOverdue looks at 100,000 that are open and not overdue, as the
+// keeper does each second.
+func BenchmarkOverdue(b *testing.B) {
+	ledger := deliberation.NewLedger(nil)
+	for sequence := range uint64(100_000) {
+		ledger.Apply(deliberation.Mark{
+			Sequence: sequence + 1, Kind: deliberation.KindRequested, DeliberationID: fmt.Sprint(sequence), Time: noon, Timeout: time.Hour,
+		})
+	}
+	b.ReportAllocs()
+	for b.Loop() {
+		if overdue := ledger.Overdue(noon); len(overdue) > 0 {
+			b.Fatalf("%d are overdue", len(overdue))
+		}
+	}
+}
