@@ -66,8 +66,8 @@ func (b *bench) waitingMemory(ctx context.Context, rig *rig, s *section) error {
 	if err != nil {
 		return err
 	}
-	s.textf("The model takes a minute, so that all of them wait at the same time. Memory is what the processes have to themselves " +
-		"(private pages), of the worker's replica, or of the actors.")
+	s.textf("The model takes a minute, so that all of them wait at the same time; it would stream to who asks for that, " +
+		"which nobody here does. Memory is what the processes have to themselves (private pages), of the worker's replica, or of the actors.")
 	s.table(append(rows, row)...)
 	b.want("memory of a waiting agent", "less than 20 KB", number(worst/1e3)+" KB", worst < 20e3)
 	return nil
