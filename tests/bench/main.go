@@ -46,6 +46,7 @@ type bench struct {
 	// brisk makes each turn shorter, to try the bench itself out.
 	brisk   bool
 	begun   time.Time
+	commit  string // before the run writes its plots
 	targets []target
 	ray     *rig // nil until a subject needs it
 }
@@ -76,6 +77,7 @@ func run() (err error) {
 	if *only != "" {
 		b.out = b.dir // its plots go with it
 	}
+	b.commit = printed("git", "-C", system.Root(), "describe", "--always", "--dirty", "--exclude", "*")
 	sections, err := b.measure(ctx, *only)
 	document := b.document(sections)
 	fmt.Fprintln(os.Stdout, document)
@@ -135,13 +137,6 @@ func (b *bench) turn(seconds float64) time.Duration {
 func (b *bench) machine() string {
 	var facts section
 	row := func(name, value string) []string { return []string{name, strings.TrimSpace(value)} }
-	printed := func(name string, args ...string) string {
-		out, err := exec.Command(name, args...).Output()
-		if err != nil {
-			return "unknown"
-		}
-		return string(bytes.TrimSpace(out))
-	}
 	python := filepath.Join(system.Venv(), "bin", "python")
 	versions := printed(python, "-c", "import sys, importlib.metadata as m\n"+
 		"print('Python', sys.version.split()[0] + ',', ', '.join(n + ' ' + m.version(n) for n in ('ray', 'aiohttp', 'uvloop', 'fastapi', 'uvicorn')))")
@@ -151,10 +146,19 @@ func (b *bench) machine() string {
 		row("Go", runtime.Version()),
 		row("NATS", printed(filepath.Join(system.Root(), ".tools", "nats-server"), "--version")),
 		row("Python", versions),
-		row("commit", printed("git", "-C", system.Root(), "describe", "--always", "--dirty", "--exclude", "*")),
+		row("commit", b.commit),
 		row("made", fmt.Sprintf("%s, in %.0f minutes, %d rounds", b.begun.UTC().Format("2006-01-02"), time.Since(b.begun).Minutes(), b.rounds)),
 	)
 	return facts.parts[0] + "\n\nEverything, the load too, shares these cores, and the disk is the machine's own.\n"
+}
+
+// printed is what a command prints, or "unknown".
+func printed(name string, args ...string) string {
+	out, err := exec.Command(name, args...).Output()
+	if err != nil {
+		return "unknown"
+	}
+	return string(bytes.TrimSpace(out))
 }
 
 // after is what a file in /proc says after a name.
