@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"net/url"
 	"regexp"
 	"slices"
@@ -17,6 +18,7 @@ const minJournalAge = 25 * time.Hour
 // validate holds every setting against its range. The error names the setting.
 func (c *Config) validate() error {
 	for _, err := range []error{
+		c.checkHost(),
 		inRange("PORT", c.Port, 0, 65535),
 		inRange("GRPC_PORT", c.GRPCPort, 0, 65535),
 		inRange("WORKER_REPLICAS", c.WorkerReplicas, 1, 1000),
@@ -43,6 +45,15 @@ func (c *Config) validate() error {
 	}
 	_, err := c.Clusters()
 	return err
+}
+
+var hostName = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?$`)
+
+func (c *Config) checkHost() error {
+	if _, err := netip.ParseAddr(c.Host); err != nil && !hostName.MatchString(c.Host) {
+		return fmt.Errorf("HOST=%q: must be an address such as 127.0.0.1, 0.0.0.0 or ::, or a host's name, without a port", c.Host)
+	}
+	return nil
 }
 
 // modelHost is `host`, `host:port`, `*.domain` or `*.domain:port`; an IPv6

@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"maps"
-	"net"
 	"net/url"
 	"os"
 	"reflect"
@@ -30,8 +29,15 @@ const File = "ray-executor.env"
 // Config is all that an operator can set. docs/settings.md lists the names;
 // `ray-executor settings` prints them with their values.
 type Config struct {
-	Port     int `env:"PORT" envDefault:"8080"`
-	GRPCPort int `env:"GRPC_PORT"`
+	Port int `env:"PORT" envDefault:"8080"`
+	// GRPCPort is 0 where gRPC has no port of its own. GRPCDefault says that
+	// nobody set it: where it is taken, one goes without.
+	GRPCPort    int `env:"GRPC_PORT"`
+	GRPCDefault bool
+	// Host is an address, or Loopback: 127.0.0.1, and ::1 where there is IPv6.
+	Host string `env:"HOST"`
+	// Auth says who may call.
+	Auth string `env:"AUTH"`
 
 	NATSURL       string `env:"NATS_URL" envDefault:"nats://nats.swe-ai-fleet.svc.cluster.local:4222"`
 	NATSCreds     string `env:"NATS_CREDS"`
@@ -71,6 +77,15 @@ type Config struct {
 	LogLevel  slog.Level `env:"LOG_LEVEL" envDefault:"INFO"`
 	LogFormat string     `env:"LOG_FORMAT" envDefault:"auto"`
 }
+
+const (
+	// Loopback is the Host that only this machine reaches.
+	Loopback = "localhost"
+	// everywhere is every interface, of IPv6 too where there is one.
+	everywhere = "0.0.0.0"
+	// grpcPort is where clients of the Python service look.
+	grpcPort = 50056
+)
 
 // DefaultInFlight is how many deliberations of a pool are held by the workers
 // at once where POOLS does not say.
@@ -115,7 +130,7 @@ func Parse(settings map[string]string) (Config, error) {
 	if err := env.ParseWithOptions(&config, env.Options{Environment: settings}); err != nil {
 		return Config{}, named(err, settings)
 	}
-	config.fill()
+	config.fill(settings)
 	if err := config.validate(); err != nil {
 		return Config{}, err
 	}
@@ -170,8 +185,19 @@ func readFile(path string) (map[string]string, error) {
 	return settings, nil
 }
 
-// fill puts in the defaults that follow from other settings.
-func (c *Config) fill() {
+// fill puts in the defaults that follow from other settings, and from what
+// Kubernetes and Knative set.
+func (c *Config) fill(settings map[string]string) {
+	knative := settings["K_SERVICE"] != ""
+	if c.Host == "" {
+		c.Host = Loopback
+		if knative || settings["KUBERNETES_SERVICE_HOST"] != "" || c.Auth != "" {
+			c.Host = everywhere
+		}
+	}
+	if settings["GRPC_PORT"] == "" && !knative {
+		c.GRPCPort, c.GRPCDefault = grpcPort, true
+	}
 	for _, list := range [][]string{c.PoolList, c.ModelHosts, c.Functions} {
 		for i := range list {
 			list[i] = strings.TrimSpace(list[i])
@@ -235,14 +261,13 @@ func (c *Config) PoolNames() []string {
 	return names
 }
 
-// Listen returns the address that the server listens on.
-func (c *Config) Listen() string { return net.JoinHostPort("", strconv.Itoa(c.Port)) }
-
 // Names lists every setting, in the order of Config.
 func Names() []string {
 	var names []string
 	for _, field := range fields() {
-		names = append(names, field.Tag.Get("env"))
+		if name := field.Tag.Get("env"); name != "" {
+			names = append(names, name)
+		}
 	}
 	return names
 }

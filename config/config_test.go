@@ -2,6 +2,7 @@ package config_test
 
 import (
 	"log/slog"
+	"maps"
 	"os"
 	"reflect"
 	"slices"
@@ -20,7 +21,7 @@ func TestDefaults(t *testing.T) {
 	}
 	const nats = "nats://nats.swe-ai-fleet.svc.cluster.local:4222"
 	want := config.Config{
-		Port: 8080, NATSURL: nats, WorkerNATSURL: nats,
+		Host: "localhost", Port: 8080, GRPCPort: 50056, GRPCDefault: true, NATSURL: nats, WorkerNATSURL: nats,
 		RayAddress: "ray://ray-gpu-head-svc.ray.svc.cluster.local:10001", WorkerReplicas: 1,
 		PoolList: []string{"default"}, Functions: []string{"submit", "status", "stats", "cancel", "list"}, Keeper: true,
 		JournalReplicas: 1, JournalMaxAge: 168 * time.Hour, JournalMaxBytes: 8 << 30, RelayPatience: 24 * time.Hour, LogLevel: slog.LevelInfo, LogFormat: "auto",
@@ -28,15 +29,12 @@ func TestDefaults(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
-	if got.Listen() != ":8080" {
-		t.Errorf("listens on %s", got.Listen())
-	}
 }
 
 func TestEverySettingIsRead(t *testing.T) {
 	t.Parallel()
 	given := map[string]string{
-		"PORT": "1", "GRPC_PORT": "50056", "NATS_URL": "nats://a:4222,tls://b:4222", "NATS_CREDS": "/creds", "NATS_CA": "/ca",
+		"HOST": "10.0.0.1", "PORT": "1", "GRPC_PORT": "50057", "AUTH": "none", "NATS_URL": "nats://a:4222,tls://b:4222", "NATS_CREDS": "/creds", "NATS_CA": "/ca",
 		"WORKER_NATS_URL": "ws://c", "RAY_ADDRESS": "https://ray:8265", "RAY_AUTH_TOKEN": "token", "WORKER_REPLICAS": "2", "WORKER_PIP": "true",
 		"POOLS": "default, gpu:7", "MODEL_HOSTS": "vllm:8000, *.models", "VLLM_URL": "http://vllm:8000/base", "VLLM_MODEL": "m", "VLLM_API_KEY": "key",
 		"FUNCTIONS": "submit, status", "KEEPER": "false", "AGENT_RESPONSES": "true",
@@ -48,7 +46,7 @@ func TestEverySettingIsRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := config.Config{
-		Port: 1, GRPCPort: 50056, NATSURL: "nats://a:4222,tls://b:4222", NATSCreds: "/creds", NATSCA: "/ca", WorkerNATSURL: "ws://c",
+		Host: "10.0.0.1", Port: 1, GRPCPort: 50057, Auth: "none", NATSURL: "nats://a:4222,tls://b:4222", NATSCreds: "/creds", NATSCA: "/ca", WorkerNATSURL: "ws://c",
 		RayAddress: "https://ray:8265", RayAuthToken: "token", WorkerReplicas: 2, WorkerPIP: true,
 		PoolList: []string{"default", "gpu:7"}, ModelHosts: []string{"vllm:8000", "*.models"}, VLLMURL: "http://vllm:8000/base", VLLMModel: "m", VLLMAPIKey: "key",
 		Functions: []string{"submit", "status"}, JournalReplicas: 3, JournalMaxAge: 25 * time.Hour, JournalMaxBytes: -1,
@@ -72,12 +70,38 @@ func TestEverySettingIsRead(t *testing.T) {
 	}
 }
 
+// What is listened on by default: the loopback, unless somebody stands before
+// it or asks who calls.
+func TestWhereItListens(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		given map[string]string
+		host  string
+		grpc  int
+	}{
+		{nil, "localhost", 50056},
+		{map[string]string{"K_SERVICE": "f"}, "0.0.0.0", 0},
+		{map[string]string{"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, "0.0.0.0", 50056},
+		{map[string]string{"AUTH": "keys"}, "0.0.0.0", 50056},
+		{map[string]string{"K_SERVICE": "f", "HOST": "::1", "GRPC_PORT": "9"}, "::1", 9},
+		{map[string]string{"K_SERVICE": "", "AUTH": "", "HOST": "", "GRPC_PORT": "0"}, "localhost", 0},
+	} {
+		got, err := config.Parse(maps.Clone(c.given))
+		if err != nil || got.Host != c.host || got.GRPCPort != c.grpc || got.GRPCDefault != (c.given["GRPC_PORT"] == "" && c.grpc != 0) {
+			t.Errorf("%v: %q, %d, %t, %v", c.given, got.Host, got.GRPCPort, got.GRPCDefault, err)
+		}
+	}
+}
+
 func TestAMalformedSettingNamesItself(t *testing.T) {
 	t.Parallel()
 	for setting, says := range map[string]string{
 		"PORT=http":                  `PORT="http": must be a whole number`,
 		"PORT=-1":                    "PORT=-1: must be 0 to 65535",
 		"PORT=65536":                 "0 to 65535",
+		"HOST=localhost:8080":        "without a port",
+		"HOST=http://localhost":      "without a port",
+		"HOST=a b":                   "without a port",
 		"GRPC_PORT=x":                "whole number",
 		"GRPC_PORT=70000":            "0 to 65535",
 		"NATS_URL=nats.svc:4222":     "nats://",

@@ -27,14 +27,15 @@ keeps it, and "event" in it can be posted to the broker again.`,
 			if err != nil {
 				return err
 			}
-			port := portSetting{"PORT", settings.Port}
-			listener, err := port.listen(command.Context())
+			listeners, err := portSetting{"PORT", settings.Port}.listen(command.Context(), settings.Host)
 			if err != nil {
 				return err
 			}
 			server := newServer(deadLetters(log))
 			var group run.Group
-			addServer(&group, server, listener)
+			for _, listener := range listeners {
+				addServer(&group, server, listener)
+			}
 			group.Add(run.ContextHandler(command.Context()))
 			return group.Run()
 		},

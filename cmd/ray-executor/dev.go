@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats-server/v2/server"
@@ -50,6 +51,7 @@ type dev struct {
 	started time.Time
 	given   map[string]string // the settings; each part that starts adds its own
 	stops   []func()          // in the order of their start
+	open    doors
 }
 
 func (d *dev) run(ctx context.Context) error {
@@ -59,12 +61,32 @@ func (d *dev) run(ctx context.Context) error {
 	}
 	d.given = given
 	defer d.stop()
+	if err := d.openDoors(ctx); err != nil {
+		return err
+	}
 	for _, part := range []func(context.Context) error{d.startNATS, d.startModel, d.startRay, d.deploy} {
 		if err := part(ctx); err != nil {
 			return err
 		}
 	}
 	return d.serve(ctx)
+}
+
+// openDoors takes the ports before anything slow starts: whoever calls
+// meanwhile is answered once all is up.
+func (d *dev) openDoors(ctx context.Context) error {
+	settings, _, err := d.settings()
+	if err != nil {
+		return err
+	}
+	settings.GRPCDefault = true // dev goes on without, whoever set it
+	if d.open, err = openDoors(ctx, settings); errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%w, as in PORT=%d make run", err, portSetting{"PORT", settings.Port}.another())
+	} else if err != nil {
+		return err
+	}
+	d.stops = append(d.stops, d.open.close)
+	return nil
 }
 
 // sayf tells of progress, with the seconds since the start.
@@ -177,20 +199,11 @@ func (d *dev) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	listening := make(chan string, 2)
 	var group run.Group
+	addTask(ctx, &group, func(ctx context.Context) error { return serve(ctx, settings, log, d.open) })
 	addTask(ctx, &group, func(ctx context.Context) error {
-		return serve(ctx, settings, log, func(address net.Addr) {
-			listening <- "http://localhost:" + strconv.Itoa(address.(*net.TCPAddr).Port)
-		})
-	})
-	addTask(ctx, &group, func(ctx context.Context) error {
-		select {
-		case url := <-listening:
-			if err := d.demonstrate(ctx, url); err != nil {
-				return err
-			}
-		case <-ctx.Done():
+		if err := d.demonstrate(ctx, d.open.url()); err != nil {
+			return err
 		}
 		<-ctx.Done()
 		return ctx.Err()
@@ -202,6 +215,12 @@ func (d *dev) serve(ctx context.Context) error {
 // what each proposed and how long each step took.
 func (d *dev) demonstrate(ctx context.Context, url string) error {
 	d.sayf("serving on %s", url)
+	switch {
+	case d.open.grpcTaken != nil:
+		d.sayf("gRPC is served there too, and not on GRPC_PORT: %v", d.open.grpcTaken)
+	case len(d.open.grpc) > 0:
+		d.sayf("serving gRPC on %s, too", d.open.grpc[0].Addr())
+	}
 	client := newClient(url)
 	if err := awaitServer(ctx, url); err != nil {
 		return err

@@ -27,17 +27,20 @@ func setup(t *testing.T) (call func(args ...string) (string, error), nats *journ
 	if printed, err := runProgram(t.Context(), environ, "deploy", "--only", "journal"); err != nil {
 		t.Fatalf("%v\n%s", err, printed)
 	}
-	server := program{environ: append(environ, "PORT=0"), out: t.Output(), errors: t.Output()}
+	server := program{environ: append(environ, "PORT=0", "GRPC_PORT=0"), out: t.Output(), errors: t.Output()}
 	settings, log, err := server.load()
 	if err != nil {
 		t.Fatal(err)
 	}
-	settings.Port = 0
 	ctx, cancel := context.WithCancel(context.Background())
-	listening, ended := make(chan net.Addr, 1), make(chan error, 1)
-	go func() { ended <- serve(ctx, settings, log, func(address net.Addr) { listening <- address }) }()
+	open, err := openDoors(ctx, settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- serve(ctx, settings, log, open) }()
 	t.Cleanup(func() { cancel(); <-ended })
-	url := "http://" + (<-listening).String()
+	url := open.url()
 	if err := awaitServer(t.Context(), url); err != nil {
 		t.Fatal(err)
 	}

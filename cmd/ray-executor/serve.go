@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/oklog/run"
@@ -32,9 +31,10 @@ func (p program) serveCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "serve",
 		Short: "Serve the functions",
-		Long: `Serve the functions on PORT, and on GRPC_PORT where it is set: CloudEvents on
-POST /, gRPC, gRPC-Web and Connect, the JSON API under /v1 (/openapi.json
-describes it), health under /health, metrics under /metrics. HTTP/1.1 and h2c.
+		Long: `Serve the functions on PORT, and on GRPC_PORT too: CloudEvents on POST /, gRPC,
+gRPC-Web and Connect, the JSON API under /v1 (/openapi.json describes it),
+health under /health, metrics under /metrics. HTTP/1.1 and h2c. Only this machine
+reaches them, unless HOST says otherwise.
 
 A keeper runs along unless KEEPER=false, and with it a relay where K_SINK is
 set. SIGTERM ends what is under way, then
@@ -45,7 +45,14 @@ the process.`,
 			if err != nil {
 				return err
 			}
-			return serve(command.Context(), settings, log, nil)
+			open, err := openDoors(command.Context(), settings)
+			if err != nil {
+				return err
+			}
+			if open.grpcTaken != nil {
+				log.Warn("gRPC is served on PORT alone", "reason", open.grpcTaken)
+			}
+			return serve(command.Context(), settings, log, open)
 		},
 	}
 }
@@ -69,9 +76,10 @@ along. Metrics are on PORT, under /metrics, and /health/liveness beside.`,
 	}
 }
 
-// serve runs the function server, and a keeper beside it, until ctx ends or a
-// part fails. listening is called with the server's address; it may be nil.
-func serve(ctx context.Context, settings config.Config, log *slog.Logger, listening func(net.Addr)) error {
+// serve runs the function server behind open doors, and a keeper beside it,
+// until ctx ends or a part fails. The doors are closed then.
+func serve(ctx context.Context, settings config.Config, log *slog.Logger, open doors) error {
+	defer open.close()
 	served := function.New()
 	if err := served.StartWith(settings, log); err != nil {
 		return err
@@ -80,19 +88,8 @@ func serve(ctx context.Context, settings config.Config, log *slog.Logger, listen
 	server := newServer(http.HandlerFunc(served.Handle))
 	server.RegisterOnShutdown(served.Drain)
 	var group run.Group
-	ports := []portSetting{{"PORT", settings.Port}}
-	if settings.GRPCPort != 0 {
-		ports = append(ports, portSetting{"GRPC_PORT", settings.GRPCPort})
-	}
-	for _, port := range ports {
-		listener, err := port.listen(ctx)
-		if err != nil {
-			return err
-		}
+	for _, listener := range open.all() {
 		log.Info("serving", "address", listener.Addr().String())
-		if listening != nil {
-			listening(listener.Addr())
-		}
 		addServer(&group, server, listener)
 	}
 	// This one ends with ctx, and with it the group.
@@ -141,16 +138,18 @@ func keepAlone(ctx context.Context, settings config.Config, log *slog.Logger) er
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	var group run.Group
-	listener, err := portSetting{"PORT", settings.Port}.listen(ctx)
+	listeners, err := portSetting{"PORT", settings.Port}.listen(ctx, settings.Host)
 	if err != nil {
 		log.Warn("the keeper tells no metrics", "reason", err)
 	} else {
-		log.Info("metrics", "address", listener.Addr().String())
 		mux := http.NewServeMux()
 		mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
 		mux.HandleFunc("GET /health/liveness", alive)
 		server := newServer(mux)
-		addServer(&group, server, listener)
+		for _, listener := range listeners {
+			log.Info("metrics", "address", listener.Addr().String())
+			addServer(&group, server, listener)
+		}
 	}
 	addTask(ctx, &group, func(ctx context.Context) error { return keep(ctx, settings, metrics, log) })
 	return group.Run()
@@ -194,20 +193,6 @@ func newServer(handler http.Handler) *http.Server {
 	// No limit on a request's time: streams may last. A client that does not
 	// send its headers is cut.
 	return &http.Server{Handler: handler, Protocols: &protocols, ReadHeaderTimeout: 10 * time.Second}
-}
-
-// portSetting is a port, and the setting that says it.
-type portSetting struct {
-	name string
-	port int
-}
-
-func (p portSetting) listen(ctx context.Context) (net.Listener, error) {
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort("", strconv.Itoa(p.port)))
-	if err != nil {
-		return nil, fmt.Errorf("%s=%d: %w; set another", p.name, p.port, err)
-	}
-	return listener, nil
 }
 
 // alive answers that the process runs, and no more.

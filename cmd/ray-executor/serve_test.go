@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"io"
-	"net"
 	"net/http"
 	"strings"
 	"testing"
@@ -19,19 +18,22 @@ func TestStopEndsStreams(t *testing.T) {
 	nats := journaltest.Start(t)
 	journaltest.Connect(t, nats.URL)
 	server := program{
-		environ: []string{"NATS_URL=" + nats.URL, "RAY_ADDRESS=http://127.0.0.1:9", "VLLM_URL=http://127.0.0.1:9", "VLLM_MODEL=none", "KEEPER=false"},
+		environ: []string{"NATS_URL=" + nats.URL, "RAY_ADDRESS=http://127.0.0.1:9", "VLLM_URL=http://127.0.0.1:9", "VLLM_MODEL=none", "KEEPER=false", "PORT=0", "GRPC_PORT=0"},
 		out:     t.Output(), errors: t.Output(),
 	}
 	settings, log, err := server.load()
 	if err != nil {
 		t.Fatal(err)
 	}
-	settings.Port = 0
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	listening, ended := make(chan net.Addr, 1), make(chan error, 1)
-	go func() { ended <- serve(ctx, settings, log, func(address net.Addr) { listening <- address }) }()
-	url := "http://" + (<-listening).String()
+	open, err := openDoors(ctx, settings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- serve(ctx, settings, log, open) }()
+	url := open.url()
 	if err := awaitServer(t.Context(), url); err != nil {
 		t.Fatal(err)
 	}

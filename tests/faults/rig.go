@@ -97,7 +97,7 @@ func (r *rig) startServers() error {
 		r.urls[i] = "http://" + loopback(port)
 		r.functions[i] = &part{
 			log:     filepath.Join(r.dir, fmt.Sprintf("serve-%d.log", i)),
-			environ: append(r.environ(strings.Join(r.functionsToNATS.addresses("nats://"), ",")), "KEEPER=false", "PORT="+strconv.Itoa(port), rayAddress),
+			environ: append(r.environ(strings.Join(r.functionsToNATS.addresses("nats://"), ",")), "KEEPER=false", "PORT="+strconv.Itoa(port), "GRPC_PORT=0", rayAddress),
 			command: []string{program(), "serve"},
 		}
 		r.keepers[i] = &part{

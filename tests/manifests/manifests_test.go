@@ -80,6 +80,7 @@ func TestWhatIsWrongIsSeen(t *testing.T) {
 		{"Service/ray-executor-submit", "spec.template.spec.containers.0.securityContext.allowPrivilegeEscalation", "true", "allowPrivilegeEscalation"},
 		{"Service/ray-executor-submit", "spec.template.spec.containers.0.env.0.name", "FUNCTION", "FUNCTION is no setting"},
 		{"Service/ray-executor-submit", "spec.template.spec.containers.0.env.0.value", "status", "serves status"},
+		{"Service/ray-executor-submit", "spec.template.spec.containers.0.env.2.name", "PORT", "HOST does not say"},
 		{"Service/ray-executor-submit", "spec.template.spec.containers.0.envFrom.0.configMapRef.name", "other", "ConfigMap other"},
 		{"Service/ray-executor-submit", "spec.template.spec.hostNetwork", "true", "hostNetwork"},
 		{"Broker/ray-executor", "spec.delivery.backoffPolicy", "quadratic", "backoffPolicy"},

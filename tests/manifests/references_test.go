@@ -159,6 +159,10 @@ func (s *system) environment(pod podTemplate) error {
 				failed = append(failed, fmt.Errorf("%s: %s is no setting", container.Name, variable.Name))
 			}
 		}
+		silent := !slices.ContainsFunc(container.Env, func(v corev1.EnvVar) bool { return v.Name == "HOST" })
+		if strings.Contains(container.Image, "/ray-executor:") && len(container.Ports) > 0 && silent && !slices.Contains(container.Args, "model") {
+			failed = append(failed, fmt.Errorf("%s: HOST does not say where it listens", container.Name))
+		}
 		for _, from := range container.EnvFrom {
 			if from.ConfigMapRef == nil || len(s.settings) == 0 && from.ConfigMapRef.Optional != nil {
 				continue

@@ -89,7 +89,7 @@ func (s *System) NATSURL() string { return "nats://127.0.0.1:" + strconv.Itoa(s.
 // Environ is what serve, deploy and the client commands run with.
 func (s *System) Environ() []string {
 	environ := append(os.Environ(),
-		"NATS_URL="+s.NATSURL(), "PORT="+strconv.Itoa(s.port),
+		"NATS_URL="+s.NATSURL(), "PORT="+strconv.Itoa(s.port), "GRPC_PORT=0",
 		"VLLM_URL="+s.options.ModelURL, "VLLM_MODEL="+s.options.Model,
 		"RAY_ADDRESS="+s.rayAddress(),
 	)
