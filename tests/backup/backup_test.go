@@ -5,6 +5,7 @@ package backup_test
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -203,7 +204,7 @@ func TestBackupAndRestore(t *testing.T) {
 	t.Parallel()
 	backup, restore := blocks(t)
 	dir := t.TempDir()
-	if err := os.Symlink(filepath.Join(system.Root(), "bin"), filepath.Join(dir, "bin")); err != nil {
+	if err := errors.Join(system.Build("build"), os.Symlink(filepath.Join(system.Root(), "bin"), filepath.Join(dir, "bin"))); err != nil {
 		t.Fatal(err)
 	}
 	server := journaltest.Start(t)

@@ -35,7 +35,10 @@ type rig struct {
 // startRig starts everything; close is to be called whatever comes back.
 func startRig(ctx context.Context, dir string) (*rig, error) {
 	r := &rig{dir: dir}
-	var err error
+	err := system.Build("build")
+	if err != nil {
+		return r, err
+	}
 	if r.model, err = startModel(); err != nil {
 		return r, err
 	}

@@ -37,11 +37,10 @@ const timeout = 20 * time.Second
 // bootstrap is the program that `make lambda` builds for this machine.
 func bootstrap(tb testing.TB) string {
 	tb.Helper()
-	path := filepath.Join(system.Root(), "dist", "lambda", runtime.GOARCH, "bootstrap")
-	if _, err := os.Stat(path); err != nil {
-		tb.Fatalf("%v; run `make lambda`", err)
+	if err := system.Build("lambda"); err != nil {
+		tb.Fatal(err)
 	}
-	return path
+	return filepath.Join(system.Root(), "dist", "lambda", runtime.GOARCH, "bootstrap")
 }
 
 // launch starts the function: in AWS's Runtime Interface Emulator where

@@ -1,6 +1,7 @@
 package manifests
 
 import (
+	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -121,17 +122,27 @@ func TestWhatIsWrongIsSeen(t *testing.T) {
 	}
 }
 
-// TestFuncYAML asks func's own schema, out of the module that the CLI is built
-// from.
-func TestFuncYAML(t *testing.T) {
-	t.Parallel()
-	list := exec.Command("go", "list", "-m", "-f", "{{.Dir}}", "knative.dev/func")
-	list.Dir = filepath.Join(root, "tools/func")
-	folder, err := list.Output()
+// funcModule is the folder of the module that the func CLI is built from. It is
+// downloaded where the module cache lacks it.
+func funcModule(t *testing.T) string {
+	t.Helper()
+	download := exec.CommandContext(t.Context(), "go", "mod", "download", "-json", "knative.dev/func")
+	download.Dir, download.Stderr = filepath.Join(root, "tools/func"), os.Stderr
+	output, err := download.Output()
 	if err != nil {
+		t.Fatalf("download the module of func: %v", err)
+	}
+	var module struct{ Dir string }
+	if err := json.Unmarshal(output, &module); err != nil {
 		t.Fatal(err)
 	}
-	schema, err := jsonschema.NewCompiler().Compile(filepath.Join(strings.TrimSpace(string(folder)), "schema/func_yaml-schema.json"))
+	return module.Dir
+}
+
+// TestFuncYAML checks func.yaml against func's own JSON schema.
+func TestFuncYAML(t *testing.T) {
+	t.Parallel()
+	schema, err := jsonschema.NewCompiler().Compile(filepath.Join(funcModule(t), "schema/func_yaml-schema.json"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -55,8 +55,11 @@ type System struct {
 	accepted map[string]bool
 }
 
-// New chooses ports; nothing has started.
+// New builds the program and chooses ports; nothing has started.
 func New(options Options) (*System, error) {
+	if err := Build("build"); err != nil {
+		return nil, err
+	}
 	natsPort, err := freePort()
 	if err != nil {
 		return nil, err
