@@ -1,9 +1,7 @@
 package deliberation
 
 import (
-	"cmp"
-	"maps"
-	"slices"
+	"strings"
 	"time"
 
 	pb "rayexecutor/proto/ray_executor/v1"
@@ -55,36 +53,63 @@ func (o Open) Deadline() time.Time { return o.Submitted.Add(o.Timeout) }
 // concurrent use.
 type Ledger struct {
 	counts pb.StatsSnapshot
-	open   map[string]Open
+	open   map[string]slot
+	queued int64
+	pools  names
+	// due is no later than the earliest deadline, oldest no higher than the
+	// lowest sequence of what is open: without a look at each.
+	due    int64
+	oldest uint64
 }
 
 // NewLedger starts from a snapshot; nil stands for the empty journal.
 func NewLedger(snapshot *pb.StatsSnapshot) *Ledger {
-	ledger := &Ledger{open: make(map[string]Open, len(snapshot.GetOpen()))}
+	ledger := &Ledger{open: make(map[string]slot, len(snapshot.GetOpen())), due: never, oldest: none}
 	ledger.counts.Sequence = snapshot.GetSequence()
 	ledger.counts.Total = snapshot.GetTotal()
 	ledger.counts.Completed = snapshot.GetCompleted()
 	ledger.counts.Failed = snapshot.GetFailed()
 	ledger.counts.Cancelled = snapshot.GetCancelled()
+	ledger.counts.Forgotten = snapshot.GetForgotten()
 	ledger.counts.Timed = snapshot.GetTimed()
 	ledger.counts.TimedMs = snapshot.GetTimedMs()
+	ledger.counts.JournalCreated = snapshot.GetJournalCreated()
 	for _, o := range snapshot.GetOpen() {
-		open := Open{
-			ID: o.GetDeliberationId(), Pool: o.GetPool(), Sequence: o.GetSequence(),
-			Submitted: o.GetSubmittedAt().AsTime(),
-			Timeout:   time.Duration(o.GetTimeoutSeconds()) * time.Second,
-			Attempts:  o.GetAttempts(),
+		open := slot{
+			sequence: o.GetSequence(), submitted: o.GetSubmittedAt().AsTime().UnixNano(), pool: ledger.pools.number(o.GetPool()),
+			timeout: int64(o.GetTimeoutSeconds()) * int64(time.Second), attempts: o.GetAttempts(),
 		}
 		if o.GetStartedAt() != nil {
-			open.Started = o.GetStartedAt().AsTime()
+			open.started = o.GetStartedAt().AsTime().UnixNano()
 		}
-		ledger.open[open.ID] = open
+		ledger.put(o.GetDeliberationId(), open)
 	}
 	return ledger
 }
 
 // Sequence is the last entry folded in.
 func (l *Ledger) Sequence() uint64 { return l.counts.GetSequence() }
+
+// put adds what is open.
+func (l *Ledger) put(id string, open slot) {
+	l.open[id] = open
+	l.due, l.oldest = min(l.due, open.deadline()), min(l.oldest, open.sequence)
+	if open.started == 0 {
+		l.queued++
+	}
+}
+
+// take removes what was open; ok is false where it is not.
+func (l *Ledger) take(id string) (open slot, ok bool) {
+	if open, ok = l.open[id]; !ok {
+		return open, false
+	}
+	delete(l.open, id)
+	if open.started == 0 {
+		l.queued--
+	}
+	return open, true
+}
 
 // Apply folds one more entry. One that was folded before is passed over, so
 // reading on from an older place is harmless.
@@ -96,10 +121,11 @@ func (l *Ledger) Apply(mark Mark) {
 	switch mark.Kind {
 	case KindRequested:
 		l.counts.Total++
-		l.open[mark.DeliberationID] = Open{
-			ID: mark.DeliberationID, Pool: mark.Qualifier, Sequence: mark.Sequence,
-			Submitted: mark.Time, Timeout: mark.Timeout,
-		}
+		l.Forget(mark.DeliberationID) // an id is free again once the journal has forgotten it
+		// The mark's strings are parts of a longer one, which must not be kept.
+		l.put(strings.Clone(mark.DeliberationID), slot{
+			sequence: mark.Sequence, submitted: mark.Time.UnixNano(), timeout: int64(mark.Timeout), pool: l.pools.number(mark.Qualifier),
+		})
 	case KindStarted:
 		l.start(mark)
 	case KindDone:
@@ -115,9 +141,10 @@ func (l *Ledger) start(mark Mark) {
 	if !ok {
 		return
 	}
-	open.Attempts++
-	if open.Started.IsZero() {
-		open.Started = mark.Time
+	open.attempts++
+	if open.started == 0 {
+		open.started = mark.Time.UnixNano()
+		l.queued--
 	}
 	l.open[mark.DeliberationID] = open
 }
@@ -125,12 +152,14 @@ func (l *Ledger) start(mark Mark) {
 // end closes an open deliberation: the first end counts, a later one finds
 // none.
 func (l *Ledger) end(mark Mark) {
-	open, ok := l.open[mark.DeliberationID]
 	end := State(mark.Qualifier)
-	if !ok || !end.Ended() {
+	if !end.Ended() {
 		return
 	}
-	delete(l.open, mark.DeliberationID)
+	open, ok := l.take(mark.DeliberationID)
+	if !ok {
+		return
+	}
 	switch end {
 	case Completed:
 		l.counts.Completed++
@@ -139,9 +168,34 @@ func (l *Ledger) end(mark Mark) {
 	default:
 		l.counts.Cancelled++
 	}
-	if end != Cancelled && !open.Started.IsZero() {
+	if end != Cancelled && open.started != 0 {
 		l.counts.Timed++
-		l.counts.TimedMs += mark.Time.Sub(open.Started).Milliseconds()
+		l.counts.TimedMs += (mark.Time.UnixNano() - open.started) / int64(time.Millisecond)
+	}
+}
+
+// Forget counts an open deliberation as forgotten: the journal no longer holds
+// its request, and nobody knows how it ended.
+func (l *Ledger) Forget(id string) {
+	if _, ok := l.take(id); ok {
+		l.counts.Forgotten++
+	}
+}
+
+// ForgetBefore forgets what was requested before the first sequence that the
+// journal holds. Call it when the ledger has all that the journal holds: an end
+// may be among that.
+func (l *Ledger) ForgetBefore(first uint64) {
+	if l.oldest >= first {
+		return
+	}
+	l.oldest = none
+	for id, open := range l.open {
+		if open.sequence < first {
+			l.Forget(id)
+		} else {
+			l.oldest = min(l.oldest, open.sequence)
+		}
 	}
 }
 
@@ -150,14 +204,11 @@ func (l *Ledger) Stats() *pb.RayExecutorStats {
 	stats := &pb.RayExecutorStats{
 		TotalDeliberations:     l.counts.GetTotal(),
 		ActiveDeliberations:    int64(len(l.open)),
+		QueuedDeliberations:    l.queued,
 		CompletedDeliberations: l.counts.GetCompleted(),
 		FailedDeliberations:    l.counts.GetFailed(),
 		CancelledDeliberations: l.counts.GetCancelled(),
-	}
-	for _, open := range l.open {
-		if open.Started.IsZero() {
-			stats.QueuedDeliberations++
-		}
+		ForgottenDeliberations: l.counts.GetForgotten(),
 	}
 	if l.counts.GetTimed() > 0 {
 		stats.AverageExecutionTimeMs = float32(float64(l.counts.GetTimedMs()) / float64(l.counts.GetTimed()))
@@ -165,31 +216,13 @@ func (l *Ledger) Stats() *pb.RayExecutorStats {
 	return stats
 }
 
-// Open returns what has not ended, the oldest first.
-func (l *Ledger) Open() []Open {
-	return slices.SortedFunc(maps.Values(l.open), bySequence)
-}
-
-func bySequence(a, b Open) int { return cmp.Compare(a.Sequence, b.Sequence) }
-
-// Overdue returns what should have ended by a time on the journal's clock, the
-// oldest first.
-func (l *Ledger) Overdue(now time.Time) (overdue []Open) {
-	for _, open := range l.open { // looked at often: only what is found is sorted
-		if now.After(open.Deadline()) {
-			overdue = append(overdue, open)
-		}
-	}
-	slices.SortFunc(overdue, bySequence)
-	return overdue
-}
-
 // Snapshot tells the ledger whole, for NewLedger to start from.
 func (l *Ledger) Snapshot() *pb.StatsSnapshot {
 	snapshot := &pb.StatsSnapshot{
 		Sequence: l.counts.GetSequence(), Total: l.counts.GetTotal(),
 		Completed: l.counts.GetCompleted(), Failed: l.counts.GetFailed(), Cancelled: l.counts.GetCancelled(),
-		Timed: l.counts.GetTimed(), TimedMs: l.counts.GetTimedMs(),
+		Forgotten: l.counts.GetForgotten(), Timed: l.counts.GetTimed(), TimedMs: l.counts.GetTimedMs(),
+		JournalCreated: l.counts.GetJournalCreated(),
 	}
 	for _, open := range l.Open() {
 		snapshot.Open = append(snapshot.Open, &pb.StatsSnapshot_Open{

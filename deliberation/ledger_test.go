@@ -137,7 +137,7 @@ func TestLedgerPassesOverWhatItDoesNotKnow(t *testing.T) {
 	}
 }
 
-func TestOverdueOldestFirst(t *testing.T) {
+func TestOverdue(t *testing.T) {
 	t.Parallel()
 	ledger := deliberation.NewLedger(nil)
 	for i := range 20 {
@@ -147,15 +147,76 @@ func TestOverdueOldestFirst(t *testing.T) {
 		})
 	}
 	var ids []string
-	for _, open := range ledger.Overdue(noon.Add(time.Minute + 3*time.Second)) {
+	for _, open := range ledger.Overdue(noon.Add(time.Minute+3*time.Second), 20) {
 		ids = append(ids, open.ID)
 	}
+	slices.Sort(ids)
 	if want := []string{"d0", "d1", "d2"}; !slices.Equal(ids, want) {
 		t.Errorf("overdue are %v, want %v: not the one whose deadline is just now", ids, want)
+	}
+	for range 2 { // what is overdue stays so until it has ended
+		if some := ledger.Overdue(noon.Add(time.Hour), 5); len(some) != 5 {
+			t.Errorf("%d of 20 are overdue, asked for 5", len(some))
+		}
 	}
 	if open := ledger.Open(); len(open) != 20 || open[0].ID != "d0" || open[19].ID != "d19" {
 		t.Errorf("open: %v", open)
 	}
+}
+
+// TestForgetting: what the journal lost before its end was counted is neither
+// active nor ended.
+func TestForgetting(t *testing.T) {
+	t.Parallel()
+	ledger := deliberation.NewLedger(nil)
+	for i := range 4 {
+		ledger.Apply(deliberation.Mark{
+			Sequence: uint64(i + 1), Kind: deliberation.KindRequested, Qualifier: "default",
+			DeliberationID: fmt.Sprintf("d%d", i), Time: noon, Timeout: time.Minute,
+		})
+	}
+	want := func(when string, active, forgotten int64) {
+		t.Helper()
+		for _, told := range []*deliberation.Ledger{ledger, deliberation.NewLedger(ledger.Snapshot())} {
+			stats := told.Stats()
+			if stats.GetActiveDeliberations() != active || stats.GetQueuedDeliberations() != active || stats.GetForgottenDeliberations() != forgotten {
+				t.Errorf("%s: %v", when, stats)
+			}
+		}
+	}
+	ledger.ForgetBefore(1)
+	want("nothing is lost", 4, 0)
+	ledger.ForgetBefore(3)
+	ledger.ForgetBefore(3)
+	want("the first two are lost", 2, 2)
+	ledger.Forget("d3")
+	ledger.Forget("d3")
+	want("another is deleted", 1, 3)
+	ledger.Apply(deliberation.Mark{Sequence: 5, Kind: deliberation.KindDone, Qualifier: "failed", DeliberationID: "d0"})
+	want("an end of what is forgotten", 1, 3)
+	ledger.Apply(deliberation.Mark{Sequence: 6, Kind: deliberation.KindRequested, DeliberationID: "d2", Time: noon, Timeout: time.Minute})
+	want("an id is used again", 1, 4)
+	if stats := ledger.Stats(); stats.GetTotalDeliberations() != 5 {
+		t.Errorf("the total is %d, want 5", stats.GetTotalDeliberations())
+	}
+}
+
+// TestOldestAndNewest against what sorting says.
+func TestOldestAndNewest(t *testing.T) {
+	t.Parallel()
+	rapid.Check(t, func(t *rapid.T) {
+		ledger := fold(deliberation.NewLedger(nil), history(t))
+		n := rapid.IntRange(0, 7).Draw(t, "n")
+		queued := func(open deliberation.Open) bool { return open.Started.IsZero() }
+		all := slices.DeleteFunc(ledger.Open(), func(open deliberation.Open) bool { return !queued(open) })
+		if got, want := ledger.Oldest(n, queued), all[:min(n, len(all))]; !slices.Equal(got, want) {
+			t.Fatalf("the oldest %d are %v, want %v", n, got, want)
+		}
+		slices.Reverse(all)
+		if got, want := ledger.Newest(n, queued), all[:min(n, len(all))]; !slices.Equal(got, want) {
+			t.Fatalf("the newest %d are %v, want %v", n, got, want)
+		}
+	})
 }
 
 func BenchmarkLedger(b *testing.B) {
@@ -182,7 +243,7 @@ func BenchmarkOverdue(b *testing.B) {
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		if overdue := ledger.Overdue(noon); len(overdue) > 0 {
+		if overdue := ledger.Overdue(noon, 1000); len(overdue) > 0 {
 			b.Fatalf("%d are overdue", len(overdue))
 		}
 	}

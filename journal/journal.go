@@ -148,6 +148,24 @@ func (j *Journal) info(ctx context.Context) (*jetstream.StreamInfo, error) {
 	return stream.CachedInfo(), nil
 }
 
+// Look is the journal's state at a moment.
+type Look struct {
+	// Now is the moment, on the server's clock.
+	Now time.Time
+	// First is the lowest sequence that the journal holds, one above Last where
+	// it is empty; Last is the highest that it gave.
+	First, Last uint64
+}
+
+// Look asks the leader for the journal's state.
+func (j *Journal) Look(ctx context.Context) (Look, error) {
+	info, err := j.info(ctx)
+	if err != nil {
+		return Look{}, err
+	}
+	return Look{Now: info.TimeStamp, First: info.State.FirstSeq, Last: info.State.LastSeq}, nil
+}
+
 // Now asks for the time on the server's clock, the one that the journal's
 // timestamps come from and that deadlines count by.
 func (j *Journal) Now(ctx context.Context) (time.Time, error) {

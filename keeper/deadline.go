@@ -4,40 +4,91 @@ import (
 	"context"
 	"fmt"
 
+	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 
 	"rayexecutor/deliberation"
+	"rayexecutor/journal"
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
+const (
+	// endsAtOnce bounds the ends that are under way.
+	endsAtOnce = 16
+	// endsATime is how many are looked for at a time.
+	endsATime = 10_000
+)
+
 // endOverdue ends what no worker has ended by its deadline. The fold may lag
-// behind: each is decided by what the leader holds.
+// behind: each is decided by what the leader holds. Several keepers share the
+// work: each takes it in an order of its own, and passes over what it has heard
+// to have ended.
 func (k *Keeper) endOverdue(ctx context.Context, kept *book) error {
-	now, err := k.journal.Now(ctx)
+	look, err := k.journal.Look(ctx)
 	if err != nil {
 		return err
 	}
-	kept.mu.Lock()
-	overdue := kept.ledger.Overdue(now.Add(-grace))
-	kept.mu.Unlock()
-	for _, open := range overdue {
-		err := k.endOne(ctx, open)
-		if err != nil && (ctx.Err() != nil || deliberation.AsError(err).Code == deliberation.Unavailable) {
-			return err
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(endsAtOnce)
+	for _, open := range kept.overdue(look) {
+		if ctx.Err() != nil {
+			break
 		}
-		// One that cannot be ended must not keep the others from it.
-		if err != nil && kept.complaints.due() {
-			k.log.Error("could not be ended at its deadline; trying again", "deliberation", open.ID, "error", err)
-		}
+		group.Go(func() error { return k.endIfOpen(ctx, kept, open) })
+	}
+	return group.Wait()
+}
+
+// overdue returns what is overdue by a look at the journal. What the journal
+// has lost since is forgotten, once all that it holds is folded in.
+func (b *book) overdue(look journal.Look) []deliberation.Open {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.ledger.Sequence() >= look.Last {
+		b.ledger.ForgetBefore(look.First)
+	}
+	return b.ledger.Overdue(look.Now.Add(-grace), endsATime)
+}
+
+func (b *book) isOpen(id string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.ledger.IsOpen(id)
+}
+
+func (b *book) forget(id string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ledger.Forget(id)
+}
+
+// endIfOpen ends one that may have ended meanwhile. One that cannot be ended
+// keeps none of the others from it.
+func (k *Keeper) endIfOpen(ctx context.Context, kept *book, open deliberation.Open) error {
+	if !kept.isOpen(open.ID) {
+		return nil
+	}
+	err := k.endOne(ctx, kept, open)
+	if err != nil && (ctx.Err() != nil || deliberation.AsError(err).Code == deliberation.Unavailable) {
+		return err
+	}
+	if err != nil && kept.complaints.due() {
+		k.log.Error("could not be ended at its deadline; trying again", "deliberation", open.ID, "error", err)
 	}
 	return nil
 }
 
-func (k *Keeper) endOne(ctx context.Context, open deliberation.Open) error {
+// endOne ends what the leader shows as requested and not ended. What it no
+// longer shows may have had any end.
+func (k *Keeper) endOne(ctx context.Context, kept *book, open deliberation.Open) error {
 	// Model: KeeperLook.
 	story, err := k.journal.LeaderStory(ctx, open.ID)
 	if err != nil || story.State.Ended() {
 		return err
+	}
+	if story.Requested == nil {
+		kept.forget(open.ID)
+		return nil
 	}
 	// Model: EndOverdue.
 	won, err := k.journal.End(ctx, open.ID, atDeadline(open, story), "")
@@ -63,14 +114,10 @@ func atDeadline(open deliberation.Open, story *deliberation.Deliberation) proto.
 }
 
 func why(open deliberation.Open, story *deliberation.Deliberation) string {
-	switch {
-	case story.Requested == nil:
-		return "the journal no longer holds the request"
-	case story.Attempts == 0:
+	if story.Attempts == 0 {
 		return fmt.Sprintf("no worker took it; does one run for pool %s?", open.Pool)
-	default:
-		return fmt.Sprintf("none of its %d agents had completed", len(story.Requested.GetRequest().GetAgents()))
 	}
+	return fmt.Sprintf("none of its %d agents had completed", len(story.Requested.GetRequest().GetAgents()))
 }
 
 // resultsAtDeadline is one result an agent, in the order of the request: what

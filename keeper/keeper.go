@@ -8,6 +8,7 @@ package keeper
 import (
 	"context"
 	"log/slog"
+	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -31,8 +32,8 @@ type Journal interface {
 	// SaveSnapshot stores a snapshot unless another keeper was faster.
 	SaveSnapshot(ctx context.Context, snapshot *pb.StatsSnapshot, revision uint64) (newRevision uint64, saved bool, err error)
 
-	// Now is the time on the journal's clock.
-	Now(ctx context.Context) (time.Time, error)
+	// Look is the journal's state, with the time on its clock.
+	Look(ctx context.Context) (journal.Look, error)
 	// LeaderStory folds one deliberation, for decisions.
 	LeaderStory(ctx context.Context, id string) (*deliberation.Deliberation, error)
 	// KeepDead stores a deliberation that was given up.
@@ -98,9 +99,14 @@ func (k *Keeper) Run(ctx context.Context) error {
 
 // throttle lets through what is due once a minute: a failure that goes on is
 // not worth a line each time.
-type throttle struct{ last time.Time }
+type throttle struct {
+	mu   sync.Mutex
+	last time.Time
+}
 
 func (t *throttle) due() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if time.Since(t.last) < time.Minute {
 		return false
 	}

@@ -48,7 +48,7 @@ type world struct {
 	js     jetstream.JetStream
 }
 
-func setup(t *testing.T) world {
+func setup(t testing.TB) world {
 	t.Helper()
 	server := journaltest.Start(t)
 	conn, js := journaltest.Dial(t, server.URL)
@@ -60,7 +60,7 @@ func setup(t *testing.T) world {
 
 // keep runs a keeper with a connection of its own until the test ends or stop
 // is called.
-func (w world) keep(t *testing.T, log *slog.Logger) (stop func()) {
+func (w world) keep(t testing.TB, log *slog.Logger) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
@@ -125,7 +125,7 @@ func (w world) stored(t *testing.T) int {
 }
 
 // next waits for a value.
-func next[T any](t *testing.T, values <-chan T) T {
+func next[T any](t testing.TB, values <-chan T) T {
 	t.Helper()
 	select {
 	case value := <-values:

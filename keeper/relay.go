@@ -5,7 +5,6 @@ import (
 	"errors"
 	"iter"
 	"log/slog"
-	"sync"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -60,7 +59,6 @@ type Relay struct {
 	options RelayOptions
 	log     *slog.Logger
 
-	mu         sync.Mutex
 	complaints throttle
 }
 
@@ -135,8 +133,6 @@ func (r *Relay) giveUp(ctx context.Context, end journal.Delivery, refused *refus
 
 // complain says once a minute that the sink is in trouble.
 func (r *Relay) complain(end journal.Delivery, refused *refusal) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
 	if r.complaints.due() {
 		id, _, _ := ended(end.Event)
 		r.log.Warn("the sink did not take an end; trying again", "deliberation", id, "attempt", end.Attempt, "reason", refused.reason)

@@ -647,9 +647,13 @@ type StatsSnapshot struct {
 	// What has not ended.
 	Open []*StatsSnapshot_Open `protobuf:"bytes,8,rep,name=open,proto3" json:"open,omitempty"`
 	// Where `open` went if it was too large.
-	OpenRef       string `protobuf:"bytes,9,opt,name=open_ref,json=openRef,proto3" json:"open_ref,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	OpenRef string `protobuf:"bytes,9,opt,name=open_ref,json=openRef,proto3" json:"open_ref,omitempty"`
+	// What the journal lost, by age or deletion, before an end was counted.
+	Forgotten int64 `protobuf:"varint,10,opt,name=forgotten,proto3" json:"forgotten,omitempty"`
+	// When the journal was made: tells it from another one of its name.
+	JournalCreated *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=journal_created,json=journalCreated,proto3" json:"journal_created,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *StatsSnapshot) Reset() {
@@ -743,6 +747,20 @@ func (x *StatsSnapshot) GetOpenRef() string {
 		return x.OpenRef
 	}
 	return ""
+}
+
+func (x *StatsSnapshot) GetForgotten() int64 {
+	if x != nil {
+		return x.Forgotten
+	}
+	return 0
+}
+
+func (x *StatsSnapshot) GetJournalCreated() *timestamppb.Timestamp {
+	if x != nil {
+		return x.JournalCreated
+	}
+	return nil
 }
 
 // Open is a deliberation that has not ended.
@@ -898,7 +916,7 @@ const file_ray_executor_v1_events_proto_rawDesc = "" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\"C\n" +
 	"\rWorkerStopped\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x18\n" +
-	"\areplica\x18\x02 \x01(\tR\areplica\"\xbb\x04\n" +
+	"\areplica\x18\x02 \x01(\tR\areplica\"\x9e\x05\n" +
 	"\rStatsSnapshot\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x14\n" +
 	"\x05total\x18\x02 \x01(\x03R\x05total\x12\x1c\n" +
@@ -908,7 +926,10 @@ const file_ray_executor_v1_events_proto_rawDesc = "" +
 	"\x05timed\x18\x06 \x01(\x03R\x05timed\x12\x19\n" +
 	"\btimed_ms\x18\a \x01(\x03R\atimedMs\x127\n" +
 	"\x04open\x18\b \x03(\v2#.ray_executor.v1.StatsSnapshot.OpenR\x04open\x12\x19\n" +
-	"\bopen_ref\x18\t \x01(\tR\aopenRef\x1a\x9e\x02\n" +
+	"\bopen_ref\x18\t \x01(\tR\aopenRef\x12\x1c\n" +
+	"\tforgotten\x18\n" +
+	" \x01(\x03R\tforgotten\x12C\n" +
+	"\x0fjournal_created\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x0ejournalCreated\x1a\x9e\x02\n" +
 	"\x04Open\x12'\n" +
 	"\x0fdeliberation_id\x18\x01 \x01(\tR\x0edeliberationId\x12\x12\n" +
 	"\x04pool\x18\x02 \x01(\tR\x04pool\x12\x1a\n" +
@@ -957,13 +978,14 @@ var file_ray_executor_v1_events_proto_depIdxs = []int32{
 	12, // 6: ray_executor.v1.DeliberationFailed.duration:type_name -> google.protobuf.Duration
 	11, // 7: ray_executor.v1.DeliberationCancelled.results:type_name -> ray_executor.v1.DeliberationResult
 	8,  // 8: ray_executor.v1.StatsSnapshot.open:type_name -> ray_executor.v1.StatsSnapshot.Open
-	10, // 9: ray_executor.v1.StatsSnapshot.Open.submitted_at:type_name -> google.protobuf.Timestamp
-	10, // 10: ray_executor.v1.StatsSnapshot.Open.started_at:type_name -> google.protobuf.Timestamp
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	10, // 9: ray_executor.v1.StatsSnapshot.journal_created:type_name -> google.protobuf.Timestamp
+	10, // 10: ray_executor.v1.StatsSnapshot.Open.submitted_at:type_name -> google.protobuf.Timestamp
+	10, // 11: ray_executor.v1.StatsSnapshot.Open.started_at:type_name -> google.protobuf.Timestamp
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_ray_executor_v1_events_proto_init() }

@@ -415,6 +415,9 @@ type RayExecutorStats struct {
 	AverageExecutionTimeMs float32 `protobuf:"fixed32,5,opt,name=average_execution_time_ms,json=averageExecutionTimeMs,proto3" json:"average_execution_time_ms,omitempty"`
 	CancelledDeliberations int64   `protobuf:"varint,6,opt,name=cancelled_deliberations,json=cancelledDeliberations,proto3" json:"cancelled_deliberations,omitempty"`
 	QueuedDeliberations    int64   `protobuf:"varint,7,opt,name=queued_deliberations,json=queuedDeliberations,proto3" json:"queued_deliberations,omitempty"`
+	// What the journal lost, by age or deletion, before an end was counted: the
+	// total is the active ones, the three ends, and these.
+	ForgottenDeliberations int64 `protobuf:"varint,12,opt,name=forgotten_deliberations,json=forgottenDeliberations,proto3" json:"forgotten_deliberations,omitempty"`
 	unknownFields          protoimpl.UnknownFields
 	sizeCache              protoimpl.SizeCache
 }
@@ -494,6 +497,13 @@ func (x *RayExecutorStats) GetCancelledDeliberations() int64 {
 func (x *RayExecutorStats) GetQueuedDeliberations() int64 {
 	if x != nil {
 		return x.QueuedDeliberations
+	}
+	return 0
+}
+
+func (x *RayExecutorStats) GetForgottenDeliberations() int64 {
+	if x != nil {
+		return x.ForgottenDeliberations
 	}
 	return 0
 }
@@ -1548,7 +1558,7 @@ const file_ray_executor_v1_service_proto_rawDesc = "" +
 	"\x0euptime_seconds\x18\x02 \x01(\x03R\ruptimeSeconds\x127\n" +
 	"\x05stats\x18\x03 \x01(\v2!.ray_executor.v1.RayExecutorStatsR\x05stats\x12\x18\n" +
 	"\areasons\x18\x04 \x03(\tR\areasons\x124\n" +
-	"\bclusters\x18\x05 \x03(\v2\x18.ray_executor.v1.ClusterR\bclusters\"\x89\x03\n" +
+	"\bclusters\x18\x05 \x03(\v2\x18.ray_executor.v1.ClusterR\bclusters\"\xc2\x03\n" +
 	"\x10RayExecutorStats\x12/\n" +
 	"\x13total_deliberations\x18\x01 \x01(\x03R\x12totalDeliberations\x121\n" +
 	"\x14active_deliberations\x18\x02 \x01(\x03R\x13activeDeliberations\x127\n" +
@@ -1556,7 +1566,8 @@ const file_ray_executor_v1_service_proto_rawDesc = "" +
 	"\x14failed_deliberations\x18\x04 \x01(\x03R\x13failedDeliberations\x129\n" +
 	"\x19average_execution_time_ms\x18\x05 \x01(\x02R\x16averageExecutionTimeMs\x127\n" +
 	"\x17cancelled_deliberations\x18\x06 \x01(\x03R\x16cancelledDeliberations\x121\n" +
-	"\x14queued_deliberations\x18\a \x01(\x03R\x13queuedDeliberations\"\xf9\x02\n" +
+	"\x14queued_deliberations\x18\a \x01(\x03R\x13queuedDeliberations\x127\n" +
+	"\x17forgotten_deliberations\x18\f \x01(\x03R\x16forgottenDeliberations\"\xf9\x02\n" +
 	"\aCluster\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1f\n" +

@@ -1,0 +1,174 @@
+package keeper_test
+
+import (
+	"context"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"rayexecutor/deliberation"
+	"rayexecutor/events"
+	"rayexecutor/journal"
+	"rayexecutor/journal/journaltest"
+	"rayexecutor/keeper"
+)
+
+// TestWhatTheJournalHasLostIsForgotten has a snapshot that lists what completed
+// and was evicted while no keeper ran: nothing may be announced of it.
+func TestWhatTheJournalHasLostIsForgotten(t *testing.T) {
+	t.Parallel()
+	for name, lost := range map[string][]jetstream.StreamPurgeOpt{
+		"by its age":    nil,
+		"by a deletion": {jetstream.WithPurgeSubject(events.StorySubject("lost"))},
+		"its beginning": {jetstream.WithPurgeSubject("deliberation.requested.*.lost")},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := setup(t)
+			if name != "by its age" {
+				w.submit(t, "first", 1, 300)
+			}
+			w.submit(t, "lost", 1, 1)
+			if _, _, err := w.worker.Started(t.Context(), "lost", 1, time.Time{}, 0); err != nil {
+				t.Fatal(err)
+			}
+			w.snapshot(t)
+			stream, err := w.js.Stream(t.Context(), journal.Stream)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if name != "its beginning" {
+				w.end(t, "lost")
+			}
+			if err := stream.Purge(t.Context(), lost...); err != nil {
+				t.Fatal(err)
+			}
+			w.keep(t, quiet())
+			w.submit(t, "probe", 1, 1)
+			again(t, func() error {
+				ledger, _, err := w.Ledger(t.Context())
+				if err != nil || ledger.Stats().GetForgottenDeliberations() != 1 || ledger.Stats().GetFailedDeliberations() != 1 {
+					return fmt.Errorf("the statistics are %v, %w", ledger.Stats(), err)
+				}
+				return nil
+			})
+			if ends := journaltest.Messages(t, w.server.URL, journal.Stream, events.EndSubject("lost")); len(ends) != 0 {
+				t.Errorf("it was ended: %s", ends[0].Subject)
+			}
+		})
+	}
+}
+
+// snapshot stores the statistics as of now.
+func (w world) snapshot(t testing.TB) {
+	t.Helper()
+	ledger := deliberation.NewLedger(nil)
+	if err := w.CatchUp(t.Context(), ledger); err != nil {
+		t.Fatal(err)
+	}
+	if _, saved, err := w.SaveSnapshot(t.Context(), ledger.Snapshot(), 0); err != nil || !saved {
+		t.Fatalf("saved %v, %v", saved, err)
+	}
+}
+
+// far is a journal as a keeper has it over a network: each look and each end
+// takes a while. It counts the looks.
+type far struct {
+	*journal.Journal
+
+	way   time.Duration
+	looks atomic.Int64
+}
+
+func (f *far) LeaderStory(ctx context.Context, id string) (*deliberation.Deliberation, error) {
+	f.looks.Add(1)
+	if f.way > 0 {
+		<-time.After(f.way)
+	}
+	return f.Journal.LeaderStory(ctx, id)
+}
+
+// keepFar runs a keeper until the test ends.
+func (w world) keepFar(t testing.TB, way time.Duration) *far {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	j := &far{Journal: journaltest.Undeployed(t, journal.Settings{URL: w.server.URL, Wait: 10 * time.Second}), way: way}
+	go func() { ended <- keeper.New(j, quiet()).Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		next(t, ended)
+	})
+	return j
+}
+
+// TestKeepersShareABacklog has two keepers at the same backlog: hardly anything
+// is looked at twice.
+func TestKeepersShareABacklog(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	const n = 1000
+	w.submitMany(t, n)
+	w.snapshot(t)
+	one, two := w.keepFar(t, 10*time.Millisecond), w.keepFar(t, 10*time.Millisecond)
+	w.awaitEnds(t, n)
+	a, b := one.looks.Load(), two.looks.Load()
+	if a+b > n*13/10 || min(a, b) < n/5 {
+		t.Errorf("of %d one keeper looked at %d, the other at %d", n, a, b)
+	}
+}
+
+// BenchmarkBacklog ends what is overdue, with one keeper and with two: on this
+// machine, where they share its processors with the server, and with a network
+// between, where they wait.
+func BenchmarkBacklog(b *testing.B) {
+	for way, n := range map[time.Duration]int{0: 20_000, 100 * time.Millisecond: 2_000} {
+		for _, keepers := range []int{1, 2} {
+			b.Run(fmt.Sprintf("n=%d/way=%s/keepers=%d", n, way, keepers), func(b *testing.B) {
+				for range b.N {
+					b.StopTimer()
+					w := setup(b)
+					w.submitMany(b, n)
+					w.snapshot(b)
+					b.StartTimer()
+					for range keepers {
+						w.keepFar(b, way)
+					}
+					w.awaitEnds(b, n)
+				}
+			})
+		}
+	}
+}
+
+// submitMany submits what is overdue in two seconds.
+func (w world) submitMany(b testing.TB, n int) {
+	b.Helper()
+	for i := range n {
+		if _, err := w.Accept(b.Context(), journaltest.Record(fmt.Sprint("d", i), 1, 1), ""); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+func (w world) awaitEnds(b testing.TB, n int) {
+	b.Helper()
+	ticker := time.NewTicker(20 * time.Millisecond)
+	defer ticker.Stop()
+	stream, err := w.js.Stream(b.Context(), journal.Stream)
+	if err != nil {
+		b.Fatal(err)
+	}
+	for range ticker.C {
+		info, err := stream.Info(b.Context())
+		if err != nil {
+			b.Fatal(err)
+		}
+		if info.State.Msgs >= uint64(2*n) {
+			return
+		}
+	}
+}
