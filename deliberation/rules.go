@@ -167,7 +167,7 @@ func (r *Rules) checkRecord(record *pb.DeliberationRequested) error {
 			return Invalidf(fmt.Sprintf("agents[%d].prompt_template", i), "%s", err)
 		}
 	}
-	return nil
+	return checkPrompts(record.GetRequest())
 }
 
 // checkWords refuses text that shows nothing. The pattern in the proto file

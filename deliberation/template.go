@@ -2,8 +2,10 @@ package deliberation
 
 import (
 	"fmt"
+	"iter"
 	"regexp"
 	"slices"
+	"strings"
 )
 
 // placeholder is `{identifier}`; brokenPlaceholder is what looks like access
@@ -18,16 +20,41 @@ var (
 // constraints.metadata come on top.
 var BuiltinPlaceholders = []string{"task_description", "role", "agent_id"}
 
+// longestQuote is how many bytes of a placeholder an error repeats.
+const longestQuote = 80
+
 // CheckTemplate reports a placeholder that nothing will fill. The worker fills
 // the others, in one pass.
 func CheckTemplate(template string, metadata map[string]string) error {
 	if broken := brokenPlaceholder.FindString(template); broken != "" {
-		return fmt.Errorf("%s is not a placeholder: only {name} is; to write a brace, leave a space after it", broken)
+		return fmt.Errorf("%s is not a placeholder: only {name} is; to write a brace, leave a space after it", quoted(broken))
 	}
-	for _, match := range placeholder.FindAllStringSubmatch(template, -1) {
-		if _, ok := metadata[match[1]]; !ok && !slices.Contains(BuiltinPlaceholders, match[1]) {
-			return fmt.Errorf("placeholder {%s} is unknown: use {task_description}, {role}, {agent_id} or a key of constraints.metadata", match[1])
+	for name := range placeholders(template) {
+		if _, ok := metadata[name]; !ok && !slices.Contains(BuiltinPlaceholders, name) {
+			return fmt.Errorf("placeholder %s is unknown: use {task_description}, {role}, {agent_id} or a key of constraints.metadata", quoted("{"+name+"}"))
 		}
 	}
 	return nil
+}
+
+// placeholders yields the names in a template, in order, without a list of
+// them: a megabyte may hold 350,000.
+func placeholders(template string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for {
+			at := placeholder.FindStringSubmatchIndex(template)
+			if at == nil || !yield(template[at[2]:at[3]]) {
+				return
+			}
+			template = template[at[1]:]
+		}
+	}
+}
+
+// quoted shortens what an error repeats of the caller's text.
+func quoted(text string) string {
+	if len(text) <= longestQuote {
+		return text
+	}
+	return strings.ToValidUTF8(text[:longestQuote], "") + "…"
 }

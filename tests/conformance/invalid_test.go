@@ -65,6 +65,12 @@ func mistakes() []mistake {
 	for _, template := range []string{"{unknown}", "{role.upper}", "{metadata[0]}", "{a.b}", "fine {role}, not {Role}"} {
 		in("agents[1].prompt_template", template, func(r *submitted) { r.Agents[1].PromptTemplate = template })
 	}
+	in("agents[1].prompt_template", "fills to 14 GB", func(r *submitted) {
+		r.TaskDescription, r.Agents[1].PromptTemplate = strings.Repeat("x", 500_000), strings.Repeat("{task_description}", 28_000)
+	})
+	in("agents", "fill to 128 MB together", func(r *submitted) {
+		r.TaskDescription, r.Agents = strings.Repeat("x", 500_000), agents(256)
+	})
 	add("reason", "4,097 characters", &pb.CancelDeliberationRequest{DeliberationId: "nobody-knows", Reason: strings.Repeat("x", 4097)})
 	add("state", "done", &pb.ListDeliberationsRequest{State: "done"})
 	add("pool", "Default", &pb.ListDeliberationsRequest{Pool: "Default"})

@@ -9,6 +9,7 @@ back. Where to start reading:
 - ``puller``: how work arrives
 - ``deliberation``: one deliberation, from claim to end
 - ``journal``: the compare-and-set that decides every race
+- ``prompts``: what each agent is asked, and what is too large
 - ``model``: one agent's call
 - ``endpoint``: what is known of a model server: its breaker, its retries
 """

@@ -13,7 +13,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from . import prompt
 from .endpoint import CallError
 from .journal import (
     AbandonedError,
@@ -36,7 +35,8 @@ from .messages import (
     read_result,
     read_started,
 )
-from .model import ModelClient, Question, chat
+from .model import ModelClient
+from .prompts import Prompts
 from .puller import Delivery
 from .retry import Progress
 
@@ -99,6 +99,7 @@ class Deliberation:
         "_journal",
         "_over",
         "_progress",
+        "_prompts",
         "_recorded",
         "_requested",
         "_results",
@@ -128,6 +129,7 @@ class Deliberation:
         self._progress: dict[int, Progress] = {}
         # Set by _read; every later step has it.
         self._requested: Requested
+        self._prompts: Prompts
         # While agents are asked: how many still are, and what is set once none
         # is or the deadline has come.
         self._asked = 0
@@ -329,6 +331,8 @@ class Deliberation:
 
     async def _ask_missing(self) -> None:
         """Asks all agents that have no result, until the deadline."""
+        self._prompts = Prompts(self._requested)
+        await self._prompts.measure()
         loop = asyncio.get_running_loop()
         tasks = [loop.create_task(self._ask(index)) for index in self._missing()]
         if not tasks:
@@ -384,31 +388,15 @@ class Deliberation:
         progress = self._progress[index] = Progress()
         begun = self._now()
         try:
-            answer = await self._context.models.ask(self._question(index), progress)
+            answer = await self._context.models.ask(
+                self._prompts.question(index, self._deadline), progress
+            )
         except CallError as error:
             return self._failure(index, error.error_type, error.text, self._now() - begun)
         metadata = self._metadata(index, "completed", self._now() - begun)
         metadata.update(answer.metadata)
         agent_id = self._requested.agents[index].id
         return Result(agent_id, answer.content, answer.reasoning, metadata=metadata)
-
-    def _question(self, index: int) -> Question:
-        requested, agent = self._requested, self._requested.agents[index]
-        named = prompt.values(
-            task_description=requested.task_description,
-            role=agent.role or requested.role,
-            agent_id=agent.id,
-            metadata=requested.metadata,
-        )
-        return Question(
-            base_url=requested.vllm_url,
-            body=chat(
-                agent.model or requested.vllm_model,
-                prompt.messages(agent.prompt_template, named),
-            ),
-            max_retries=requested.max_retries,
-            deadline=self._deadline,
-        )
 
     def _failure(
         self, index: int, error_type: str, error: str, duration_s: Optional[float] = None

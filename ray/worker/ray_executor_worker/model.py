@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import logging
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Optional, Union
+from typing import Any, Callable, Optional, Union
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
 from aiohttp.tracing import Trace
 from yarl import URL
 
+from .chat import Chat
 from .endpoint import CallError, Endpoints
 from .hosts import AllowedHosts
 from .retry import Progress, Retrier, retry_after, retryable_status
@@ -26,7 +26,6 @@ log = logging.getLogger(f"ray.serve.{__name__}")
 MAX_BODY_BYTES = 16 * 1024 * 1024
 _MAX_ERROR_BODY_BYTES = 64 * 1024
 _MAX_ERROR_CHARS = 500
-_LARGE_BODY_BYTES = 256 * 1024
 # Below uvicorn's 5 s, vLLM's default: a connection that the server is about
 # to close is not used again.
 _KEEPALIVE_S = 3.0
@@ -49,19 +48,13 @@ class Question:
     """One agent's call, and its bounds."""
 
     base_url: str
-    # What `chat` makes; the prompts themselves are not kept while it waits.
-    body: bytes
+    # Called for each try: the prompts themselves are not kept while it waits.
+    chat: Callable[[], Chat]
+    # Whether its body is sent in chunks, as it is made.
+    large: bool
     max_retries: int
     # On the loop's monotonic clock.
     deadline: float
-
-
-def chat(model: str, messages: Sequence[Mapping[str, str]]) -> bytes:
-    """The body of a chat completion request; raises CallError."""
-    if not model:
-        raise CallError("invalid_request", "no model: neither agent, request nor VLLM_MODEL")
-    asked = json.dumps({"model": model, "messages": messages}, ensure_ascii=False)
-    return asked.encode("utf-8", errors="replace")
 
 
 class ModelClient:
@@ -102,7 +95,7 @@ class ModelClient:
         """
         url = self._endpoint(question.base_url)
         return self._retrier.run(
-            lambda: self._call(url, question.body),
+            lambda: self._call(url, question),
             endpoint=self._endpoints.at(_name(url)),
             max_retries=question.max_retries,
             deadline=question.deadline,
@@ -122,11 +115,18 @@ class ModelClient:
             )
         return url
 
-    async def _call(self, url: URL, body: bytes) -> Answer:
+    async def _call(self, url: URL, question: Question) -> Answer:
+        chat, headers = question.chat(), self._headers
+        body: Union[bytes, AsyncIterator[bytes]]
+        if question.large:
+            headers = {**headers, "Content-Length": str(await chat.length())}
+            body = chat.chunks()
+        else:
+            body = chat.whole()
         try:
             # One coroutine less while it waits than `async with` alone.
             async with await self._session.post(
-                url, data=_payload(body), headers=self._headers, allow_redirects=False
+                url, data=body, headers=headers, allow_redirects=False
             ) as response:
                 if response.status != 200:
                     raise await self._refusal(response)
@@ -193,11 +193,6 @@ class _Connector(aiohttp.TCPConnector):
 
 def _name(url: URL) -> str:
     return f"{url.host}:{url.port}"
-
-
-def _payload(body: bytes) -> Union[bytes, io.BytesIO]:
-    """A large body goes out in pieces: the loop has other agents to serve."""
-    return body if len(body) <= _LARGE_BODY_BYTES else io.BytesIO(body)
 
 
 def _told(error: BaseException) -> str:

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+# The most that the prompt of one agent fills to, and that of all agents of a
+# deliberation, in bytes of UTF-8; deliberation/prompt.go has the same.
+MAX_PROMPT_BYTES = 1024 * 1024
+MAX_PROMPTS_BYTES = 16 * 1024 * 1024
 
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -27,14 +34,43 @@ As an expert {role}, propose a solution. Cover:
 
 You are {agent_id}; the others do not see what you write."""
 
+# Of our own messages only what they take out of the request counts.
+_SYSTEM_VALUES = "{role}"
+_DEFAULT_VALUES = "{task_description}{role}{agent_id}"
 
-def fill(template: str, values: Mapping[str, str]) -> str:
-    """Puts the values in, in one pass: a value is text, never a template.
 
-    A brace that is no ``{identifier}`` stands for itself. So does an unknown
-    identifier: submit has refused those already.
+@dataclass(frozen=True)
+class Text:
+    """A template and what its placeholders stand for; it is filled when it is read.
+
+    Filling is one pass: a value is text, never a template. A brace that is no
+    ``{identifier}`` stands for itself. So does an unknown identifier: submit has
+    refused those already.
     """
-    return _PLACEHOLDER.sub(lambda match: values.get(match[1], match[0]), template)
+
+    template: str
+    named: Mapping[str, str]
+
+    def pieces(self) -> Iterator[str]:
+        """The filled text, piece by piece: nobody needs to hold the whole."""
+        at = 0
+        for match in _PLACEHOLDER.finditer(self.template):
+            yield self.template[at : match.start()]
+            yield self.named.get(match[1], match[0])
+            at = match.end()
+        yield self.template[at:]
+
+    def size(self) -> int:
+        """Bytes of UTF-8 of the filled text, which is not made for it."""
+        size = _bytes(self.template)
+        for name, times in Counter(_PLACEHOLDER.findall(self.template)).items():
+            value = self.named.get(name)
+            if value is not None:
+                size += times * (_bytes(value) - len(name) - len("{}"))
+        return size
+
+    def __str__(self) -> str:
+        return "".join(self.pieces())
 
 
 def values(
@@ -49,9 +85,15 @@ def values(
     }
 
 
-def messages(template: str, named: Mapping[str, str]) -> list[dict[str, str]]:
+def messages(template: str, named: Mapping[str, str]) -> list[tuple[str, Text]]:
     """The chat of one call: who the agent is, by its role, and what it is asked."""
-    return [
-        {"role": "system", "content": fill(_SYSTEM, named)},
-        {"role": "user", "content": fill(template or _DEFAULT, named)},
-    ]
+    return [("system", Text(_SYSTEM, named)), ("user", Text(template or _DEFAULT, named))]
+
+
+def size(template: str, named: Mapping[str, str]) -> int:
+    """Bytes that an agent's messages take out of the request."""
+    return Text(_SYSTEM_VALUES, named).size() + Text(template or _DEFAULT_VALUES, named).size()
+
+
+def _bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode("utf-8", errors="replace"))

@@ -277,6 +277,29 @@ async def until(probe: Callable[[], Any], wanted: Any) -> None:
         await asyncio.sleep(0.01)
 
 
+@contextlib.asynccontextmanager
+async def stretches() -> AsyncIterator[Callable[[], float]]:
+    """Tells the longest time of its own, in seconds, that the event loop gave to one thing.
+
+    The processor's time, not the clock's: others work on this machine, too.
+    """
+    longest = 0.0
+
+    async def tick() -> None:
+        nonlocal longest
+        while True:
+            last = time.thread_time()
+            await asyncio.sleep(0)
+            longest = max(longest, time.thread_time() - last)
+
+    ticking = asyncio.create_task(tick())
+    await asyncio.sleep(0)
+    try:
+        yield lambda: longest
+    finally:
+        ticking.cancel()
+
+
 def a(id_: str, model: str = "", **more: str) -> dict[str, str]:
     """An agent of a request."""
     return {"id": id_, "model": model, **more}
@@ -444,6 +467,7 @@ __all__ = [
     "a",
     "completion",
     "intercept",
+    "stretches",
     "until",
     "working",
 ]

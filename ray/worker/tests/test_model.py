@@ -11,9 +11,11 @@ import pytest_asyncio
 from harness import FakeModel, until
 from yarl import URL
 
+from ray_executor_worker.chat import Chat
 from ray_executor_worker.endpoint import CallError, Endpoint
 from ray_executor_worker.hosts import AllowedHosts
-from ray_executor_worker.model import Answer, ModelClient, Question, chat
+from ray_executor_worker.model import Answer, ModelClient, Question
+from ray_executor_worker.prompt import Text
 from ray_executor_worker.retry import Backoff, Progress, Retrier
 
 KEY = "sk-secret"
@@ -31,12 +33,21 @@ async def client() -> AsyncIterator[ModelClient]:
     await client.close()
 
 
-async def ask(
-    client: ModelClient, url: str, model: str, retries: int = 0, progress: Progress | None = None
+def said(model: str, text: str) -> Chat:
+    return Chat(model, [("user", Text(text, {}))])
+
+
+async def ask(  # noqa: PLR0913
+    client: ModelClient,
+    url: str,
+    model: str,
+    retries: int = 0,
+    progress: Progress | None = None,
+    *,
+    large: bool = False,
 ) -> Answer:
     deadline = asyncio.get_running_loop().time() + 20
-    body = chat(model, [{"role": "user", "content": "x"}])
-    question = Question(url, body, retries, deadline)
+    question = Question(url, lambda: said(model, "x"), large, retries, deadline)
     return await client.ask(question, progress or Progress())
 
 
@@ -83,6 +94,15 @@ async def test_failures(  # noqa: PLR0913, PLR0917
     assert told.value.text.startswith(text)
     assert told.value.text
     assert model.calls[name] == calls
+
+
+async def test_a_large_body_is_sent_as_it_is_made(client: ModelClient, model: FakeModel) -> None:
+    await ask(client, model.url, "ok", large=True)
+    await ask(client, model.url, "500x1", large=True, retries=1)
+    assert model.requests[0] == {"model": "ok", "messages": [{"role": "user", "content": "x"}]}
+    assert model.headers[0]["Content-Length"] == str(len(said("ok", "x").whole()))
+    assert model.headers[0]["Content-Type"] == "application/json"
+    assert model.requests[1] == model.requests[2]
 
 
 async def test_a_retry_may_mend_it(client: ModelClient, model: FakeModel) -> None:
@@ -137,11 +157,6 @@ async def test_a_url_that_is_none(client: ModelClient, url: str) -> None:
     with pytest.raises(CallError) as told:
         await ask(client, url, "ok")
     assert told.value.error_type == "invalid_request"
-
-
-def test_no_model_at_all() -> None:
-    with pytest.raises(CallError, match="no model"):
-        chat("", [])
 
 
 async def test_the_key_is_neither_logged_nor_told(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness import FakeModel, Journalist, NatsServer, a, intercept, until, working
+from harness import FakeModel, Journalist, NatsServer, a, intercept, stretches, until, working
 from nats.aio.msg import Msg
 from nats.js.errors import APIError
 
@@ -604,7 +604,7 @@ async def test_a_large_recorded_result_is_put_back(
 async def test_a_large_request_is_read_from_the_object_store(
     journalist: Journalist, model: FakeModel
 ) -> None:
-    task = "x" * (1024 * 1024)
+    task = "x" * 1_000_000
     message = journalist.request("d1", [a("a1")], model.url, task_description=task)
     whole = message.SerializeToString()
     message.ClearField("request")
@@ -615,6 +615,31 @@ async def test_a_large_request_is_read_from_the_object_store(
     async with working(journalist):
         assert (await journalist.end("d1"))[0] == "completed"
     assert task in model.requests[0]["messages"][1]["content"]
+
+
+async def test_prompts_that_are_too_large_fail_alone(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    """As the door of an older version has let them in."""
+    agents = [
+        a("a1"),
+        a("a2", prompt_template="{task_description}" * 4_000),
+        *(a(f"b{i}", prompt_template="{task_description}" * 52) for i in range(17)),
+        a("a3"),
+    ]
+    async with working(journalist), stretches() as longest:
+        await journalist.submit("d1", agents, model.url, task_description="x" * 20_000)
+        how, end = await journalist.end("d1")
+        await journalist.settled()
+    assert how == "completed"
+    failed = {r.agent_id: r.metadata["error"] for r in end.results if not r.proposal}
+    assert failed == {
+        "a2": "the prompt fills to 80000003 bytes; at most 1048576 are taken",
+        "b16": "the prompts up to this agent's fill to 17700059 bytes; at most 16777216 are taken",
+    }
+    assert {r.metadata["error_type"] for r in end.results if not r.proposal} == {"too_large"}
+    assert len(model.requests) == 18
+    assert longest() < 0.2
 
 
 async def test_what_cannot_be_read_fails(journalist: Journalist) -> None:

@@ -1,0 +1,75 @@
+"""The body of a chat completion request, made while it is sent.
+
+A prompt may be a megabyte, and six of them as JSON. Thousands of agents wait
+for their models at once, so a large body is nowhere as a whole: it is made in
+chunks when its connection takes them, from the request that all agents share.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from .prompt import Text
+
+# Characters a chunk, and pieces: what the event loop does in a millisecond or two.
+_CHUNK_CHARS = 32 * 1024
+_CHUNK_PIECES = 4 * 1024
+
+
+@dataclass(frozen=True)
+class Chat:
+    """What one call asks of which model."""
+
+    model: str
+    # Role and content.
+    messages: Sequence[tuple[str, Text]]
+
+    def whole(self) -> bytes:
+        """The body at once, for short prompts."""
+        asked = [{"role": role, "content": str(text)} for role, text in self.messages]
+        body = json.dumps({"model": self.model, "messages": asked}, ensure_ascii=False)
+        return body.encode("utf-8", errors="replace")
+
+    async def length(self) -> int:
+        """The body's bytes; the event loop goes on meanwhile."""
+        size = 0
+        for chunk in self._chunks():
+            size += len(chunk)
+            await asyncio.sleep(0)
+        return size
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The same bytes as `whole`; the event loop goes on meanwhile."""
+        for chunk in self._chunks():
+            yield chunk
+            await asyncio.sleep(0)
+
+    def _chunks(self) -> Iterator[bytes]:
+        yield f'{{"model": {_json(self.model)}, "messages": ['.encode("utf-8", errors="replace")
+        for number, (role, text) in enumerate(self.messages):
+            yield f'{", " if number else ""}{{"role": "{role}", "content": "'.encode()
+            for chunk in _grouped(text.pieces()):
+                yield _json(chunk)[1:-1].encode("utf-8", errors="replace")
+            yield b'"}'
+        yield b"]}"
+
+
+def _json(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _grouped(pieces: Iterable[str]) -> Iterator[str]:
+    """The same text in fewer and shorter pieces: below two chunks."""
+    group: list[str] = []
+    chars = 0
+    for piece in pieces:
+        for at in range(0, len(piece) or 1, _CHUNK_CHARS):
+            group.append(piece[at : at + _CHUNK_CHARS])
+            chars += len(group[-1])
+            if chars >= _CHUNK_CHARS or len(group) >= _CHUNK_PIECES:
+                yield "".join(group)
+                group, chars = [], 0
+    yield "".join(group)

@@ -1,0 +1,83 @@
+"""The prompts of one deliberation: who is asked what, and what is too large.
+
+Submit has refused what is too large. This is the second lock, for what the door
+of an older version has let in: such an agent fails for good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from . import prompt
+from .chat import Chat
+from .endpoint import CallError
+from .messages import Requested
+from .model import Question
+
+# Above this a prompt is made while it is sent.
+_LARGE_BYTES = 16 * 1024
+
+
+class Prompts:
+    """What each agent is asked; nothing is filled before a call takes it."""
+
+    __slots__ = ("_large", "_requested", "_unfit")  # thousands are held at once
+
+    def __init__(self, requested: Requested) -> None:
+        self._requested = requested
+        self._large: set[int] = set()
+        # Agents whose prompts are too large, and what is said of them.
+        self._unfit: dict[int, str] = {}
+
+    async def measure(self) -> None:
+        """Computes all sizes, before the first question."""
+        total = 0
+        for index, agent in enumerate(self._requested.agents):
+            size = prompt.size(agent.prompt_template, self._named(index))
+            if size > prompt.MAX_PROMPT_BYTES:
+                self._unfit[index] = _too_large("the prompt fills", size, prompt.MAX_PROMPT_BYTES)
+            elif total + size > prompt.MAX_PROMPTS_BYTES:
+                self._unfit[index] = _too_large(
+                    "the prompts up to this agent's fill", total + size, prompt.MAX_PROMPTS_BYTES
+                )
+            else:
+                total += size
+            if size > _LARGE_BYTES:
+                self._large.add(index)
+                await asyncio.sleep(0)  # others want the event loop, too
+
+    def question(self, index: int, deadline: float) -> Question:
+        """What an agent asks; raises CallError where it cannot be asked."""
+        requested, agent = self._requested, self._requested.agents[index]
+        if not (agent.model or requested.vllm_model):
+            raise CallError("invalid_request", "no model: neither agent, request nor VLLM_MODEL")
+        if index in self._unfit:
+            raise CallError("too_large", self._unfit[index])
+        return Question(
+            base_url=requested.vllm_url,
+            chat=partial(self._chat, index),
+            large=index in self._large,
+            max_retries=requested.max_retries,
+            deadline=deadline,
+        )
+
+    def _chat(self, index: int) -> Chat:
+        agent = self._requested.agents[index]
+        return Chat(
+            agent.model or self._requested.vllm_model,
+            prompt.messages(agent.prompt_template, self._named(index)),
+        )
+
+    def _named(self, index: int) -> dict[str, str]:
+        requested, agent = self._requested, self._requested.agents[index]
+        return prompt.values(
+            task_description=requested.task_description,
+            role=agent.role or requested.role,
+            agent_id=agent.id,
+            metadata=requested.metadata,
+        )
+
+
+def _too_large(what: str, size: int, most: int) -> str:
+    return f"{what} to {size} bytes; at most {most} are taken"
