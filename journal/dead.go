@@ -81,24 +81,6 @@ func (d *Dead) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// deployDead makes the bucket without an age: what is in it waits for a person.
-func (j *Journal) deployDead(ctx context.Context, layout Layout) error {
-	if _, err := j.js.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{
-		Bucket: DeadBucket, Description: "Deliberations that were given up: `ray-executor dead list`.",
-		MaxBytes: keptBytes(layout.MaxBytes), Storage: jetstream.FileStorage, Replicas: layout.Replicas,
-	}); err != nil {
-		return fmt.Errorf("make the object store %s: %w; if the server lacks the room, set JOURNAL_MAX_BYTES lower", DeadBucket, err)
-	}
-	if _, err := j.js.CreateOrUpdateConsumer(ctx, Stream, jetstream.ConsumerConfig{
-		Durable: GivenUp.consumer, Description: "The keeper's: every failure, for those that were given up.",
-		FilterSubject: events.Subject(deliberation.KindDone, string(deliberation.Failed), "*"),
-		AckPolicy:     jetstream.AckExplicitPolicy, AckWait: announceWait, MaxDeliver: -1, MaxAckPending: 100,
-	}); err != nil {
-		return fmt.Errorf("make the consumer %s: %w", GivenUp.consumer, err)
-	}
-	return nil
-}
-
 // KeepDead stores a deliberation that was given up; one that is there stays as
 // it is, for it has one end. LimitReached: the bucket is full.
 func (j *Journal) KeepDead(ctx context.Context, story *deliberation.Deliberation) error {
@@ -107,14 +89,14 @@ func (j *Journal) KeepDead(ctx context.Context, story *deliberation.Deliberation
 	if err != nil {
 		return fmt.Errorf("keep %s: %w", id, err)
 	}
-	err = j.putObject(ctx, DeadBucket, jetstream.ObjectMeta{Name: id, Metadata: map[string]string{
+	err = j.putObject(ctx, j.name(DeadBucket), jetstream.ObjectMeta{Name: id, Metadata: map[string]string{
 		metaTask: story.Requested.GetTaskId(), metaPool: story.Requested.GetPool(),
 		metaAttempts: strconv.Itoa(int(story.Attempts)), metaReason: oneLine(story.Reason),
 		metaEnded: story.Ended.UTC().Format(time.RFC3339Nano),
 	}}, data)
 	if deliberation.AsError(err).Code == deliberation.LimitReached {
 		j.unlist(ctx, id)
-		return fullOf(DeadBucket, "retry some of `ray-executor dead list`, or raise JOURNAL_MAX_BYTES and deploy", err)
+		return fullOf(j.name(DeadBucket), "retry some of `ray-executor dead list`, or raise JOURNAL_MAX_BYTES and deploy", err)
 	}
 	return err
 }
@@ -122,21 +104,21 @@ func (j *Journal) KeepDead(ctx context.Context, story *deliberation.Deliberation
 // unlist takes back the name of what had no room: it may have been small enough.
 // Whoever kept it meanwhile loses nothing, for the end comes again.
 func (j *Journal) unlist(ctx context.Context, id string) {
-	stream, err := j.js.Stream(ctx, objectStream(DeadBucket))
+	stream, err := j.js.Stream(ctx, objectStream(j.name(DeadBucket)))
 	if err == nil {
 		name := base64.URLEncoding.EncodeToString([]byte(id))
-		err = stream.Purge(ctx, jetstream.WithPurgeSubject("$O."+DeadBucket+".M."+name))
+		err = stream.Purge(ctx, jetstream.WithPurgeSubject("$O."+j.name(DeadBucket)+".M."+name))
 	}
 	if err != nil {
-		j.log.Debug("take a name out of "+DeadBucket, "deliberation", id, "error", err)
+		j.log.Debug("take a name out of "+j.name(DeadBucket), "deliberation", id, "error", err)
 	}
 }
 
 // ListDead lists what was given up, by its id.
 func (j *Journal) ListDead(ctx context.Context) ([]DeadSummary, error) {
-	store, err := j.js.ObjectStore(ctx, DeadBucket)
+	store, err := j.js.ObjectStore(ctx, j.name(DeadBucket))
 	if err != nil {
-		return nil, j.failed("reach the object store "+DeadBucket, err)
+		return nil, j.failed("reach the object store "+j.name(DeadBucket), err)
 	}
 	objects, err := store.List(ctx)
 	if errors.Is(err, jetstream.ErrNoObjectsFound) {
@@ -160,7 +142,7 @@ func (j *Journal) ListDead(ctx context.Context) ([]DeadSummary, error) {
 // ReadDead reads a deliberation that was given up; NotFound where none is kept.
 func (j *Journal) ReadDead(ctx context.Context, id string) (Dead, error) {
 	var dead Dead
-	data, err := j.getObject(ctx, DeadBucket, id)
+	data, err := j.getObject(ctx, j.name(DeadBucket), id)
 	if errors.Is(err, jetstream.ErrObjectNotFound) {
 		return dead, &deliberation.Error{
 			Code: deliberation.NotFound, Field: "deliberation_id", DeliberationID: id,
@@ -178,12 +160,12 @@ func (j *Journal) ReadDead(ctx context.Context, id string) (Dead, error) {
 
 // DropDead takes out what has been submitted anew. What is gone is gone.
 func (j *Journal) DropDead(ctx context.Context, id string) error {
-	store, err := j.js.ObjectStore(ctx, DeadBucket)
+	store, err := j.js.ObjectStore(ctx, j.name(DeadBucket))
 	if err == nil {
 		err = store.Delete(ctx, id)
 	}
 	if err != nil && !errors.Is(err, jetstream.ErrObjectNotFound) {
-		return j.failed("take "+id+" out of "+DeadBucket, err)
+		return j.failed("take "+id+" out of "+j.name(DeadBucket), err)
 	}
 	return nil
 }

@@ -3,12 +3,12 @@ package journal
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"rayexecutor/deliberation"
 	"rayexecutor/events"
 )
 
@@ -57,89 +57,90 @@ type Layout struct {
 }
 
 // Deploy makes the streams, buckets and consumers, or updates their settings.
-// It is safe to repeat, and to run while deliberations are under way.
+// It is safe to repeat, and to run while deliberations are under way. Where a
+// stream of somebody else stands in the way, nothing is made.
 //
 // A cluster of servers leaves the one unanswered of two that make a stream at
 // the same moment, and whoever asks before it has chosen a leader: it is asked
-// again.
+// again, for three minutes at most, and the log says why. What no waiting mends
+// is told at once: see Permanent.
 func (j *Journal) Deploy(ctx context.Context, layout Layout) error {
-	if err := j.checkServer(); err != nil {
+	if err := j.Reach(ctx); err != nil {
 		return err
 	}
+	ctx, stop := j.whileAllowed(ctx)
+	defer stop()
 	_, err := backoff.Retry(ctx, func() (struct{}, error) {
 		attempt, cancel := context.WithTimeout(ctx, deployWait)
 		defer cancel()
 		err := j.deploy(attempt, layout)
-		if err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		if err != nil && !passing(err) {
 			err = backoff.Permanent(err)
 		}
 		return struct{}{}, err
-	}, backoff.WithMaxElapsedTime(deployPatience))
+	}, backoff.WithMaxElapsedTime(deployPatience), backoff.WithNotify(func(err error, _ time.Duration) {
+		j.log.Warn("NATS is not ready for it yet; trying again", "reason", err)
+	}))
+	if cause := context.Cause(ctx); err != nil && cause != nil && !Permanent(err) {
+		return j.failed("deploy", cause)
+	}
 	return err
 }
 
+// passing reports whether a cluster of servers may answer otherwise in a moment.
+func passing(err error) bool {
+	return !Permanent(err) && (errors.Is(err, context.DeadlineExceeded) || hasCode(err, codeNotAvailable) || hasCode(err, codeNoPeers))
+}
+
 func (j *Journal) deploy(ctx context.Context, layout Layout) error {
-	if err := j.deployStreams(ctx, layout); err != nil {
+	needs, err := j.survey(ctx, j.needs(layout))
+	if err != nil {
 		return err
 	}
-	consumers := []jetstream.ConsumerConfig{{
-		Durable: announcer, Description: "The keeper's: every end, to be announced.",
-		FilterSubject: events.DoneSubjects, AckPolicy: jetstream.AckExplicitPolicy,
-		AckWait: announceWait, MaxDeliver: -1, MaxAckPending: 1000,
-	}}
+	for _, need := range needs {
+		if err := need.make(ctx); err != nil {
+			return j.refused("make the "+need.what, err)
+		}
+	}
+	for _, consumer := range consumers(layout) {
+		if _, err := j.js.CreateOrUpdateConsumer(ctx, j.name(Stream), consumer); err != nil {
+			return j.refused("make the consumer "+consumer.Durable, err)
+		}
+	}
+	if !layout.AgentResponses {
+		return j.dropResponder(ctx)
+	}
+	return nil
+}
+
+func consumers(layout Layout) []jetstream.ConsumerConfig {
+	ends := func(reader Reader, description string) jetstream.ConsumerConfig {
+		return jetstream.ConsumerConfig{
+			Durable: reader.consumer, Description: description,
+			FilterSubject: events.DoneSubjects, AckPolicy: jetstream.AckExplicitPolicy,
+			AckWait: announceWait, MaxDeliver: -1, MaxAckPending: 1000,
+		}
+	}
+	dead := ends(GivenUp, "The keeper's: every failure, for those that were given up.")
+	dead.FilterSubject, dead.MaxAckPending = events.Subject(deliberation.KindDone, string(deliberation.Failed), "*"), 100
+	all := []jetstream.ConsumerConfig{ends(Announcer, "The keeper's: every end, to be announced."), dead}
 	for _, pool := range layout.Pools {
-		consumers = append(consumers, jetstream.ConsumerConfig{
+		all = append(all, jetstream.ConsumerConfig{
 			Durable: "pool-" + pool.Name, Description: "The Ray workers': what waits in pool " + pool.Name + ".",
 			FilterSubject: events.PoolSubject(pool.Name), AckPolicy: jetstream.AckExplicitPolicy,
 			AckWait: ackWait(pool.InFlight), MaxDeliver: -1, MaxAckPending: pool.InFlight,
 		})
 	}
-	for _, consumer := range consumers {
-		if _, err := j.js.CreateOrUpdateConsumer(ctx, Stream, consumer); err != nil {
-			return fmt.Errorf("make the consumer %s: %w", consumer.Durable, err)
-		}
-	}
-	if err := j.deployDead(ctx, layout); err != nil {
-		return err
-	}
-	if err := j.deployResponses(ctx, layout); err != nil {
-		return err
+	if layout.AgentResponses {
+		responder := ends(Responder, "The keeper's: every end, each agent of which is told (AGENT_RESPONSES=true).")
+		// Whoever switches it on does not expect to hear the last week.
+		responder.DeliverPolicy = jetstream.DeliverNewPolicy
+		all = append(all, responder)
 	}
 	if layout.Relay {
-		return j.deployRelay(ctx, layout)
+		all = append(all, relayConsumer())
 	}
-	return nil
-}
-
-func (j *Journal) deployStreams(ctx context.Context, layout Layout) error {
-	for _, stream := range []jetstream.StreamConfig{{
-		Name: Stream, Description: "The ray-executor's journal: every event of every deliberation.",
-		Subjects: []string{events.JournalSubjects}, Storage: jetstream.FileStorage, Discard: jetstream.DiscardNew,
-		MaxAge: layout.MaxAge, MaxBytes: layout.MaxBytes, MaxMsgSize: maxMessageBytes,
-		Replicas: layout.Replicas, AllowDirect: true,
-	}, {
-		Name: Announcements, Description: "What the Orchestrator hears of deliberations.",
-		Subjects: []string{events.AnnouncementSubjects}, Storage: jetstream.FileStorage, Discard: jetstream.DiscardOld,
-		MaxAge: layout.MaxAge, MaxBytes: announcementBytes(layout.MaxBytes), Duplicates: duplicateWindow,
-		Replicas: layout.Replicas, AllowDirect: true,
-	}} {
-		if _, err := j.js.CreateOrUpdateStream(ctx, stream); err != nil {
-			return fmt.Errorf("make the stream %s: %w; if the server lacks the room, set JOURNAL_MAX_BYTES lower", stream.Name, err)
-		}
-	}
-	if _, err := j.js.CreateOrUpdateObjectStore(ctx, jetstream.ObjectStoreConfig{
-		Bucket: Results, Description: "What no message of the journal can hold, by digest.",
-		TTL: layout.MaxAge + time.Hour, Storage: jetstream.FileStorage, Replicas: layout.Replicas,
-	}); err != nil {
-		return fmt.Errorf("make the object store %s: %w", Results, err)
-	}
-	if _, err := j.js.CreateOrUpdateKeyValue(ctx, jetstream.KeyValueConfig{
-		Bucket: Statistics, Description: "The statistics' snapshot.",
-		History: 1, Storage: jetstream.FileStorage, Replicas: layout.Replicas,
-	}); err != nil {
-		return fmt.Errorf("make the bucket %s: %w", Statistics, err)
-	}
-	return nil
+	return all
 }
 
 // ackWait is how long the workers of a pool may be silent about what they hold.

@@ -43,7 +43,7 @@ func (j *Journal) lastEach(ctx context.Context, filter string) ([]*jetstream.Raw
 		if err != nil {
 			return nil, fmt.Errorf("ask a replica: %w", err)
 		}
-		if err := j.conn.PublishRequest("$JS.API.DIRECT.GET."+Stream, subscription.Subject, body); err != nil {
+		if err := j.conn.PublishRequest("$JS.API.DIRECT.GET."+j.name(Stream), subscription.Subject, body); err != nil {
 			return nil, j.failed("read the journal", err)
 		}
 		some, end, err := answer(ctx, replies)

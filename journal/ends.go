@@ -35,7 +35,7 @@ type Reader struct {
 // The readers.
 var (
 	// Announcer tells who listens.
-	Announcer = Reader{consumer: announcer, atOnce: 16}
+	Announcer = Reader{consumer: "keeper-announce", atOnce: 16}
 	// Responder tells of each agent: deploy makes its consumer while
 	// AGENT_RESPONSES=true.
 	Responder = Reader{consumer: "keeper-responses", made: " (deploy makes it while AGENT_RESPONSES=true)", atOnce: 1}
@@ -69,7 +69,7 @@ const (
 // again, for as long as the journal keeps it: when a *LaterError says so, or
 // else later each time.
 func (j *Journal) Ends(ctx context.Context, reader Reader, tell func(context.Context, Delivery) error) error {
-	consumer, err := j.js.Consumer(ctx, Stream, reader.consumer)
+	consumer, err := j.js.Consumer(ctx, j.name(Stream), reader.consumer)
 	if err != nil {
 		return j.failed("reach the consumer "+reader.consumer+reader.made, err)
 	}
@@ -170,16 +170,10 @@ func (j *Journal) deliver(ctx context.Context, message jetstream.Msg, announce f
 	return announce(ctx, Delivery{Entry: entry, TraceParent: events.Trace(message.Headers()), Attempt: metadata.NumDelivered})
 }
 
-// Announce publishes to the announcements' stream and waits until it is
-// stored. The server drops a repeat of the same id within its duplicate
-// window.
+// Announce publishes to whichever stream keeps the subject, ours or the fleet's
+// own, and waits until it is stored. The server drops a repeat of the same id
+// within that stream's duplicate window.
 func (j *Journal) Announce(ctx context.Context, subject, id string, header map[string][]string, data []byte) error {
-	return j.tell(ctx, subject, header, data, jetstream.WithMsgID(id), jetstream.WithExpectStream(Announcements))
-}
-
-// Respond is Announce to whichever stream keeps the agents' responses: it may
-// be the fleet's own.
-func (j *Journal) Respond(ctx context.Context, subject, id string, header map[string][]string, data []byte) error {
 	return j.tell(ctx, subject, header, data, jetstream.WithMsgID(id))
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -23,16 +24,28 @@ var ErrServerTooOld = errors.New("NATS 2.12 or newer is needed")
 
 // Error codes of JetStream's API that nats.go has no name for.
 const (
+	codeAccountExceeded       jetstream.ErrorCode = 10002
+	codeNoPeers               jetstream.ErrorCode = 10005
+	codeNotAvailable          jetstream.ErrorCode = 10008
 	codeInsufficientResources jetstream.ErrorCode = 10023
+	codeMaxConsumers          jetstream.ErrorCode = 10026
+	codeMaxStreams            jetstream.ErrorCode = 10027
 	codeNoMessage             jetstream.ErrorCode = 10037
 	codeStorageExceeded       jetstream.ErrorCode = 10047
+	codeStreamCreate          jetstream.ErrorCode = 10049
+	codeInvalidConfig         jetstream.ErrorCode = 10052
 	codeMessageSize           jetstream.ErrorCode = 10054
+	codeOverlap               jetstream.ErrorCode = 10065
+	codeStreamUpdate          jetstream.ErrorCode = 10069
+	codeNoReplicas            jetstream.ErrorCode = 10074
 	codeStoreFailed           jetstream.ErrorCode = 10077
+	codeBytesRequired         jetstream.ErrorCode = 10113
+	codeStreamBytesExceeded   jetstream.ErrorCode = 10122
 )
 
-func hasCode(err error, code jetstream.ErrorCode) bool {
+func hasCode(err error, codes ...jetstream.ErrorCode) bool {
 	api, ok := errors.AsType[*jetstream.APIError](err)
-	return ok && api.ErrorCode == code
+	return ok && slices.Contains(codes, api.ErrorCode)
 }
 
 // failed turns an error of NATS into one that the caller can act on.
@@ -49,14 +62,86 @@ func (j *Journal) failed(doing string, err error) error {
 			Code: deliberation.TooLarge, Field: "request", Cause: err,
 			Message: "is larger than NATS takes: shorten it, or ask the operator to raise the server's max_payload or the stream's max_msg_size",
 		}
+	case !j.conn.IsConnected():
+		return j.unreached(doing, err)
+	default:
+		return j.unserved(doing, err)
+	}
+}
+
+// unreached is failed without a connection. Callers are not told of addresses
+// and certificates; the log is.
+func (j *Journal) unreached(doing string, err error) error {
+	why := j.away()
+	j.troubles.log(j.log, why.Error())
+	return unavailable("NATS_URL", "could not "+doing+": NATS cannot be reached or did not answer in time; repeating is safe", errors.Join(why, err))
+}
+
+// unserved is failed for a server that is connected and does not do its work.
+func (j *Journal) unserved(doing string, err error) error {
+	if denial := j.denial(err); denial != nil {
+		return permanently("NATS_URL", fmt.Sprintf("could not %s: NATS does not allow it to this user (%v): allow the subject", doing, denial), denial)
+	}
+	enabled, _ := j.conn.ConnectedServerJetStream()
+	switch {
+	case errors.Is(err, jetstream.ErrJetStreamNotEnabledForAccount):
+		return permanently("NATS_URL", "could not "+doing+": the account has no JetStream: enable it for the account, or use one that has it", err)
+	case errors.Is(err, jetstream.ErrJetStreamNotEnabled), unanswered(err) && !enabled:
+		return permanently("NATS_URL", "could not "+doing+": NATS has no JetStream: start it with `jetstream {}` in its configuration, or with -js", err)
 	case unanswered(err):
 		return unavailable("NATS_URL", "could not "+doing+": JetStream does not answer; if it stays so, run `ray-executor deploy`", err)
-	case j.conn.IsConnected():
+	default:
 		return unavailable("NATS_URL", "could not "+doing+": NATS did not answer in time: it is overloaded, or its disk is full or read-only (its log says so; "+
 			"restart it when that is mended); repeating is safe", err)
-	default:
-		return unavailable("NATS_URL", "could not "+doing+": NATS cannot be reached or did not answer in time; repeating is safe", err)
 	}
+}
+
+// denial returns the server's word that a call was not allowed: the call itself
+// has only waited in vain.
+func (j *Journal) denial(err error) error {
+	if errors.Is(err, nats.ErrPermissionViolation) {
+		return err
+	}
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) {
+		return j.troubles.denial(deployWait + j.wait)
+	}
+	return nil
+}
+
+// notMade has the cures for what the server does not make.
+var notMade = []cure{
+	{
+		func(err error) bool {
+			return hasCode(err, codeAccountExceeded, codeInsufficientResources, codeStorageExceeded, codeStreamBytesExceeded) ||
+				hasCode(err, codeNoPeers) && says("insufficient storage")(err)
+		},
+		"JOURNAL_MAX_BYTES", "NATS lacks the room: set it lower, or give JetStream more storage", true,
+	},
+	{
+		func(err error) bool { return hasCode(err, codeNoPeers) && says("offline")(err) },
+		"NATS_URL", "some of its servers are not there", false,
+	},
+	{coded(codeNoReplicas, codeNoPeers), "JOURNAL_REPLICAS", "NATS has fewer servers with JetStream: set it lower", true},
+	{coded(codeBytesRequired), "NATS_URL", "the account asks for a size of every stream: switch max_bytes_required off", true},
+	{coded(codeMaxStreams, codeMaxConsumers), "NATS_URL", "the account's limit of streams or consumers is reached: raise it", true},
+	{coded(codeOverlap), "NATS_URL", "another stream has taken its subjects just now: deploy again, which names it", true},
+	{
+		coded(codeStreamCreate, codeInvalidConfig, codeStreamUpdate, jetstream.JSErrCodeStreamNameInUse), "NATS_URL",
+		"NATS refuses the settings; where it is there already, back it up, delete it and deploy again", true,
+	},
+	{nil, "", "", false},
+}
+
+func coded(codes ...jetstream.ErrorCode) func(error) bool {
+	return func(err error) bool { return hasCode(err, codes...) }
+}
+
+// refused is failed for what is to be made.
+func (j *Journal) refused(doing string, err error) error {
+	if cure := cureFor(notMade, err); cure.is != nil {
+		return cure.error("could not "+doing+":", err)
+	}
+	return j.failed(doing, err)
 }
 
 func missing(err error) bool {
@@ -99,16 +184,12 @@ func fullOf(what, do string, cause error) *deliberation.Error {
 // checkServer is nil while a server that is new enough is connected.
 func (j *Journal) checkServer() error {
 	if !j.conn.IsConnected() {
-		cause := j.conn.LastError()
-		if cause == nil {
-			cause = nats.ErrNoServers
-		}
-		return unavailable("NATS_URL", fmt.Sprintf("NATS at %s cannot be reached (%v); is it up?", redacted(j.conn), cause), cause)
+		return j.away()
 	}
 	version := j.conn.ConnectedServerVersion()
 	if !supported(version) {
 		cause := fmt.Errorf("%w; the server is %s", ErrServerTooOld, version)
-		return &deliberation.Error{Code: deliberation.Unavailable, Field: "NATS_URL", Message: cause.Error(), Cause: cause}
+		return permanently("NATS_URL", cause.Error(), cause)
 	}
 	return nil
 }

@@ -8,8 +8,10 @@ package journal
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
+	"os"
 	"sync/atomic"
 	"time"
 
@@ -18,7 +20,7 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
-// Names on the server.
+// Names on the server, behind the prefix of Settings.
 const (
 	// Stream is the journal.
 	Stream = "DELIBERATIONS"
@@ -28,8 +30,6 @@ const (
 	Results = "DELIBERATION_RESULTS"
 	// Statistics is the key-value bucket of the statistics' snapshot.
 	Statistics = "DELIBERATION_STATS"
-	// announcer is the keeper's durable consumer of the ends.
-	announcer = "keeper-announce"
 )
 
 // Settings says how to reach NATS.
@@ -39,6 +39,9 @@ type Settings struct {
 	// certificate authority; both may be empty.
 	Creds string
 	CA    string
+	// Prefix stands before the name of every stream and bucket; it may be empty.
+	// Subjects have none.
+	Prefix string
 	// Name is this client's, as the server lists it.
 	Name string
 	// Wait bounds each request to the server. 0: 5 s.
@@ -48,24 +51,31 @@ type Settings struct {
 
 // Journal is a connection to the journal. It is safe for concurrent use.
 type Journal struct {
-	conn    *nats.Conn
-	js      jetstream.JetStream
-	wait    time.Duration
-	log     *slog.Logger
-	room    watermark
-	looks   singleflight.Group // at the room, one at a time
-	reached atomic.Bool
+	conn     *nats.Conn
+	js       jetstream.JetStream
+	prefix   string
+	wait     time.Duration
+	log      *slog.Logger
+	troubles *troubles
+	room     watermark
+	looks    singleflight.Group // at the room, one at a time
+	reached  atomic.Bool
 }
 
 // Connect starts to connect and returns at once: a NATS that is away is tried
 // again for as long as it takes, and until it is there every call answers
 // Unavailable. Nothing is buffered while the connection is down, so that
-// nothing is sent after its caller was told that it failed.
+// nothing is sent after its caller was told that it failed. A file that cannot
+// be read is an error, which names its setting.
 func Connect(settings Settings) (*Journal, error) {
 	if settings.Wait == 0 {
 		settings.Wait = 5 * time.Second
 	}
-	conn, err := nats.Connect(settings.URL, options(settings)...)
+	if err := settings.readable(); err != nil {
+		return nil, err
+	}
+	troubles := &troubles{waiting: map[*context.CancelCauseFunc]struct{}{}}
+	conn, err := nats.Connect(settings.URL, options(settings, troubles)...)
 	if err != nil {
 		return nil, fmt.Errorf("NATS_URL: %w", withoutURL(err))
 	}
@@ -74,10 +84,32 @@ func Connect(settings Settings) (*Journal, error) {
 		conn.Close()
 		return nil, fmt.Errorf("JetStream: %w", err)
 	}
-	return &Journal{conn: conn, js: js, wait: settings.Wait, log: settings.Log}, nil
+	return &Journal{
+		conn: conn, js: js, prefix: settings.Prefix, wait: settings.Wait, log: settings.Log, troubles: troubles,
+	}, nil
 }
 
-func options(settings Settings) []nats.Option {
+// name is what a stream or bucket of ours is called on the server.
+func (j *Journal) name(of string) string { return j.prefix + of }
+
+// readable makes sure that the files are there.
+func (s *Settings) readable() error {
+	if s.CA != "" {
+		if pem, err := os.ReadFile(s.CA); err != nil {
+			return fmt.Errorf("NATS_CA: %w", err)
+		} else if !x509.NewCertPool().AppendCertsFromPEM(pem) {
+			return fmt.Errorf("NATS_CA: %s holds no certificate in PEM", s.CA)
+		}
+	}
+	if s.Creds != "" {
+		if _, err := os.ReadFile(s.Creds); err != nil {
+			return fmt.Errorf("NATS_CREDS: %w", err)
+		}
+	}
+	return nil
+}
+
+func options(settings Settings, troubles *troubles) []nats.Option {
 	options := []nats.Option{
 		nats.Name(settings.Name),
 		nats.RetryOnFailedConnect(true),
@@ -96,9 +128,12 @@ func options(settings Settings) []nats.Option {
 			}
 		}),
 		nats.ReconnectHandler(func(conn *nats.Conn) {
+			troubles.connected()
 			settings.Log.Info("NATS is back", "server", conn.ConnectedUrlRedacted())
 		}),
+		nats.ReconnectErrHandler(troubles.failedToConnect),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
+			troubles.reported(err)
 			settings.Log.Warn("NATS reports", "error", err)
 		}),
 	}
@@ -141,7 +176,7 @@ func (j *Journal) Ready(ctx context.Context) error {
 func (j *Journal) info(ctx context.Context) (*jetstream.StreamInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, j.wait)
 	defer cancel()
-	stream, err := j.js.Stream(ctx, Stream)
+	stream, err := j.js.Stream(ctx, j.name(Stream))
 	if err != nil {
 		return nil, j.failed("read the journal's state", err)
 	}

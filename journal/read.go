@@ -189,7 +189,7 @@ func (j *Journal) ask(ctx context.Context, request getRequest) (*jetstream.RawSt
 	if err != nil {
 		return nil, fmt.Errorf("ask the leader: %w", err)
 	}
-	reply, err := j.conn.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+Stream, body)
+	reply, err := j.conn.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+j.name(Stream), body)
 	if err != nil {
 		return nil, j.failed("read the journal", err)
 	}
@@ -219,7 +219,7 @@ func (j *Journal) ask(ctx context.Context, request getRequest) (*jetstream.RawSt
 func (j *Journal) entry(ctx context.Context, message *jetstream.RawStreamMsg) (deliberation.Entry, error) {
 	event, err := events.Lifecycle(message.Header, message.Data)
 	if err != nil {
-		return deliberation.Entry{}, fmt.Errorf("message %d of %s: %w", message.Sequence, Stream, err)
+		return deliberation.Entry{}, fmt.Errorf("message %d of %s: %w", message.Sequence, j.name(Stream), err)
 	}
 	if err := j.restore(ctx, event); err != nil {
 		return deliberation.Entry{}, err

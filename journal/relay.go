@@ -54,53 +54,42 @@ type Kept struct {
 // be bound to a relay that deploy knows nothing of. What is there is left as
 // deploy has made it.
 func (j *Journal) PrepareRelay(ctx context.Context, layout Layout) error {
-	_, err := j.js.Stream(ctx, Undelivered)
+	undelivered := j.undeliveredStream(layout)
+	_, err := j.js.Stream(ctx, undelivered.Name)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		err = j.deployUndelivered(ctx, layout)
+		_, err = j.js.CreateOrUpdateStream(ctx, undelivered)
 	}
 	if err != nil {
-		return j.failed("make the stream "+Undelivered, err)
+		return j.refused("make the stream "+undelivered.Name, err)
 	}
-	_, err = j.js.Consumer(ctx, Stream, Relay.consumer)
+	_, err = j.js.Consumer(ctx, j.name(Stream), Relay.consumer)
 	if errors.Is(err, jetstream.ErrConsumerNotFound) {
-		err = j.deployRelayConsumer(ctx)
+		_, err = j.js.CreateOrUpdateConsumer(ctx, j.name(Stream), relayConsumer())
 	}
 	if err != nil {
-		return j.failed("make the consumer "+Relay.consumer, err)
+		return j.refused("make the consumer "+Relay.consumer, err)
 	}
 	return nil
 }
 
-func (j *Journal) deployRelay(ctx context.Context, layout Layout) error {
-	if err := j.deployUndelivered(ctx, layout); err != nil {
-		return fmt.Errorf("make the stream %s: %w; if the server lacks the room, set JOURNAL_MAX_BYTES lower", Undelivered, err)
-	}
-	if err := j.deployRelayConsumer(ctx); err != nil {
-		return fmt.Errorf("make the consumer %s: %w", Relay.consumer, err)
-	}
-	return nil
-}
-
-// deployUndelivered makes the stream without an age: what is in it waits for a
-// person. Once it is full the relay gives nothing up any more.
-func (j *Journal) deployUndelivered(ctx context.Context, layout Layout) error {
-	_, err := j.js.CreateOrUpdateStream(ctx, jetstream.StreamConfig{
-		Name: Undelivered, Description: "Ends that the relay's sink did not take: `ray-executor relay list`.",
+// undeliveredStream has no age: what is in it waits for a person. Once it is
+// full the relay gives nothing up any more.
+func (j *Journal) undeliveredStream(layout Layout) jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name: j.name(Undelivered), Description: "Ends that the relay's sink did not take: `ray-executor relay list`.",
 		Subjects: []string{undeliveredSubject + "*"}, Storage: jetstream.FileStorage, Discard: jetstream.DiscardNew,
 		MaxMsgsPerSubject: 1, MaxBytes: keptBytes(layout.MaxBytes), Replicas: layout.Replicas,
-	})
-	return err
+	}
 }
 
-func (j *Journal) deployRelayConsumer(ctx context.Context) error {
-	_, err := j.js.CreateOrUpdateConsumer(ctx, Stream, jetstream.ConsumerConfig{
+func relayConsumer() jetstream.ConsumerConfig {
+	return jetstream.ConsumerConfig{
 		Durable: Relay.consumer, Description: "The relay's: every end, to be posted to K_SINK.",
 		// A new sink does not expect the last week.
 		DeliverPolicy: jetstream.DeliverNewPolicy,
 		FilterSubject: events.DoneSubjects, AckPolicy: jetstream.AckExplicitPolicy,
 		AckWait: relayWait, MaxDeliver: -1, MaxAckPending: relayInFlight,
-	})
-	return err
+	}
 }
 
 // Keep stores an end that the sink did not take, in place of an earlier one of
@@ -119,7 +108,7 @@ func (j *Journal) Keep(ctx context.Context, end Delivery, reason string) error {
 	header.Set(headerAttempts, strconv.FormatUint(end.Attempt, 10))
 	header.Set(headerEnded, end.Time.UTC().Format(time.RFC3339Nano))
 	id := encoded.Subject[strings.LastIndexByte(encoded.Subject, '.')+1:]
-	return j.tell(ctx, undeliveredSubject+id, header, encoded.Data, jetstream.WithExpectStream(Undelivered))
+	return j.tell(ctx, undeliveredSubject+id, header, encoded.Data, jetstream.WithExpectStream(j.name(Undelivered)))
 }
 
 // oneLine makes a header's value of what a sink said.
@@ -136,12 +125,12 @@ func (j *Journal) Undelivered(ctx context.Context, id string) iter.Seq2[Kept, er
 		subject = undeliveredSubject + "*"
 	}
 	return func(yield func(Kept, error) bool) {
-		stream, err := j.js.Stream(ctx, Undelivered)
+		stream, err := j.js.Stream(ctx, j.name(Undelivered))
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
 			return // no relay has run yet
 		}
 		if err != nil {
-			yield(Kept{}, j.failed("read the stream "+Undelivered, err))
+			yield(Kept{}, j.failed("read the stream "+j.name(Undelivered), err))
 			return
 		}
 		last := stream.CachedInfo().State.LastSeq
@@ -151,7 +140,7 @@ func (j *Journal) Undelivered(ctx context.Context, id string) iter.Seq2[Kept, er
 				return
 			}
 			if err != nil {
-				yield(Kept{}, j.failed("read the stream "+Undelivered, err))
+				yield(Kept{}, j.failed("read the stream "+j.name(Undelivered), err))
 				return
 			}
 			sequence = message.Sequence
@@ -181,7 +170,7 @@ func (j *Journal) kept(ctx context.Context, message *jetstream.RawStreamMsg) (Ke
 // Drop takes out what has been sent after all. One that was kept meanwhile
 // anew stays.
 func (j *Journal) Drop(ctx context.Context, kept Kept) error {
-	stream, err := j.js.Stream(ctx, Undelivered)
+	stream, err := j.js.Stream(ctx, j.name(Undelivered))
 	if err == nil {
 		err = stream.DeleteMsg(ctx, kept.sequence)
 	}
@@ -192,7 +181,7 @@ func (j *Journal) Drop(ctx context.Context, kept Kept) error {
 		}
 	}
 	if err != nil {
-		return j.failed("take "+kept.ID+" out of "+Undelivered, err)
+		return j.failed("take "+kept.ID+" out of "+j.name(Undelivered), err)
 	}
 	return nil
 }

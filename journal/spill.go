@@ -47,7 +47,7 @@ func (j *Journal) Lighten(ctx context.Context, message proto.Message) (proto.Mes
 	}
 	digest := sha256.Sum256(data)
 	name := "sha256-" + hex.EncodeToString(digest[:])
-	if err := j.putObject(ctx, Results, jetstream.ObjectMeta{Name: name}, data); err != nil {
+	if err := j.putObject(ctx, j.name(Results), jetstream.ObjectMeta{Name: name}, data); err != nil {
 		return nil, err
 	}
 	light := proto.Clone(message)
@@ -68,7 +68,7 @@ func (j *Journal) restore(ctx context.Context, message proto.Message) error {
 	if name == "" {
 		return nil
 	}
-	data, err := j.getObject(ctx, Results, name)
+	data, err := j.getObject(ctx, j.name(Results), name)
 	if errors.Is(err, jetstream.ErrObjectNotFound) {
 		j.log.Warn("an object of the journal is gone", "object", name)
 		return nil
@@ -165,7 +165,7 @@ func (j *Journal) dropObject(ctx context.Context, name string) {
 	if name == "" {
 		return
 	}
-	store, err := j.js.ObjectStore(ctx, Results)
+	store, err := j.js.ObjectStore(ctx, j.name(Results))
 	if err == nil {
 		err = store.Delete(ctx, name)
 	}

@@ -64,9 +64,9 @@ func (j *Journal) ledgerOf(ctx context.Context, snapshot *pb.StatsSnapshot) (*de
 // where there is none.
 func (j *Journal) snapshot(ctx context.Context) (*pb.StatsSnapshot, uint64, error) {
 	snapshot := &pb.StatsSnapshot{}
-	bucket, err := j.js.KeyValue(ctx, Statistics)
+	bucket, err := j.js.KeyValue(ctx, j.name(Statistics))
 	if err != nil {
-		return nil, 0, j.failed("reach the bucket "+Statistics, err)
+		return nil, 0, j.failed("reach the bucket "+j.name(Statistics), err)
 	}
 	value, err := bucket.Get(ctx, snapshotKey)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
@@ -114,9 +114,9 @@ func (j *Journal) putSnapshot(ctx context.Context, snapshot proto.Message, revis
 	if err != nil {
 		return 0, fmt.Errorf("marshal the statistics' snapshot: %w", err)
 	}
-	bucket, err := j.js.KeyValue(ctx, Statistics)
+	bucket, err := j.js.KeyValue(ctx, j.name(Statistics))
 	if err != nil {
-		return 0, j.failed("reach the bucket "+Statistics, err)
+		return 0, j.failed("reach the bucket "+j.name(Statistics), err)
 	}
 	revision, err = bucket.Update(ctx, snapshotKey, data, revision)
 	if errors.Is(err, jetstream.ErrKeyRevisionMismatch) || inFlight(err) {
@@ -182,7 +182,7 @@ func (j *Journal) Follow(ctx context.Context, from uint64, apply func(deliberati
 // no. It has no filter: to count what passes one costs the server more than to
 // send all the headers.
 func (j *Journal) follow(ctx context.Context, from uint64, more func(deliberation.Mark) bool) error {
-	consumer, err := j.js.OrderedConsumer(ctx, Stream, jetstream.OrderedConsumerConfig{
+	consumer, err := j.js.OrderedConsumer(ctx, j.name(Stream), jetstream.OrderedConsumerConfig{
 		HeadersOnly: true, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from,
 		// While the client mends a consumer it does not hear of ctx: the caller
 		// tries again instead.
@@ -217,7 +217,7 @@ func (j *Journal) follow(ctx context.Context, from uint64, more func(deliberatio
 // does not arrive, the inactivity makes good.
 func (j *Journal) dropConsumer(consumer jetstream.Consumer) {
 	if info := consumer.CachedInfo(); info != nil {
-		_ = j.conn.Publish("$JS.API.CONSUMER.DELETE."+Stream+"."+info.Name, nil)
+		_ = j.conn.Publish("$JS.API.CONSUMER.DELETE."+j.name(Stream)+"."+info.Name, nil)
 	}
 }
 

@@ -46,11 +46,9 @@ type Journal interface {
 type Announcements interface {
 	// Ends hands over each end at least once, until ctx ends or NATS is away.
 	Ends(ctx context.Context, reader journal.Reader, tell func(context.Context, journal.Delivery) error) error
-	// Announce stores what listeners hear; a repeated id is stored once within
-	// the duplicate window.
+	// Announce stores what listeners hear, in whichever stream keeps it; a repeated
+	// id is stored once within the duplicate window.
 	Announce(ctx context.Context, subject, id string, header map[string][]string, data []byte) error
-	// Respond is Announce to whichever stream keeps the agents' responses.
-	Respond(ctx context.Context, subject, id string, header map[string][]string, data []byte) error
 	// MaxAnnouncement is the largest announcement, in bytes.
 	MaxAnnouncement() int
 	// Lighten moves a message's bulky field to the object store.

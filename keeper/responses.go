@@ -132,7 +132,7 @@ func (k *Keeper) sendResponse(ctx context.Context, told response, index int, res
 		}
 	}
 	header := map[string][]string{"content-type": {events.JSON}}
-	return k.journal.Respond(ctx, told.EventType, told.IdempotencyKey, header, data)
+	return k.journal.Announce(ctx, told.EventType, told.IdempotencyKey, header, data)
 }
 
 func (k *Keeper) lightResult(ctx context.Context, told response, index int, result *pb.DeliberationResult) (string, error) {

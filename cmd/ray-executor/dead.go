@@ -109,7 +109,7 @@ one deliberation.`,
 		if err != nil {
 			return err
 		}
-		from, err := connect(settings, "dead retry", log)
+		from, err := reach(ctx, settings, "dead retry", log)
 		if err != nil {
 			return err
 		}

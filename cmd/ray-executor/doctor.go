@@ -82,7 +82,7 @@ func examine(ctx context.Context, out io.Writer, checks []check) error {
 func awaitReady(ctx context.Context, events *journal.Journal) error {
 	for {
 		err := events.Ready(ctx)
-		if err == nil || ctx.Err() != nil || errors.Is(err, journal.ErrServerTooOld) {
+		if err == nil || ctx.Err() != nil || journal.Permanent(err) {
 			return err
 		}
 		select {

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 
 	"github.com/spf13/cobra"
 
+	"rayexecutor/config"
 	"rayexecutor/journal"
 )
 
@@ -22,7 +24,7 @@ func (p program) listing(command *cobra.Command, show func(ctx context.Context, 
 		if err != nil {
 			return err
 		}
-		from, err := connect(settings, command.Parent().Name(), log)
+		from, err := reach(command.Context(), settings, command.Parent().Name(), log)
 		if err != nil {
 			return err
 		}
@@ -32,6 +34,20 @@ func (p program) listing(command *cobra.Command, show func(ctx context.Context, 
 	command.Flags().StringVarP(&output, "output", "o", "text", "`form` of the output: text or json")
 	command.PreRunE = func(*cobra.Command, []string) error { return checkOutput(output) }
 	return command
+}
+
+// reach is connect for a command that somebody waits for: it returns with a
+// connection, or soon with why there is none.
+func reach(ctx context.Context, settings config.Config, part string, log *slog.Logger) (*journal.Journal, error) {
+	from, err := connect(settings, part, log)
+	if err != nil {
+		return nil, err
+	}
+	if err := from.Reach(ctx); err != nil {
+		from.Close()
+		return nil, err
+	}
+	return from, nil
 }
 
 func checkOutput(output string) error {

@@ -142,6 +142,9 @@ func retryKept(ctx context.Context, settings config.Config, log *slog.Logger, id
 		return err
 	}
 	defer from.Close()
+	if err := from.Reach(ctx); err != nil {
+		return err
+	}
 	results := tally{out: w}
 	if err := relay.Retry(ctx, id, func(kept journal.Kept, refused error) {
 		results.tell(kept.ID, "sent", refused)
