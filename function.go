@@ -18,6 +18,7 @@ import (
 	"rayexecutor/config"
 	"rayexecutor/deliberation"
 	"rayexecutor/functions"
+	"rayexecutor/gate"
 	"rayexecutor/journal"
 	"rayexecutor/ray"
 )
@@ -55,6 +56,9 @@ func (f *Function) Start(_ context.Context, environment map[string]string) error
 
 // StartWith is Start for settings that have been read.
 func (f *Function) StartWith(settings config.Config, log *slog.Logger) error {
+	if err := gate.LimitMemory(); err != nil {
+		log.Warn("memory is not limited", "reason", err)
+	}
 	rules, err := deliberation.NewRules(deliberation.Settings{
 		Pools: settings.PoolNames(), ModelHosts: settings.ModelHosts,
 		ModelURL: settings.VLLMURL, Model: settings.VLLMModel,

@@ -11,7 +11,6 @@ import (
 	"maps"
 	"net/url"
 	"os"
-	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -132,9 +131,6 @@ func Parse(settings map[string]string) (Config, error) {
 		return Config{}, named(err, settings)
 	}
 	config.fill(settings)
-	if err := config.absolute(); err != nil {
-		return Config{}, err
-	}
 	if err := config.validate(); err != nil {
 		return Config{}, err
 	}
@@ -218,22 +214,6 @@ func (c *Config) fill(settings map[string]string) {
 			c.ModelHosts = []string{parsed.Host}
 		}
 	}
-}
-
-// absolute makes the paths independent of the working directory: Ray's
-// processes run elsewhere.
-func (c *Config) absolute() error {
-	for _, path := range []*string{&c.NATSCreds, &c.NATSCA, &c.RayClusters} {
-		if *path == "" {
-			continue
-		}
-		absolute, err := filepath.Abs(*path)
-		if err != nil {
-			return fmt.Errorf("read the settings: %w", err)
-		}
-		*path = absolute
-	}
-	return nil
 }
 
 // Pool is a declared queue.

@@ -58,9 +58,12 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Cause }
 
-// Invalidf reports a field that is not as it must be.
+// Invalidf reports a field that is not as it must be. What is too long to be
+// read is cut: use Short for a caller's words, so that the advice stays.
 func Invalidf(field, format string, args ...any) *Error {
-	return &Error{Code: Invalid, Field: field, Message: fmt.Sprintf(format, args...)}
+	return &Error{
+		Code: Invalid, Field: Shorten(field, maxField), Message: Shorten(fmt.Sprintf(format, args...), maxMessage),
+	}
 }
 
 // NoSuch reports an id that the journal does not hold.

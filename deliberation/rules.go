@@ -203,7 +203,7 @@ func (r *Rules) checkModelURL(raw string) error {
 	case parsed.RawQuery != "" || parsed.ForceQuery || parsed.Fragment != "" || strings.Contains(raw, "#"):
 		return Invalidf(field, "must not carry a query or a fragment")
 	case !HostAllowed(r.modelHosts, parsed):
-		return Invalidf(field, "host %q is not allowed; ask the operator to add it to MODEL_HOSTS", parsed.Host)
+		return Invalidf(field, "host %q is not allowed; ask the operator to add it to MODEL_HOSTS", Short(parsed.Host))
 	}
 	return nil
 }

@@ -5,7 +5,6 @@ import (
 	"iter"
 	"regexp"
 	"slices"
-	"strings"
 )
 
 // placeholder is `{identifier}`; brokenPlaceholder is what looks like access
@@ -20,18 +19,15 @@ var (
 // constraints.metadata come on top.
 var BuiltinPlaceholders = []string{"task_description", "role", "agent_id"}
 
-// longestQuote is how many bytes of a placeholder an error repeats.
-const longestQuote = 80
-
 // CheckTemplate reports a placeholder that nothing will fill. The worker fills
 // the others, in one pass.
 func CheckTemplate(template string, metadata map[string]string) error {
 	if broken := brokenPlaceholder.FindString(template); broken != "" {
-		return fmt.Errorf("%s is not a placeholder: only {name} is; to write a brace, leave a space after it", quoted(broken))
+		return fmt.Errorf("%s is not a placeholder: only {name} is; to write a brace, leave a space after it", Short(broken))
 	}
 	for name := range placeholders(template) {
 		if _, ok := metadata[name]; !ok && !slices.Contains(BuiltinPlaceholders, name) {
-			return fmt.Errorf("placeholder %s is unknown: use {task_description}, {role}, {agent_id} or a key of constraints.metadata", quoted("{"+name+"}"))
+			return fmt.Errorf("placeholder %s is unknown: use {task_description}, {role}, {agent_id} or a key of constraints.metadata", Short("{"+name+"}"))
 		}
 	}
 	return nil
@@ -49,12 +45,4 @@ func placeholders(template string) iter.Seq[string] {
 			template = template[at[1]:]
 		}
 	}
-}
-
-// quoted shortens what an error repeats of the caller's text.
-func quoted(text string) string {
-	if len(text) <= longestQuote {
-		return text
-	}
-	return strings.ToValidUTF8(text[:longestQuote], "") + "…"
 }

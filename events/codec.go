@@ -53,6 +53,15 @@ func Decode(e *event.Event, into proto.Message) error {
 	if err := checkSize(len(data)); err != nil {
 		return err
 	}
+	return UnmarshalProto(data, into)
+}
+
+// UnmarshalProto reads protobuf. The error is deliberation.Invalid, or TooLarge
+// where the payload holds more than any request may.
+func UnmarshalProto(data []byte, into proto.Message) error {
+	if err := checkElements(data, spareProto(into.ProtoReflect().Descriptor())); err != nil {
+		return err
+	}
 	if err := proto.Unmarshal(data, into); err != nil {
 		return deliberation.Invalidf("data", "is not a %s in protobuf", Type(into))
 	}
@@ -80,16 +89,21 @@ func dataContentType(e *event.Event) (string, error) {
 	if err == nil && (media == JSON || media == Protobuf) {
 		return media, nil
 	}
-	return "", deliberation.Invalidf("datacontenttype", "%q is not read: send %s or %s", declared, Protobuf, JSON)
+	return "", deliberation.Invalidf("datacontenttype", "%q is not read: send %s or %s", deliberation.Short(declared), Protobuf, JSON)
 }
 
 // UnmarshalJSON reads proto3 JSON, names in snake_case or lowerCamelCase. A
 // field that the message does not have is an error: a misspelt one must not
-// pass silently.
+// pass silently. The error is as UnmarshalProto's.
 func UnmarshalJSON(data []byte, into proto.Message) error {
+	if err := checkElements(data, spareJSON); err != nil {
+		return err
+	}
 	if err := protojson.Unmarshal(data, into); err != nil {
-		// The library varies the spaces of its messages on purpose.
-		text := strings.Join(strings.Fields(strings.TrimPrefix(err.Error(), "proto:")), " ")
+		// The library varies the spaces of its messages on purpose, and repeats
+		// a field's name whole.
+		said := deliberation.Shorten(err.Error(), 256)
+		text := strings.Join(strings.Fields(strings.TrimPrefix(said, "proto:")), " ")
 		return deliberation.Invalidf("data", "is not a %s in JSON: %s", Type(into), strings.TrimPrefix(text, "proto: "))
 	}
 	return nil

@@ -18,6 +18,7 @@ import (
 // structured is a form in which an event travels whole, attributes and data.
 type structured struct {
 	media     string
+	spare     func([]byte) int // for checkElements
 	unmarshal func([]byte, *event.Event) error
 	marshal   func(*event.Event) ([]byte, error)
 }
@@ -25,11 +26,13 @@ type structured struct {
 var (
 	jsonEnvelope = &structured{
 		media:     event.ApplicationCloudEventsJSON,
+		spare:     spareJSON,
 		unmarshal: unmarshalJSONEvent,
 		marshal:   func(e *event.Event) ([]byte, error) { return e.MarshalJSON() }, // json.Marshal would rewrite the data
 	}
 	protobufEnvelope = &structured{
 		media:     protobufformat.ApplicationCloudEventsProtobuf,
+		spare:     spareProto((*cepb.CloudEvent)(nil).ProtoReflect().Descriptor()),
 		unmarshal: unmarshalProtobuf,
 		marshal:   marshalProtobuf,
 	}
@@ -55,6 +58,9 @@ func (s *structured) read(data []byte) (e event.Event, err error) {
 			err = errUnreadable
 		}
 	}()
+	if err := checkElements(data, s.spare); err != nil {
+		return e, err
+	}
 	err = s.unmarshal(data, &e)
 	return e, err
 }
@@ -112,6 +118,12 @@ func marshalProtobuf(e *event.Event) ([]byte, error) {
 
 // readBatch reads a JSON array of events, each on its own.
 func readBatch(data []byte) ([]event.Event, error) {
+	if length := lengthOfJSONList(data); length > MaxBatch {
+		return nil, &deliberation.Error{
+			Code: deliberation.TooLarge, Field: "request",
+			Message: fmt.Sprintf("is a batch of %d events; at most %d are taken: send several batches", length, MaxBatch),
+		}
+	}
 	var batch []json.RawMessage
 	if err := json.Unmarshal(data, &batch); err != nil || batch == nil {
 		return nil, deliberation.Invalidf("request", "is not a batch of CloudEvents: send a JSON array of them")

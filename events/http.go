@@ -28,6 +28,9 @@ type Mode struct {
 // IsBatch reports whether several events travel at once.
 func (m Mode) IsBatch() bool { return m.batch }
 
+// MaxBatch is the most events that travel at once.
+const MaxBatch = 1000
+
 const batchType = event.ApplicationCloudEventsBatchJSON
 
 // FromRequest reads the events of an HTTP request in binary, structured or
@@ -109,7 +112,11 @@ func attributes(header http.Header) http.Header {
 	return event
 }
 
+// readError is an error of reading a body; what refused it may have said so.
 func readError(err error) error {
+	if coded, ok := errors.AsType[*deliberation.Error](err); ok {
+		return coded
+	}
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return &deliberation.Error{
 			Code: deliberation.TooLarge, Field: "request",

@@ -22,6 +22,7 @@ import (
 
 	"rayexecutor/deliberation"
 	"rayexecutor/events"
+	"rayexecutor/gate"
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
@@ -65,6 +66,8 @@ type Options struct {
 	// Serve are the names of the operations to serve.
 	Serve []string
 	Log   *slog.Logger
+	// Limits is what all callers may take together. Zero: what fits GOMEMLIMIT.
+	Limits gate.Limits
 }
 
 // Functions are the operations. Make them with New; they are safe for
@@ -78,6 +81,7 @@ type Functions struct {
 	started  time.Time
 	routes   map[string]operation // by event type
 	watches  bool                 // whether Watch is served
+	gate     *gate.Gate
 
 	// streams ends when Drain is called.
 	streams context.Context
@@ -112,6 +116,10 @@ func New(options Options) *Functions {
 	}
 	f.ledger <- nil
 	f.streams, f.drain = context.WithCancel(context.Background())
+	if options.Limits == (gate.Limits{}) {
+		options.Limits = gate.ForProcess()
+	}
+	f.gate = gate.New(options.Limits)
 	f.watches = slices.Contains(options.Serve, "status")
 	route(f, options.Serve, "submit", f.Submit)
 	route(f, options.Serve, "status", f.Status)
@@ -221,7 +229,7 @@ func (f *Functions) unknownType(name string) error {
 		types = append(types, known)
 	}
 	slices.Sort(types)
-	return deliberation.Invalidf("type", "%q is not served here; served are %s", name, strings.Join(types, ", "))
+	return deliberation.Invalidf("type", "%q is not served here; served are %s", deliberation.Short(name), strings.Join(types, ", "))
 }
 
 // subjectOf returns the deliberation that a reply is about, if one.

@@ -3,7 +3,6 @@ package functions
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"net/http"
 
 	"github.com/cloudevents/sdk-go/v2/event"
@@ -11,15 +10,11 @@ import (
 
 	"rayexecutor/deliberation"
 	"rayexecutor/events"
+	"rayexecutor/gate"
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
 const (
-	// maxBodyBytes bounds an HTTP request: a batch, or 1 MiB in base64 with
-	// its attributes.
-	maxBodyBytes = 8 << 20
-	// maxBatch is the most events that travel at once.
-	maxBatch = 1000
 	// together is how many submissions of a batch are under way at once.
 	together = 64
 )
@@ -30,9 +25,17 @@ var submission = events.Type((*pb.ExecuteDeliberationRequest)(nil))
 // Mount puts every door on its routes: CloudEvents, the RPCs and the JSON API,
 // which also answers for paths that there are not.
 func (f *Functions) Mount(mux *http.ServeMux) {
-	mux.Handle("/{$}", f)
+	mux.Handle("/{$}", f.door(f))
 	f.mountRPC(mux)
 	f.mountREST(mux)
+}
+
+// door puts the gate in front of what answers over HTTP.
+func (f *Functions) door(behind http.Handler) http.Handler {
+	return f.gate.Before(&gate.Door{
+		Handler: behind, MaxBody: gate.MaxBody,
+		Refuse: func(w http.ResponseWriter, r *http.Request, err error) { f.refuse(w, r, "", err) },
+	})
 }
 
 // ServeHTTP takes CloudEvents over HTTP, in binary, structured and batch mode.
@@ -41,14 +44,7 @@ func (f *Functions) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuseMethod(w, http.MethodPost)
 		return
 	}
-	r.Body = http.MaxBytesReader(w, r.Body, maxBodyBytes)
 	requests, mode, err := events.FromRequest(r)
-	if err == nil && len(requests) > maxBatch {
-		err = &deliberation.Error{
-			Code: deliberation.TooLarge, Field: "request",
-			Message: fmt.Sprintf("is a batch of %d events; at most %d are taken: send several batches", len(requests), maxBatch),
-		}
-	}
 	if err != nil {
 		f.refuse(w, r, "", err)
 		return

@@ -71,8 +71,10 @@ func batch(tb testing.TB, batch ...event.Event) *http.Request {
 }
 
 func (f *fixture) serve(r *http.Request) *httptest.ResponseRecorder {
+	mux := http.NewServeMux()
+	f.Mount(mux)
 	recorder := httptest.NewRecorder()
-	f.ServeHTTP(recorder, r)
+	mux.ServeHTTP(recorder, r)
 	return recorder
 }
 
@@ -227,7 +229,7 @@ func TestRefusalsAtTheDoor(t *testing.T) {
 		"bad data":       {with(post(t, "1", status), func(r *http.Request) { r.Body = http.NoBody; r.Header.Set("Content-Type", "a/b/c") }), 400, "datacontenttype"},
 		"field":          {post(t, "1", &pb.GetDeliberationStatusRequest{DeliberationId: "*"}), 400, "deliberation_id"},
 		"data too large": {post(t, "1", &pb.GetDeliberationStatusRequest{DeliberationId: strings.Repeat("x", 1<<20)}), 413, "data"},
-		"body too large": {httptest.NewRequest(http.MethodPost, "/", strings.NewReader(strings.Repeat("x", 9<<20))), 400, "request"},
+		"body too large": {httptest.NewRequest(http.MethodPost, "/", strings.NewReader(strings.Repeat("x", 9<<20))), 413, "request"},
 		"event too large": {with(post(t, "1", &pb.GetDeliberationStatusRequest{DeliberationId: strings.Repeat("x", 9<<20)}),
 			func(*http.Request) {}), 413, "request"},
 		"batch too large": {with(httptest.NewRequest(http.MethodPost, "/", strings.NewReader(strings.Repeat("[", 9<<20))),

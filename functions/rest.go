@@ -44,7 +44,7 @@ type restMethod struct {
 }
 
 func (f *Functions) mountREST(mux *http.ServeMux) {
-	mux.Handle("/", newREST(f))
+	mux.Handle("/", f.door(newREST(f)))
 	mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", events.JSON)
 		_, _ = w.Write(pb.OpenAPI) // a caller who went away
@@ -113,10 +113,10 @@ func (api *rest) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		refuseMethod(w, path.allowed())
 	case method.body && !saysJSON(r):
 		writeProblem(w, http.StatusUnsupportedMediaType, "Unsupported media type",
-			deliberation.Invalidf("content-type", "%q is not read here: send %s", r.Header.Get("Content-Type"), events.JSON))
+			deliberation.Invalidf("content-type", "%q is not read here: send %s", deliberation.Short(r.Header.Get("Content-Type")), events.JSON))
 	default:
 		request := method.input.New().Interface()
-		if err := path.read(w, r, method, request); err != nil {
+		if err := path.read(r, method, request); err != nil {
 			api.f.refuse(w, r, method.name, err)
 			return
 		}
@@ -148,9 +148,9 @@ func saysJSON(r *http.Request) bool {
 }
 
 // read makes the request of a method out of body, query and path.
-func (p *restPath) read(w http.ResponseWriter, r *http.Request, method restMethod, into proto.Message) error {
+func (p *restPath) read(r *http.Request, method restMethod, into proto.Message) error {
 	if method.body {
-		if err := readBody(w, r, into); err != nil {
+		if err := readBody(r, into); err != nil {
 			return err
 		}
 	}
@@ -164,13 +164,10 @@ func (p *restPath) read(w http.ResponseWriter, r *http.Request, method restMetho
 	return p.setVariables(into.ProtoReflect(), r.URL.EscapedPath())
 }
 
-func readBody(w http.ResponseWriter, r *http.Request, into proto.Message) error {
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBodyBytes))
-	if _, large := errors.AsType[*http.MaxBytesError](err); large {
-		return &deliberation.Error{
-			Code: deliberation.TooLarge, Field: "data", Cause: err,
-			Message: "is above 1 MiB: shorten the description, the templates or the metadata",
-		}
+func readBody(r *http.Request, into proto.Message) error {
+	body, err := io.ReadAll(r.Body)
+	if coded, ok := errors.AsType[*deliberation.Error](err); ok {
+		return coded
 	}
 	if err != nil {
 		return &deliberation.Error{Code: deliberation.Invalid, Field: "data", Message: "cannot be read to its end", Cause: err}

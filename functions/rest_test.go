@@ -98,7 +98,7 @@ func TestRESTRefuses(t *testing.T) {
 		"no JSON":            {"POST", "/v1/deliberations", `{`, 400, "data", "JSON"},
 		"no body":            {"POST", "/v1/deliberations", ``, 400, "task_id", "blank"},
 		"too large":          {"POST", "/v1/deliberations", `{"role":"` + strings.Repeat("x", deliberation.MaxRequestBytes) + `"}`, 413, "request", "are taken"},
-		"far too large":      {"POST", "/v1/deliberations", `{"role":"` + strings.Repeat("x", 8<<20) + `"}`, 413, "data", "1 MiB"},
+		"far too large":      {"POST", "/v1/deliberations", `{"role":"` + strings.Repeat("x", 8<<20) + `"}`, 413, "request", "1 MiB"},
 		"a query beside":     {"POST", "/v1/deliberations?role=DEV", submission, 400, "role", "body"},
 		"unknown parameter":  {"GET", "/v1/deliberations?sate=queued", "", 400, "sate", "state, pool, task_id, page_size, page_token"},
 		"parameter twice":    {"GET", "/v1/deliberations?pool=a&pool=b", "", 400, "pool", "2 times"},

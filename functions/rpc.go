@@ -14,6 +14,7 @@ import (
 
 	"rayexecutor/deliberation"
 	"rayexecutor/events"
+	"rayexecutor/gate"
 	pb "rayexecutor/proto/ray_executor/v1"
 	"rayexecutor/proto/ray_executor/v1/rayexecutorv1connect"
 )
@@ -22,12 +23,34 @@ import (
 // reflection and the standard health service beside it.
 func (f *Functions) mountRPC(mux *http.ServeMux) {
 	reflector := grpcreflect.NewStaticReflector(rayexecutorv1connect.RayExecutorServiceName, grpchealth.HealthV1ServiceName)
-	mux.Handle(rayexecutorv1connect.NewRayExecutorServiceHandler(rpcs{f},
-		connect.WithReadMaxBytes(maxBodyBytes),
+	ours, question := f.rpcDoors(mux, gate.MaxBody), f.rpcDoors(mux, maxQuestion)
+	ours(rayexecutorv1connect.NewRayExecutorServiceHandler(rpcs{f},
+		connect.WithReadMaxBytes(gate.MaxBody), connect.WithCodec(protoCodec{}),
 		connect.WithCodec(jsonCodec{"json"}), connect.WithCodec(jsonCodec{"json; charset=utf-8"})))
-	mux.Handle(grpchealth.NewHandler(checker{f}))
-	mux.Handle(grpcreflect.NewHandlerV1(reflector))
-	mux.Handle(grpcreflect.NewHandlerV1Alpha(reflector))
+	short := connect.WithReadMaxBytes(maxQuestion)
+	question(grpchealth.NewHandler(checker{f}, short))
+	question(grpcreflect.NewHandlerV1(reflector, short))
+	question(grpcreflect.NewHandlerV1Alpha(reflector, short))
+}
+
+// maxQuestion is what health and reflection are asked at most, in bytes.
+const maxQuestion = 64 << 10
+
+var rpcRefusals = connect.NewErrorWriter()
+
+// rpcDoors returns what puts services on their routes, with the gate in front
+// of them.
+func (f *Functions) rpcDoors(mux *http.ServeMux, maxBody int64) func(path string, service http.Handler) {
+	return func(path string, service http.Handler) {
+		mux.Handle(path, f.gate.Before(&gate.Door{
+			Handler: service, MaxBody: maxBody, ReadError: rpcError,
+			Refuse: func(w http.ResponseWriter, r *http.Request, err error) {
+				f.metrics.observe("", err, 0)
+				f.logFailure(r.Context(), "", err)
+				_ = rpcRefusals.Write(w, r, rpcError(err)) // a caller who went away
+			},
+		}))
+	}
 }
 
 // rpcs is the service of the proto file.
@@ -73,7 +96,10 @@ func (s rpcs) WatchDeliberation(ctx context.Context, request *pb.WatchDeliberati
 	if s.f.nameOf(watchRequest) == "" {
 		return errNotServed
 	}
-	if err := s.f.Watch(ctx, request, stream.Send); err != nil {
+	send := func(event *pb.WatchDeliberationResponse) error {
+		return gate.Send(ctx, func() error { return stream.Send(event) })
+	}
+	if err := s.f.Watch(ctx, request, send); err != nil {
 		return rpcError(err)
 	}
 	return ctx.Err()
@@ -140,13 +166,32 @@ func (jsonCodec) Unmarshal(data []byte, into any) error {
 	return events.UnmarshalJSON(data, into.(proto.Message))
 }
 
+// protoCodec reads protobuf as every other door does.
+type protoCodec struct{}
+
+// Name is the codec's name in content types.
+func (protoCodec) Name() string { return "proto" }
+
+// Marshal writes protobuf.
+func (protoCodec) Marshal(message any) ([]byte, error) { return proto.Marshal(message.(proto.Message)) }
+
+// MarshalAppend writes protobuf behind what is there.
+func (protoCodec) MarshalAppend(before []byte, message any) ([]byte, error) {
+	return proto.MarshalOptions{}.MarshalAppend(before, message.(proto.Message))
+}
+
+// Unmarshal refuses what holds more than a request may.
+func (protoCodec) Unmarshal(data []byte, into any) error {
+	return events.UnmarshalProto(data, into.(proto.Message))
+}
+
 // checker is the standard health service: it follows readiness.
 type checker struct{ f *Functions }
 
 // Check tells whether the journal has been reached.
 func (c checker) Check(ctx context.Context, request *grpchealth.CheckRequest) (*grpchealth.CheckResponse, error) {
 	if request.Service != "" && request.Service != rayexecutorv1connect.RayExecutorServiceName {
-		return nil, connect.NewError(connect.CodeNotFound, errors.New("no such service: "+request.Service))
+		return nil, connect.NewError(connect.CodeNotFound, errors.New("no such service: "+deliberation.Short(request.Service)))
 	}
 	status := grpchealth.StatusNotServing
 	if c.f.Ready(ctx) == nil {

@@ -1,6 +1,7 @@
 package functions
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -12,6 +13,7 @@ import (
 
 	"rayexecutor/deliberation"
 	"rayexecutor/events"
+	"rayexecutor/gate"
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
@@ -35,7 +37,7 @@ func (f *Functions) stream(w http.ResponseWriter, r *http.Request, request proto
 		}
 		watch.AfterSequence = sequence
 	}
-	sent := &eventStream{w: w}
+	sent := &eventStream{ctx: r.Context(), w: w}
 	err := f.Watch(r.Context(), watch, sent.send)
 	sent.close()
 	switch {
@@ -50,6 +52,7 @@ func (f *Functions) stream(w http.ResponseWriter, r *http.Request, request proto
 
 // eventStream writes server-sent events.
 type eventStream struct {
+	ctx     context.Context
 	w       http.ResponseWriter
 	writing sync.Mutex
 	stop    chan struct{} // nil until it is open
@@ -106,6 +109,10 @@ func (s *eventStream) beat() {
 func (s *eventStream) write(text string) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
+	return gate.Send(s.ctx, func() error { return s.writeNow(text) })
+}
+
+func (s *eventStream) writeNow(text string) error {
 	if _, err := s.w.Write([]byte(text)); err != nil {
 		return fmt.Errorf("write an event: %w", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"rayexecutor/deliberation"
+	"rayexecutor/gate"
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
@@ -32,6 +33,11 @@ func (f *Functions) Watch(ctx context.Context, request *pb.WatchDeliberationRequ
 		if err := f.rules.Check(request); err != nil {
 			return err
 		}
+		end, err := gate.Stream(ctx)
+		if err != nil {
+			return err
+		}
+		defer end()
 		watching, stop := context.WithCancelCause(ctx)
 		defer stop(nil)
 		defer context.AfterFunc(f.streams, func() { stop(errStopping) })()
@@ -40,13 +46,13 @@ func (f *Functions) Watch(ctx context.Context, request *pb.WatchDeliberationRequ
 			if event != nil && event.GetEvent() == nil {
 				return nil // not one that watchers know
 			}
-			err := send(event)
-			if err != nil {
+			err := f.sendCounted(ctx, event, send)
+			if _, refused := errors.AsType[*deliberation.Error](err); err != nil && !refused {
 				stop(errGone)
 			}
 			return err
 		}
-		err := f.journal.Watch(watching, request.GetDeliberationId(), request.GetAfterSequence(), tell)
+		err = f.journal.Watch(watching, request.GetDeliberationId(), request.GetAfterSequence(), tell)
 		switch cause := context.Cause(watching); {
 		case err == nil, ctx.Err() != nil, errors.Is(cause, errGone):
 			return nil
@@ -56,6 +62,16 @@ func (f *Functions) Watch(ctx context.Context, request *pb.WatchDeliberationRequ
 			return about(request.GetDeliberationId(), err)
 		}
 	})
+}
+
+// sendCounted sends an event, whose memory counts until its reader has it.
+func (f *Functions) sendCounted(ctx context.Context, event *pb.WatchDeliberationResponse, send func(*pb.WatchDeliberationResponse) error) error {
+	ctx, back := gate.Borrow(ctx)
+	defer back()
+	if err := gate.Take(ctx, proto.Size(event)); err != nil {
+		return err
+	}
+	return send(event)
 }
 
 // Drain ends the streams, so that a server can stop; what is asked once is

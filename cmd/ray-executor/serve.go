@@ -19,6 +19,7 @@ import (
 	function "rayexecutor"
 	"rayexecutor/config"
 	"rayexecutor/deliberation"
+	"rayexecutor/gate"
 	"rayexecutor/journal"
 	"rayexecutor/keeper"
 )
@@ -41,7 +42,7 @@ set. SIGTERM ends what is under way, then
 the process.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			settings, log, err := p.loadBeside()
+			settings, log, err := p.load()
 			if err != nil {
 				return err
 			}
@@ -52,7 +53,7 @@ the process.`,
 			if open.grpcTaken != nil {
 				log.Warn("gRPC is served on PORT alone", "reason", open.grpcTaken)
 			}
-			return serve(command.Context(), settings, log, open, p.hurry)
+			return serve(command.Context(), settings, log, open)
 		},
 	}
 }
@@ -67,19 +68,18 @@ AGENT_RESPONSES=true also tells of each agent; where K_SINK is set, a relay runs
 along. Metrics are on PORT, under /metrics, and /health/liveness beside.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			settings, log, err := p.loadBeside()
+			settings, log, err := p.load()
 			if err != nil {
 				return err
 			}
-			return keepAlone(command.Context(), settings, log, p.hurry)
+			return keepAlone(command.Context(), settings, log)
 		},
 	}
 }
 
 // serve runs the function server behind open doors, and a keeper beside it,
-// until ctx ends or a part fails. The doors are closed then. What is under way
-// has until drain to end, or until hurry is closed.
-func serve(ctx context.Context, settings config.Config, log *slog.Logger, open doors, hurry <-chan struct{}) error {
+// until ctx ends or a part fails. The doors are closed then.
+func serve(ctx context.Context, settings config.Config, log *slog.Logger, open doors) error {
 	defer open.close()
 	served := function.New()
 	if err := served.StartWith(settings, log); err != nil {
@@ -91,7 +91,7 @@ func serve(ctx context.Context, settings config.Config, log *slog.Logger, open d
 	var group run.Group
 	for _, listener := range open.all() {
 		log.Info("serving", "address", listener.Addr().String())
-		addServer(&group, server, listener, hurry)
+		addServer(&group, server, listener)
 	}
 	// This one ends with ctx, and with it the group.
 	addTask(ctx, &group, func(ctx context.Context) error { return awaitJournal(ctx, served, log) })
@@ -135,7 +135,10 @@ func awaitJournal(ctx context.Context, served *function.Function, log *slog.Logg
 
 // keepAlone runs a keeper that has nobody to tell its metrics for it. It keeps
 // without them where PORT is taken.
-func keepAlone(ctx context.Context, settings config.Config, log *slog.Logger, hurry <-chan struct{}) error {
+func keepAlone(ctx context.Context, settings config.Config, log *slog.Logger) error {
+	if err := gate.LimitMemory(); err != nil {
+		log.Warn("memory is not limited", "reason", err)
+	}
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	var group run.Group
@@ -149,7 +152,7 @@ func keepAlone(ctx context.Context, settings config.Config, log *slog.Logger, hu
 		server := newServer(mux)
 		for _, listener := range listeners {
 			log.Info("metrics", "address", listener.Addr().String())
-			addServer(&group, server, listener, hurry)
+			addServer(&group, server, listener)
 		}
 	}
 	addTask(ctx, &group, func(ctx context.Context) error { return keep(ctx, settings, metrics, log) })
@@ -191,30 +194,43 @@ func newServer(handler http.Handler) *http.Server {
 	var protocols http.Protocols
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
-	// No limit on a request's time: streams may last. A client that does not
-	// send its headers is cut.
-	return &http.Server{Handler: handler, Protocols: &protocols, ReadHeaderTimeout: 10 * time.Second}
+	return &http.Server{
+		Handler: handler, Protocols: &protocols,
+		// The gate lifts the last two from streams, which may last.
+		IdleTimeout: 2 * time.Minute, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: bodyWithin, WriteTimeout: answeredWithin,
+		MaxHeaderBytes: maxHeaders,
+		ConnState:      gate.NewConnections(gate.ForProcess().Connections).Track,
+		HTTP2: &http.HTTP2Config{
+			MaxConcurrentStreams: 100, MaxReceiveBufferPerConnection: 256 << 10, MaxReceiveBufferPerStream: 64 << 10,
+			SendPingTimeout: time.Minute, PingTimeout: 15 * time.Second, WriteByteTimeout: answeredWithin,
+		},
+	}
 }
+
+// What a client may take of a connection.
+const (
+	bodyWithin     = 30 * time.Second // from the headers to the body's end
+	answeredWithin = time.Minute      // from the headers to the answer's end, but for streams
+	maxHeaders     = 64 << 10
+)
 
 // alive answers that the process runs, and no more.
 func alive(http.ResponseWriter, *http.Request) {}
 
 // addServer has a group serve on a port until it ends.
-func addServer(group *run.Group, server *http.Server, listener net.Listener, hurry <-chan struct{}) {
+func addServer(group *run.Group, server *http.Server, listener net.Listener) {
 	group.Add(func() error {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve: %w", err)
 		}
 		return nil
-	}, func(error) { shutdown(server, hurry) })
+	}, func(error) { shutdown(server) })
 }
 
 // shutdown takes no more, on any port, lets what is under way end, then closes.
-func shutdown(server *http.Server, hurry <-chan struct{}) {
+func shutdown(server *http.Server) {
 	ctx, cancel := context.WithTimeout(context.Background(), drain)
 	defer cancel()
-	ctx, stop := untilHurried(ctx, hurry)
-	defer stop()
 	if err := server.Shutdown(ctx); err != nil {
 		_ = server.Close() // whoever is still here has had the time
 	}

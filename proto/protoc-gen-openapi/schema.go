@@ -41,7 +41,9 @@ func (d *document) field(field *protogen.Field) object {
 	schema := d.value(field, rules)
 	switch {
 	case field.Desc.IsMap():
-		return object{"type": "object", "additionalProperties": d.value(field.Message.Fields[1], nil)}
+		schema := object{"type": "object", "additionalProperties": d.value(field.Message.Fields[1], rules.GetMap().GetValues())}
+		set(schema, "maxProperties", rules.GetMap().GetMaxPairs())
+		return schema
 	case field.Desc.IsList():
 		list := object{"type": "array", "items": schema}
 		set(list, "minItems", rules.GetRepeated().GetMinItems())

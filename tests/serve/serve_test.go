@@ -3,6 +3,7 @@
 package serve_test
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"errors"
@@ -131,34 +132,45 @@ func TestBodyLimit(t *testing.T) {
 	}
 }
 
-// func's server cuts a request after 30 s; ours does not.
-func TestNoRequestIsCutAfter30Seconds(t *testing.T) {
+// func's server cuts a request after 30 s; ours lets streams last.
+func TestNoStreamIsCut(t *testing.T) {
 	t.Parallel()
 	sys := setup(t)
-	body, writer := io.Pipe()
-	go func() {
-		fmt.Fprint(writer, "{")
-		time.Sleep(31 * time.Second) // it is the time itself that is tested
-		fmt.Fprint(writer, "}")
-		writer.Close()
-	}()
-	slow, err := http.NewRequest(http.MethodPost, sys.URL(), body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, value := range map[string]string{
-		"Ce-Specversion": "1.0", "Ce-Id": "1", "Ce-Source": "/tests", "Ce-Type": "ray_executor.v1.GetActiveJobsRequest",
-		"Content-Type": "application/json",
-	} {
-		slow.Header.Set(name, value)
-	}
-	response, err := http.DefaultClient.Do(slow)
+	sys.Submit(t, request("long"))
+	response, err := http.Get(sys.URL() + "/v1/deliberations/long/events")
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		t.Errorf("answered %s", response.Status)
+	started, beats := time.Now(), 0
+	for lines := bufio.NewScanner(response.Body); beats < 5; {
+		if !lines.Scan() {
+			t.Fatalf("the stream ends after %v: %v", time.Since(started), lines.Err())
+		}
+		if lines.Text() == ":" {
+			beats++ // one each 15 s
+		}
+	}
+	if lived := time.Since(started); lived < 65*time.Second {
+		t.Errorf("five heartbeats take %v", lived)
+	}
+}
+
+// A body that does not arrive holds nothing for long.
+func TestASlowBodyIsRefused(t *testing.T) {
+	t.Parallel()
+	sys := setup(t)
+	body, writer := io.Pipe()
+	defer writer.Close()
+	go fmt.Fprint(writer, "{")
+	started := time.Now()
+	response, err := http.Post(sys.URL()+"/v1/deliberations", "application/json", body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if took := time.Since(started); response.StatusCode != http.StatusServiceUnavailable || response.Header.Get("Retry-After") == "" || took > 40*time.Second {
+		t.Errorf("answered %s after %v", response.Status, took)
 	}
 }
 

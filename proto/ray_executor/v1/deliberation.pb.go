@@ -27,11 +27,12 @@ const (
 // ExecuteDeliberationRequest is a task and the agents that deliberate on it.
 type ExecuteDeliberationRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// The caller's name of the task; told again in every event.
+	// The caller's name of the task, at most 256 characters; told again in every event.
 	TaskId string `protobuf:"bytes,1,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
 	// What is to be done, in the words that the agents are given.
 	TaskDescription string `protobuf:"bytes,2,opt,name=task_description,json=taskDescription,proto3" json:"task_description,omitempty"`
-	// The role of agents that name none of their own, for example DEV or QA.
+	// The role of agents that name none of their own, for example DEV or QA; at
+	// most 256 characters.
 	Role string `protobuf:"bytes,3,opt,name=role,proto3" json:"role,omitempty"`
 	// Time, retries and the metadata that templates may use.
 	Constraints *TaskConstraints `protobuf:"bytes,4,opt,name=constraints,proto3" json:"constraints,omitempty"`
@@ -156,7 +157,8 @@ type TaskConstraints struct {
 	TimeoutSeconds int32 `protobuf:"varint,3,opt,name=timeout_seconds,json=timeoutSeconds,proto3" json:"timeout_seconds,omitempty"`
 	// Retries of each agent's call, on what a retry can mend. Unset: 3.
 	MaxRetries *int32 `protobuf:"varint,4,opt,name=max_retries,json=maxRetries,proto3,oneof" json:"max_retries,omitempty"`
-	// Values for `{key}` in prompt templates.
+	// Values for `{key}` in prompt templates: at most 64, keys of at most 64 and
+	// values of at most 4,096 characters.
 	Metadata      map[string]string `protobuf:"bytes,5,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -388,38 +390,38 @@ var File_ray_executor_v1_deliberation_proto protoreflect.FileDescriptor
 
 const file_ray_executor_v1_deliberation_proto_rawDesc = "" +
 	"\n" +
-	"\"ray_executor/v1/deliberation.proto\x12\x0fray_executor.v1\x1a\x1bbuf/validate/validate.proto\"\xe3\x03\n" +
-	"\x1aExecuteDeliberationRequest\x12*\n" +
-	"\atask_id\x18\x01 \x01(\tB\x11\xbaH\x0er\f2\n" +
-	"[^\\s\\p{Z}]R\x06taskId\x12<\n" +
-	"\x10task_description\x18\x02 \x01(\tB\x11\xbaH\x0er\f2\n" +
-	"[^\\s\\p{Z}]R\x0ftaskDescription\x12%\n" +
-	"\x04role\x18\x03 \x01(\tB\x11\xbaH\x0er\f2\n" +
+	"\"ray_executor/v1/deliberation.proto\x12\x0fray_executor.v1\x1a\x1bbuf/validate/validate.proto\"\x81\x04\n" +
+	"\x1aExecuteDeliberationRequest\x12-\n" +
+	"\atask_id\x18\x01 \x01(\tB\x14\xbaH\x11r\x0f\x18\x80\x022\n" +
+	"[^\\s\\p{Z}]R\x06taskId\x12@\n" +
+	"\x10task_description\x18\x02 \x01(\tB\x15\xbaH\x12r\x10\x18\x80\x80@2\n" +
+	"[^\\s\\p{Z}]R\x0ftaskDescription\x12(\n" +
+	"\x04role\x18\x03 \x01(\tB\x14\xbaH\x11r\x0f\x18\x80\x022\n" +
 	"[^\\s\\p{Z}]R\x04role\x12B\n" +
 	"\vconstraints\x18\x04 \x01(\v2 .ray_executor.v1.TaskConstraintsR\vconstraints\x12;\n" +
-	"\x06agents\x18\x05 \x03(\v2\x16.ray_executor.v1.AgentB\v\xbaH\b\x92\x01\x05\b\x01\x10\x80\x02R\x06agents\x12\x19\n" +
-	"\bvllm_url\x18\x06 \x01(\tR\avllmUrl\x12\x1d\n" +
+	"\x06agents\x18\x05 \x03(\v2\x16.ray_executor.v1.AgentB\v\xbaH\b\x92\x01\x05\b\x01\x10\x80\x02R\x06agents\x12#\n" +
+	"\bvllm_url\x18\x06 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\avllmUrl\x12'\n" +
 	"\n" +
-	"vllm_model\x18\a \x01(\tR\tvllmModel\x12H\n" +
+	"vllm_model\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tvllmModel\x12H\n" +
 	"\x0fdeliberation_id\x18\b \x01(\tB\x1f\xbaH\x1c\xd8\x01\x01r\x172\x15^[A-Za-z0-9_-]{1,64}$R\x0edeliberationId\x12/\n" +
-	"\x04pool\x18\t \x01(\tB\x1b\xbaH\x18\xd8\x01\x01r\x132\x11^[a-z0-9-]{1,32}$R\x04pool\"\xc5\x02\n" +
-	"\x0fTaskConstraints\x12\x19\n" +
-	"\bstory_id\x18\x01 \x01(\tR\astoryId\x12\x17\n" +
-	"\aplan_id\x18\x02 \x01(\tR\x06planId\x124\n" +
+	"\x04pool\x18\t \x01(\tB\x1b\xbaH\x18\xd8\x01\x01r\x132\x11^[a-z0-9-]{1,32}$R\x04pool\"\xf0\x02\n" +
+	"\x0fTaskConstraints\x12#\n" +
+	"\bstory_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\astoryId\x12!\n" +
+	"\aplan_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x06planId\x124\n" +
 	"\x0ftimeout_seconds\x18\x03 \x01(\x05B\v\xbaH\b\x1a\x06\x18\x80\xa3\x05(\x00R\x0etimeoutSeconds\x12/\n" +
 	"\vmax_retries\x18\x04 \x01(\x05B\t\xbaH\x06\x1a\x04\x18\n" +
 	"(\x00H\x00R\n" +
-	"maxRetries\x88\x01\x01\x12J\n" +
-	"\bmetadata\x18\x05 \x03(\v2..ray_executor.v1.TaskConstraints.MetadataEntryR\bmetadata\x1a;\n" +
+	"maxRetries\x88\x01\x01\x12a\n" +
+	"\bmetadata\x18\x05 \x03(\v2..ray_executor.v1.TaskConstraints.MetadataEntryB\x15\xbaH\x12\x9a\x01\x0f\x10@\"\x04r\x02\x18@*\x05r\x03\x18\x80 R\bmetadata\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x0e\n" +
-	"\f_max_retries\"\x89\x01\n" +
+	"\f_max_retries\"\xa8\x01\n" +
 	"\x05Agent\x12-\n" +
-	"\x02id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x182\x16^[A-Za-z0-9_.-]{1,64}$R\x02id\x12\x12\n" +
-	"\x04role\x18\x02 \x01(\tR\x04role\x12\x14\n" +
-	"\x05model\x18\x03 \x01(\tR\x05model\x12'\n" +
-	"\x0fprompt_template\x18\x04 \x01(\tR\x0epromptTemplate\"\x8b\x02\n" +
+	"\x02id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x182\x16^[A-Za-z0-9_.-]{1,64}$R\x02id\x12\x1c\n" +
+	"\x04role\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x04role\x12\x1e\n" +
+	"\x05model\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x05model\x122\n" +
+	"\x0fprompt_template\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80@R\x0epromptTemplate\"\x8b\x02\n" +
 	"\x12DeliberationResult\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x1a\n" +
 	"\bproposal\x18\x02 \x01(\tR\bproposal\x12\x1c\n" +

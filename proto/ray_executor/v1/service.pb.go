@@ -1605,11 +1605,11 @@ const file_ray_executor_v1_service_proto_rawDesc = "" +
 	"\x1aCancelDeliberationResponse\x12'\n" +
 	"\x0fdeliberation_id\x18\x01 \x01(\tR\x0edeliberationId\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\tR\x06status\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage\"\x83\x02\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"\x8d\x02\n" +
 	"\x18ListDeliberationsRequest\x12L\n" +
 	"\x05state\x18\x01 \x01(\tB6\xbaH3r1R\x00R\x06queuedR\arunningR\tcompletedR\x06failedR\tcancelledR\x05state\x12/\n" +
-	"\x04pool\x18\x02 \x01(\tB\x1b\xbaH\x18\xd8\x01\x01r\x132\x11^[a-z0-9-]{1,32}$R\x04pool\x12\x17\n" +
-	"\atask_id\x18\x03 \x01(\tR\x06taskId\x12'\n" +
+	"\x04pool\x18\x02 \x01(\tB\x1b\xbaH\x18\xd8\x01\x01r\x132\x11^[a-z0-9-]{1,32}$R\x04pool\x12!\n" +
+	"\atask_id\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x06taskId\x12'\n" +
 	"\tpage_size\x18\x04 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xc8\x01(\x00R\bpageSize\x12&\n" +
 	"\n" +

@@ -1,0 +1,156 @@
+package gate
+
+import (
+	"compress/gzip"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"sync"
+	"time"
+
+	"rayexecutor/deliberation"
+)
+
+var (
+	errBody = &deliberation.Error{
+		Code: deliberation.TooLarge, Field: "request",
+		Message: "the body is too large: send at most 1 MiB an event or request, and fewer events a batch",
+	}
+	errSlow = &deliberation.Error{
+		Code: deliberation.Unavailable, Field: "request", RetryAfter: time.Second,
+		Message: "its body did not arrive in time; repeating is safe",
+	}
+)
+
+// body reads a request's body, decompressed, and counts it. It goes no further
+// than the door's limit.
+type body struct {
+	visit  *visit
+	door   *Door
+	source io.ReadCloser
+	plain  io.Reader // source, or what decompresses it
+	zip    *gzip.Reader
+	left   int64
+	failed error
+}
+
+// setBody puts the counting body in place of a request's. Content-Encoding is
+// read here for every door, and the compression of single messages that gRPC
+// and Connect's streams have.
+func (v *visit) setBody(r *http.Request, door *Door) error {
+	if r.Body == nil || r.Body == http.NoBody {
+		return nil
+	}
+	b := &v.body
+	*b = body{visit: v, door: door, source: r.Body, plain: r.Body, left: door.MaxBody}
+	r.Body = b
+	switch coding := r.Header.Get("Content-Encoding"); {
+	case isGzip(coding):
+		r.Header.Del("Content-Encoding")
+		r.ContentLength = -1
+		b.plain = &inflating{from: b}
+	case isGzip(r.Header.Get("Grpc-Encoding")), isGzip(r.Header.Get("Connect-Content-Encoding")):
+		b.plain = &frames{from: b}
+	case coding != "" && !strings.EqualFold(coding, "identity"):
+		return deliberation.Invalidf("content-encoding", "%q is not read here: send gzip, or the body as it is", deliberation.Short(coding))
+	}
+	return nil
+}
+
+func isGzip(coding string) bool { return strings.EqualFold(coding, "gzip") }
+
+// Read implements io.Reader.
+func (b *body) Read(p []byte) (int, error) {
+	if b.failed != nil {
+		return 0, b.failed
+	}
+	n, err := b.plain.Read(p)
+	if n > 0 {
+		if counting := b.count(int64(n)); counting != nil {
+			n, err = 0, counting
+		}
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = b.told(err)
+		b.failed = err
+	}
+	return n, err
+}
+
+// count counts what has been read.
+func (b *body) count(n int64) error {
+	b.left -= n
+	if b.left < 0 {
+		return errBody
+	}
+	return b.visit.take(b.visit.Context, n)
+}
+
+// told is an error as the door understands it.
+func (b *body) told(err error) error {
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = errSlow
+	}
+	if coded, ok := errors.AsType[*deliberation.Error](err); ok && b.door.ReadError != nil {
+		return b.door.ReadError(coded)
+	}
+	return err
+}
+
+// Close implements io.Closer.
+func (b *body) Close() error { return b.source.Close() }
+
+var unzippers sync.Pool
+
+// unzip returns a reader of what is compressed in from; there is one a body.
+func (b *body) unzip(from io.Reader) (*gzip.Reader, error) {
+	if b.zip == nil {
+		b.zip, _ = unzippers.Get().(*gzip.Reader)
+	}
+	if b.zip == nil {
+		reader, err := gzip.NewReader(from)
+		b.zip = reader
+		return reader, err
+	}
+	return b.zip, b.zip.Reset(from)
+}
+
+// release lets others use what the body was decompressed with.
+func (b *body) release() {
+	if b.zip != nil {
+		unzippers.Put(b.zip)
+		b.zip = nil
+	}
+}
+
+// inflating reads a body that is compressed whole.
+type inflating struct {
+	from   *body
+	opened bool
+}
+
+// Read implements io.Reader.
+func (i *inflating) Read(p []byte) (int, error) {
+	if !i.opened {
+		if _, err := i.from.unzip(i.from.source); err != nil {
+			return 0, malformed(err)
+		}
+		i.opened = true
+	}
+	n, err := i.from.zip.Read(p)
+	if err != nil && !errors.Is(err, io.EOF) {
+		err = malformed(err)
+	}
+	return n, err
+}
+
+// malformed says that what was to be gzip is not; an error of the connection
+// stays what it is.
+func malformed(err error) error {
+	if errors.Is(err, gzip.ErrHeader) || errors.Is(err, gzip.ErrChecksum) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || isCorrupt(err) {
+		return deliberation.Invalidf("content-encoding", "says gzip, and the body cannot be decompressed")
+	}
+	return err
+}

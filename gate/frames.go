@@ -1,0 +1,95 @@
+package gate
+
+import (
+	"bytes"
+	"compress/flate"
+	"encoding/binary"
+	"errors"
+	"io"
+)
+
+// frames reads the messages of gRPC, gRPC-Web and Connect's streams, each of
+// which stands behind a flag and its length, and hands them on decompressed: so
+// they are counted as what they become, and no library sees more than that.
+type frames struct {
+	from *body
+	left int64        // of a message that is handed on as it comes
+	out  bytes.Buffer // what comes before that
+}
+
+const (
+	prefixBytes    = 5
+	compressedFlag = 1
+)
+
+// Read implements io.Reader.
+func (f *frames) Read(p []byte) (int, error) {
+	if f.out.Len() == 0 && f.left == 0 {
+		if err := f.next(); err != nil {
+			return 0, err
+		}
+	}
+	if f.out.Len() > 0 {
+		return f.out.Read(p)
+	}
+	n, err := f.from.source.Read(p[:min(int64(len(p)), f.left)])
+	f.left -= int64(n)
+	return n, err
+}
+
+// next reads as much of the next message as its kind wants.
+func (f *frames) next() error {
+	var prefix [prefixBytes]byte
+	if _, err := io.ReadFull(f.from.source, prefix[:]); err != nil {
+		return err
+	}
+	f.out.Reset()
+	size := int64(binary.BigEndian.Uint32(prefix[1:]))
+	if prefix[0]&compressedFlag == 0 || size == 0 {
+		f.out.Write(prefix[:])
+		f.left = size
+		return nil
+	}
+	prefix[0] &^= compressedFlag
+	f.out.Write(prefix[:])
+	if err := f.inflate(size); err != nil {
+		return err
+	}
+	binary.BigEndian.PutUint32(f.out.Bytes()[1:], uint32(f.out.Len()-prefixBytes))
+	return nil
+}
+
+// inflate decompresses a message of a size, as far as the limit goes.
+func (f *frames) inflate(size int64) error {
+	if size > f.from.left {
+		return errBody
+	}
+	compressed := io.LimitReader(f.from.source, size)
+	reader, err := f.from.unzip(compressed)
+	if err != nil {
+		return malformed(err)
+	}
+	part := make([]byte, 4<<10)
+	for most := f.from.left; ; {
+		n, err := reader.Read(part)
+		if most -= int64(n); most < 0 {
+			return errBody
+		}
+		if counting := f.from.visit.take(f.from.visit.Context, int64(n)); counting != nil {
+			return counting
+		}
+		f.out.Write(part[:n])
+		if errors.Is(err, io.EOF) {
+			_, err = io.Copy(io.Discard, compressed) // what stands behind the last block
+			return err
+		}
+		if err != nil {
+			return malformed(err)
+		}
+	}
+}
+
+func isCorrupt(err error) bool {
+	_, corrupt := errors.AsType[flate.CorruptInputError](err)
+	return corrupt
+}

@@ -1,0 +1,54 @@
+// Package gate stands in front of every door and bounds what callers take of
+// one instance, all together: requests that are answered at once, streams,
+// connections, and the memory of bodies and replies.
+//
+// A request that would go above a limit waits a little, then it is refused as
+// LimitReached; repeating it is safe. What a request holds is given back when
+// it has been answered. Code behind a door counts what it is about to hold with
+// Take, or with Borrow where it can give it back earlier.
+package gate
+
+import (
+	"math"
+	"runtime/debug"
+)
+
+// Limits is how much the callers of one instance may take, all together.
+type Limits struct {
+	// Requests are answered at once; Streams are open at once.
+	Requests, Streams int
+	// Connections are open at once, on all ports.
+	Connections int
+	// Reads of the journal are under way at once.
+	Reads int
+	// Bytes of bodies and replies are in memory at once. What is small is not
+	// counted: Requests bounds it.
+	Bytes int64
+}
+
+const (
+	// MaxBody is the largest body of a request, after decompression: a batch,
+	// or 1 MiB in base64 with its attributes.
+	MaxBody = 8 << 20
+	// small is what a request may hold without being counted.
+	small = 16 << 10
+)
+
+// For returns the limits that fit a memory limit in bytes. What each takes was
+// measured: a stream 53 KB, an idle connection 20 KB, a body up to eight times
+// its size while it is read and decoded.
+func For(memory int64) Limits {
+	streams := clamp(memory>>18, 64, 4096)
+	return Limits{
+		Requests: streams, Streams: streams, Connections: 2 * streams,
+		Reads: clamp(memory>>24, 8, 64),
+		Bytes: int64(clamp(memory>>4, MaxBody, 64<<20)),
+	}
+}
+
+// ForProcess returns the limits that fit this process's GOMEMLIMIT.
+func ForProcess() Limits { return For(debug.SetMemoryLimit(-1)) }
+
+func clamp(n int64, low, high int) int {
+	return int(min(max(n, int64(low)), int64(high), math.MaxInt32))
+}
