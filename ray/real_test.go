@@ -55,7 +55,7 @@ def build(args):
 // one before left.
 func TestRealRay(t *testing.T) {
 	head := startRay(t)
-	client := newClient(t, ray.Cluster{Name: "real", Address: head.Address()})
+	client := newClient(t, ray.Cluster{Name: "real", Address: head.Address(), Token: head.Token()})
 
 	t.Run("a fresh cluster says that the worker is missing", func(t *testing.T) {
 		status := client.Status(t.Context())
@@ -65,8 +65,8 @@ func TestRealRay(t *testing.T) {
 		}
 	})
 
-	deployBystander(t, head.Address())
-	before := serveApp(t, head.Address(), "bystander")
+	deployBystander(t, head)
+	before := serveApp(t, head, "bystander")
 
 	t.Run("an import that fails says why", func(t *testing.T) {
 		err := deploy(t, client, packed(t, broken), 1, nil)
@@ -108,7 +108,7 @@ func TestRealRay(t *testing.T) {
 	})
 
 	t.Run("deploying again does nothing", func(t *testing.T) {
-		replicas := serveApp(t, head.Address(), ray.Application)
+		replicas := serveApp(t, head, ray.Application)
 		var told []string
 		if err := deploy(t, client, worker.Package{}, 1, func(format string, args ...any) {
 			told = append(told, fmt.Sprintf(format, args...))
@@ -118,7 +118,7 @@ func TestRealRay(t *testing.T) {
 		if len(told) != 1 || !strings.Contains(told[0], "nothing to do") {
 			t.Errorf("progress: %q", told)
 		}
-		if diff := cmp.Diff(replicas, serveApp(t, head.Address(), ray.Application)); diff != "" {
+		if diff := cmp.Diff(replicas, serveApp(t, head, ray.Application)); diff != "" {
 			t.Error(diff)
 		}
 	})
@@ -133,7 +133,7 @@ func TestRealRay(t *testing.T) {
 	})
 
 	t.Run("the other application was never touched", func(t *testing.T) {
-		if diff := cmp.Diff(before, serveApp(t, head.Address(), "bystander")); diff != "" {
+		if diff := cmp.Diff(before, serveApp(t, head, "bystander")); diff != "" {
 			t.Error(diff)
 		}
 	})
@@ -208,13 +208,13 @@ func deploy(t *testing.T, client *ray.Client, pack worker.Package, replicas int,
 }
 
 // deployBystander puts somebody else's application, as they would themselves.
-func deployBystander(t *testing.T, address string) {
+func deployBystander(t *testing.T, head *local.Ray) {
 	t.Helper()
 	pack, err := worker.Pack(map[string][]byte{"bystander.py": []byte(bystander)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	send(t, address+"/api/packages/gcs/"+pack.Name(), pack.Zip)
+	send(t, head, "/api/packages/gcs/"+pack.Name(), pack.Zip)
 	config, err := json.Marshal(map[string]any{
 		"proxy_location": "Disabled",
 		"applications": []any{map[string]any{
@@ -226,36 +226,36 @@ func deployBystander(t *testing.T, address string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	send(t, address+"/api/serve/applications/", config)
-	for deadline := time.Now().Add(time.Minute); serveApp(t, address, "bystander")["status"] != running; {
+	send(t, head, "/api/serve/applications/", config)
+	for deadline := time.Now().Add(time.Minute); serveApp(t, head, "bystander")["status"] != running; {
 		if time.Now().After(deadline) {
-			t.Fatalf("the bystander does not run: %v", serveApp(t, address, "bystander"))
+			t.Fatalf("the bystander does not run: %v", serveApp(t, head, "bystander"))
 		}
 		time.Sleep(200 * time.Millisecond) // Ray has no signal for it
 	}
 }
 
-func send(t *testing.T, url string, body []byte) {
+func send(t *testing.T, head *local.Ray, path string, body []byte) {
 	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodPut, url, bytes.NewReader(body))
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPut, head.Address()+path, bytes.NewReader(body))
 	if err != nil {
 		t.Fatal(err)
 	}
-	reply(t, request)
+	reply(t, head, request)
 }
 
 // serveApp is what Serve tells of an application, but for the time of the last
 // PUT, which names every application.
-func serveApp(t *testing.T, address, name string) map[string]any {
+func serveApp(t *testing.T, head *local.Ray, name string) map[string]any {
 	t.Helper()
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, address+"/api/serve/applications/", nil)
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, head.Address()+"/api/serve/applications/", nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var told struct {
 		Applications map[string]map[string]any `json:"applications"`
 	}
-	decoder := json.NewDecoder(bytes.NewReader(reply(t, request)))
+	decoder := json.NewDecoder(bytes.NewReader(reply(t, head, request)))
 	decoder.UseNumber()
 	if err := decoder.Decode(&told); err != nil {
 		t.Fatal(err)
@@ -264,9 +264,9 @@ func serveApp(t *testing.T, address, name string) map[string]any {
 	return told.Applications[name]
 }
 
-func reply(t *testing.T, request *http.Request) []byte {
+func reply(t *testing.T, head *local.Ray, request *http.Request) []byte {
 	t.Helper()
-	response, err := http.DefaultClient.Do(request)
+	response, err := head.HTTP().Do(request)
 	if err != nil {
 		t.Fatal(err)
 	}

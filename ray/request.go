@@ -59,6 +59,11 @@ func hasStatus(err error, status int) bool {
 	return ok && reply.status == status
 }
 
+// Refused tells whether an error is a cluster's refusal of the token, or of none.
+func Refused(err error) bool {
+	return hasStatus(err, http.StatusUnauthorized) || hasStatus(err, http.StatusForbidden)
+}
+
 // read makes a request and decodes its JSON reply.
 func read[T any](ctx context.Context, c *Client, path string) (T, error) {
 	var reply T

@@ -154,7 +154,7 @@ func (d *dev) startRay(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ray, err := local.Start(ctx, local.Options{Venv: d.venv, LogDir: logs})
+	ray, err := local.Start(ctx, local.Options{Venv: d.venv, LogDir: logs, Progress: func(line string) { d.sayf("%s", line) }})
 	if err != nil {
 		return err
 	}
@@ -164,7 +164,7 @@ func (d *dev) startRay(ctx context.Context) error {
 			fmt.Fprintln(d.errors, err)
 		}
 	})
-	d.given["RAY_ADDRESS"] = ray.Address()
+	d.given["RAY_ADDRESS"], d.given["RAY_AUTH_TOKEN"] = ray.Address(), ray.Token()
 	d.sayf("Ray on %s", ray.Address())
 	return nil
 }

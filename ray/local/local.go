@@ -1,46 +1,44 @@
 // Package local starts a Ray of one's own on this machine, for `dev` and for
 // tests, and stops it again without leaving a process behind.
 //
-// It listens on 127.0.0.1 alone, on ports of its own, and keeps its files in a
-// directory of its own, so any number can run beside each other. Should this
-// process die without stopping it, the kernel ends Ray's head process, whose
-// handler ends the rest (see process_linux.go).
+// It listens on 127.0.0.1 alone, on ports of its own, asks for a token that is
+// made for each start, and keeps its files in a directory that only its owner may
+// enter, so any number can run beside each other. What stands in ~/.ray or in the
+// variables RAY_* of this process has no effect on it.
+//
+// Package minder ends Ray's processes, also should this process die without
+// stopping it.
 package local
 
 import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
-	"net"
+	"net/http"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
-	"github.com/cenkalti/backoff/v5"
-	"github.com/google/uuid"
-
+	"rayexecutor/minder"
 	"rayexecutor/ray"
 )
 
 const (
-	// marker is the variable by which every process of one Ray is known.
-	marker = "RAY_EXECUTOR_LOCAL"
-	// maxDir is the longest directory below which Ray's sockets still fit into
-	// the 107 characters of a Unix socket's path.
-	maxDir = 43
 	// defaultObjectStore is in bytes; deliberations use none of it, and 75 MiB
 	// is Ray's least.
 	defaultObjectStore = 100 << 20
-	// poll is how often a starting or stopping Ray is looked at.
-	poll = 100 * time.Millisecond
+	// poll is how often a starting Ray is looked at, and report how often its
+	// start is told of.
+	poll   = 100 * time.Millisecond
+	report = 15 * time.Second
+	// startLimit bounds a start, which takes 5 to 40 s.
+	startLimit = 2 * time.Minute
 	// grace is how long Ray may take to stop by itself.
 	grace = 6 * time.Second
 )
@@ -51,6 +49,8 @@ type Options struct {
 	Venv string
 	// Port and DashboardPort are the head's. 0: free ones are found.
 	Port, DashboardPort int
+	// Token is what Ray asks for. Empty: a random one.
+	Token string
 	// NumCPUs is how many CPUs the node hands out. 0: as many as the machine
 	// has; -1: none.
 	NumCPUs int
@@ -58,14 +58,15 @@ type Options struct {
 	ObjectStore int
 	// Env are variables of all of Ray's processes, the workers included, as
 	// `name=value`, beside this process's own. Variables of this process whose
-	// names begin with RAY_ are not handed on: they speak of another Ray.
+	// names begin with RAY_ or PYTHON are not handed on: they speak of another Ray
+	// or Python.
 	Env []string
 	// Dir is where Ray's directory is made, a short path. Empty: /tmp.
 	Dir string
 	// LogDir is where Stop leaves Ray's logs. Empty: they are removed.
 	LogDir string
-	// Log is told how starting and stopping goes. Nil: nobody.
-	Log *slog.Logger
+	// Progress is told how starting goes, a line at a time. Nil: nobody.
+	Progress func(line string)
 
 	// IP is the node's own loopback address, such as 127.0.0.2, where the Ray
 	// is to have several nodes: their addresses must differ. Empty: the Ray has
@@ -77,37 +78,40 @@ type Options struct {
 
 // Ray is a running local Ray. Make it with Start.
 type Ray struct {
-	id      string
-	ip      string
-	head    *Ray // nil: this one is
-	dir     string
-	logDir  string
-	ports   *ports
-	log     *slog.Logger
-	process *process
-	output  *os.File
+	ip     string
+	token  string
+	head   *Ray // nil: this one is
+	dir    *directory
+	logDir string
+	ports  *ports
+	say    func(format string, args ...any)
+	family *minder.Family // nil: Ray's process never started
+	output *os.File
 
 	stop    sync.Once
 	stopped error
 }
 
 // Start starts Ray and returns once its dashboard answers and its node is
-// alive, some seconds later. ctx bounds the start alone. The error tells what
-// Ray printed last.
+// alive, some seconds later, or with an error after two minutes. ctx bounds the
+// start alone. The error tells what Ray printed last; nothing runs then.
 func Start(ctx context.Context, options Options) (*Ray, error) {
-	if _, err := os.Stat(command(options.Venv)); err != nil {
-		return nil, fmt.Errorf("no Ray in %s: %w: run `make run` or `make test`, which install it", options.Venv, err)
+	// Ray runs in another directory than this process.
+	venv, err := filepath.Abs(options.Venv)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(command(venv)); err != nil {
+		return nil, fmt.Errorf("no Ray in %s: %w: run `make run` or `make test`, which install it", venv, err)
 	}
 	r, err := prepare(options)
 	if err != nil {
 		return nil, err
 	}
-	begun := time.Now()
-	if err := r.launch(ctx, options); err != nil {
+	if err := r.launch(ctx, venv, options); err != nil {
 		// Not ctx: it may be over, and nothing must be left behind.
 		return nil, errors.Join(err, r.Stop(context.WithoutCancel(ctx)))
 	}
-	r.log.Info("local Ray is up", "dashboard", r.Address(), "after", time.Since(begun).Round(poll))
 	return r, nil
 }
 
@@ -119,6 +123,23 @@ func (r *Ray) Address() string {
 	return "http://127.0.0.1:" + strconv.Itoa(r.ports.dashboard())
 }
 
+// Token is what Ray wants to be shown: the dashboard as `Authorization: Bearer`,
+// Ray's own commands as RAY_AUTH_TOKEN.
+func (r *Ray) Token() string { return r.token }
+
+// HTTP asks the dashboard, and shows it the token. Not for other servers.
+func (r *Ray) HTTP() *http.Client { return &http.Client{Transport: shows(r.token)} }
+
+// shows is a transport that adds a token.
+type shows string
+
+// RoundTrip makes one request.
+func (token shows) RoundTrip(request *http.Request) (*http.Response, error) {
+	request = request.Clone(request.Context())
+	request.Header.Set("Authorization", "Bearer "+string(token))
+	return http.DefaultTransport.RoundTrip(request)
+}
+
 // Ports are the head's ports of the GCS and the dashboard, for a Ray that is to
 // be where this one was.
 func (r *Ray) Ports() (gcs, dashboard int) { return r.ports.gcs, r.ports.dashboard() }
@@ -126,15 +147,20 @@ func (r *Ray) Ports() (gcs, dashboard int) { return r.ports.gcs, r.ports.dashboa
 // IP is the node's address.
 func (r *Ray) IP() string { return r.ip }
 
+// Signal sends a signal to one of this node's processes. minder.ErrNotOurs: it is
+// none of them, or no more.
+func (r *Ray) Signal(pid int, signal os.Signal) error { return r.family.Signal(pid, signal) }
+
 // Kill ends every process of this node at once, as a machine that is lost; Stop
 // then clears away what it left.
-func (r *Ray) Kill() error { return r.process.kill(marker + "=" + r.id) }
+func (r *Ray) Kill() error { return r.family.Kill() }
 
 // Logs is the directory with Ray's logs, until Stop.
-func (r *Ray) Logs() string { return filepath.Join(r.dir, "session_latest", "logs") }
+func (r *Ray) Logs() string { return filepath.Join(r.dir.files(), "session_latest", "logs") }
 
-// Exited is closed when Ray's head process has ended, by Stop or by itself.
-func (r *Ray) Exited() <-chan struct{} { return r.process.exited }
+// Exited is closed when Ray has ended, by Stop or by itself, and none of its
+// processes is left.
+func (r *Ray) Exited() <-chan struct{} { return r.family.Exited() }
 
 // Stop ends every process of this Ray and removes its directory. It may be
 // called more than once. When ctx ends Ray is no longer asked but killed.
@@ -143,52 +169,49 @@ func (r *Ray) Stop(ctx context.Context) error {
 	return r.stopped
 }
 
-// prepare claims ports and makes the directory.
+// prepare clears away what dead owners left, claims ports and makes the directory.
 func prepare(options Options) (*Ray, error) {
-	log := options.Log
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
+	progress := options.Progress
+	if progress == nil {
+		progress = func(string) {}
 	}
-	parent := options.Dir
-	if parent == "" {
-		parent = "/tmp"
+	say := func(format string, args ...any) { progress(fmt.Sprintf(format, args...)) }
+	parent, err := filepath.Abs(cmp.Or(options.Dir, "/tmp"))
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range sweep(parent) {
+		say("removed %s of a Ray whose owner died", path)
 	}
 	ports, err := claim(options.Port, options.DashboardPort)
 	if err != nil {
 		return nil, err
 	}
-	dir, err := directory(parent)
+	dir, err := makeDirectory(parent)
 	if err != nil {
 		return nil, errors.Join(err, ports.release())
 	}
-	return &Ray{
-		id: uuid.NewString(), ip: cmp.Or(options.IP, "127.0.0.1"), head: options.Head,
-		dir: dir, logDir: options.LogDir, ports: ports, log: log,
-	}, nil
-}
-
-func directory(parent string) (string, error) {
-	dir, err := os.MkdirTemp(parent, "ray-local-")
-	if err != nil {
-		return "", fmt.Errorf("directory for a local Ray: %w", err)
+	r := &Ray{
+		ip: cmp.Or(options.IP, "127.0.0.1"), token: cmp.Or(options.Token, rand.Text()), head: options.Head,
+		dir: dir, logDir: options.LogDir, ports: ports, say: say,
 	}
-	if len(dir) > maxDir {
-		return "", errors.Join(
-			fmt.Errorf("directory for a local Ray: %s is too long for Ray's sockets: name one below %d characters", dir, maxDir),
-			os.Remove(dir))
+	if r.head != nil {
+		r.token = r.head.token
 	}
-	return dir, nil
+	return r, nil
 }
 
 // launch starts the head process and waits until it serves.
-func (r *Ray) launch(ctx context.Context, options Options) error {
-	output, err := os.Create(filepath.Join(r.dir, "ray-start.log"))
+func (r *Ray) launch(ctx context.Context, venv string, options Options) error {
+	output, err := os.Create(filepath.Join(r.dir.path, "ray-start.log"))
 	if err != nil {
 		return err
 	}
 	r.output = output
-	line := []string{python(options.Venv), command(options.Venv)}
-	r.process, err = start(append(line, r.arguments(options)...), r.environment(options), r.dir, output)
+	r.family, err = minder.Start(minder.Program{
+		Line: append([]string{python(venv), command(venv)}, r.arguments(options)...), Env: r.environment(venv, options),
+		Dir: r.dir.path, Output: output, Grace: grace, Hold: r.dir.lock, Remove: r.dir.path,
+	})
 	if err != nil {
 		return fmt.Errorf("start Ray: %w", err)
 	}
@@ -198,77 +221,54 @@ func (r *Ray) launch(ctx context.Context, options Options) error {
 	return nil
 }
 
-// arguments are those of `ray start`. Left out is what costs a start time and
-// serves nobody here: the log monitor. The autoscaler's monitor stays: it
-// reports the CPUs in use.
-func (r *Ray) arguments(options Options) []string {
-	store := options.ObjectStore
-	if store == 0 {
-		store = defaultObjectStore
-	}
-	arguments := []string{
-		"start", "--block", "--disable-usage-stats", "--include-log-monitor=false",
-		"--node-ip-address=" + r.ip, "--object-store-memory=" + strconv.Itoa(store),
-	}
-	if r.head == nil {
-		arguments = append(arguments, "--head", "--dashboard-host=127.0.0.1", "--temp-dir="+r.dir)
-		arguments = append(arguments, r.ports.ofHead()...)
-	} else {
-		arguments = append(arguments, "--address="+net.JoinHostPort(r.head.ip, strconv.Itoa(r.head.ports.gcs)))
-	}
-	if options.NumCPUs != 0 {
-		arguments = append(arguments, "--num-cpus="+strconv.Itoa(max(0, options.NumCPUs)))
-	}
-	return append(arguments, r.ports.arguments()...)
-}
-
-// environment is this process's own, without another Ray's variables.
-func (r *Ray) environment(options Options) []string {
-	environment := slices.DeleteFunc(os.Environ(), func(variable string) bool {
-		return strings.HasPrefix(variable, "RAY_") || strings.HasPrefix(variable, "PYTHONHOME=") ||
-			strings.HasPrefix(variable, "VIRTUAL_ENV=") || strings.HasPrefix(variable, "PATH=")
-	})
-	if options.IP == "" {
-		// Ray's word for "one node, on the loopback": else it takes 127.0.0.1
-		// for the machine's outer address and listens on all of them.
-		environment = append(environment, "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0")
-	}
-	return append(append(environment,
-		"VIRTUAL_ENV="+options.Venv,
-		"PATH="+filepath.Join(options.Venv, "bin")+string(os.PathListSeparator)+os.Getenv("PATH"),
-	), append(slices.Clone(options.Env), marker+"="+r.id)...)
-}
-
-// ready waits until the dashboard answers and the node is alive.
+// ready waits until the dashboard answers and the node is alive. It gives up
+// after startLimit, and at once on what waiting does not mend.
 func (r *Ray) ready(ctx context.Context) error {
-	client, err := ray.NewClient(ray.Cluster{Name: "local", Address: r.Address()})
+	client, err := ray.NewClient(ray.Cluster{Name: "local", Address: r.Address(), Token: r.token})
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	_, err = backoff.Retry(ctx, func() (struct{}, error) { return struct{}{}, r.look(ctx, client) },
-		backoff.WithBackOff(backoff.NewConstantBackOff(poll)), backoff.WithMaxElapsedTime(0))
-	return err
+	ctx, cancel := context.WithTimeoutCause(ctx, startLimit, fmt.Errorf("not ready within %v", startLimit))
+	defer cancel()
+	begun, looks, reports := time.Now(), time.NewTicker(poll), time.NewTicker(report)
+	defer looks.Stop()
+	defer reports.Stop()
+	for {
+		again, err := r.look(ctx, client)
+		if !again {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+		case <-reports.C:
+			r.say("Ray is still starting after %v: %v", time.Since(begun).Round(time.Second), err)
+		case <-r.family.Exited():
+		case <-looks.C:
+		}
+	}
 }
 
-// look is nil when Ray is ready; its error is permanent when it never will be.
-func (r *Ray) look(ctx context.Context, client *ray.Client) error {
+// look is nil when Ray is ready; again tells whether waiting may mend its error.
+func (r *Ray) look(ctx context.Context, client *ray.Client) (again bool, err error) {
 	select {
-	case <-r.process.exited:
-		return backoff.Permanent(fmt.Errorf("its head process ended: %w", r.process.err))
+	case <-r.family.Exited():
+		return false, fmt.Errorf("its head process ended: %w", r.family.Err())
 	default:
 	}
 	if r.head != nil {
-		return r.joined()
+		err = r.joined()
+		return err != nil, err
 	}
 	nodes, err := client.Nodes(ctx)
-	if err != nil {
-		return err
+	switch {
+	case ray.Refused(err):
+		return false, fmt.Errorf("another Ray answers in its place, stop that or choose other ports: %w", err)
+	case err == nil && nodes.Alive == 0:
+		err = errors.New("its node is not alive yet")
 	}
-	if nodes.Alive == 0 {
-		return errors.New("its node is not alive yet")
-	}
-	return nil
+	return err != nil, err
 }
 
 // joined is nil once `ray start` has said that the node runs.
@@ -283,8 +283,8 @@ func (r *Ray) joined() error {
 // shutdown asks Ray to stop, then kills what is left.
 func (r *Ray) shutdown(ctx context.Context) error {
 	var failed error
-	if r.process != nil {
-		failed = r.process.end(ctx, marker+"="+r.id)
+	if r.family != nil {
+		failed = r.family.Stop(ctx)
 	}
 	if r.output != nil {
 		failed = errors.Join(failed, r.output.Close())
@@ -292,9 +292,7 @@ func (r *Ray) shutdown(ctx context.Context) error {
 	if r.logDir != "" {
 		failed = errors.Join(failed, r.keepLogs())
 	}
-	failed = errors.Join(failed, os.RemoveAll(r.dir), r.ports.release())
-	r.log.Info("local Ray is stopped", "dashboard", r.Address(), "error", failed)
-	return failed
+	return errors.Join(failed, r.dir.remove(), r.ports.release())
 }
 
 // keepLogs copies the logs to where they are wanted. A Ray that did not get so
@@ -307,7 +305,7 @@ func (r *Ray) keepLogs() error {
 	if err != nil {
 		return err
 	}
-	return os.CopyFS(filepath.Join(r.logDir, filepath.Base(r.dir)), os.DirFS(logs))
+	return os.CopyFS(filepath.Join(r.logDir, filepath.Base(r.dir.path)), os.DirFS(logs))
 }
 
 // tail is the last of what `ray start` printed.

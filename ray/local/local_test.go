@@ -6,14 +6,20 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"go.uber.org/goleak"
+
+	"rayexecutor/minder/mindertest"
 )
 
 func TestMain(m *testing.M) {
@@ -59,6 +65,92 @@ func TestStartThatFailsTellsWhatRaySaid(t *testing.T) {
 	}
 }
 
+// The venv may be named from the working directory, and a program that is not
+// there is an error that hurts nobody.
+func TestStartHurtsNobody(t *testing.T) {
+	if !mindertest.Apart(t) {
+		return
+	}
+	mindertest.Canaries(t)
+	venv := fakeVenv(t, "echo no such luck; exit 3")
+	t.Chdir(filepath.Dir(venv))
+	_, err := Start(t.Context(), Options{Venv: filepath.Base(venv)})
+	if err == nil || !strings.Contains(err.Error(), "no such luck") {
+		t.Error(err)
+	}
+	if err := os.Remove(python(venv)); err != nil {
+		t.Fatal(err)
+	}
+	_, err = Start(t.Context(), Options{Venv: filepath.Base(venv)})
+	if err == nil || !strings.Contains(err.Error(), "no such file") {
+		t.Error(err)
+	}
+}
+
+// A dashboard that refuses the token belongs to another Ray: no use in waiting.
+func TestStartEndsAtOnceWhereTheTokenIsRefused(t *testing.T) {
+	dashboard := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusUnauthorized)
+	}))
+	defer dashboard.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	port := dashboard.Listener.Addr().(*net.TCPAddr).Port
+	_, err := Start(ctx, Options{Venv: fakeVenv(t, "exec sleep 300"), DashboardPort: port})
+	if err == nil || !strings.Contains(err.Error(), "another Ray answers") || ctx.Err() != nil {
+		t.Error(err)
+	}
+}
+
+// What a dead owner left is removed, what a living one holds is not, nor what is
+// not ours or no directory of this package.
+func TestSweep(t *testing.T) {
+	parent, err := os.MkdirTemp("/tmp", "") // a short name
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(parent)
+	living := makeIn(t, parent)
+	dead := makeIn(t, parent)
+	dead.lock.Close()
+	for _, path := range []string{"ray-local-young", "ray-local-strange", "elsewhere"} {
+		if err := os.Mkdir(filepath.Join(parent, path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	strange, elsewhere := filepath.Join(parent, "ray-local-strange"), filepath.Join(parent, "elsewhere")
+	for _, path := range []string{strange, elsewhere} {
+		if err := os.WriteFile(lockOf(path), nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Symlink(elsewhere, filepath.Join(parent, "ray-local-link")); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{dead.path}
+	if os.Chown(strange, 12345, -1) != nil {
+		want = append(want, strange) // not root: it is ours
+	}
+	if got := sweep(parent); !slices.Equal(got, want) {
+		t.Errorf("removed %v, not %v", got, want)
+	}
+	if _, err := os.Stat(lockOf(living.path)); err != nil {
+		t.Error(err)
+	}
+	if err := living.remove(); err != nil || len(sweep(parent)) > 0 {
+		t.Error(err)
+	}
+}
+
+func makeIn(t *testing.T, parent string) *directory {
+	t.Helper()
+	d, err := makeDirectory(parent)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
 // A Ray that ignores being asked, and whose children are spread over process
 // groups and sessions, is killed whole.
 func TestStartThatIsGivenUpLeavesNothing(t *testing.T) {
@@ -78,8 +170,8 @@ func TestStartThatIsGivenUpLeavesNothing(t *testing.T) {
 	}
 	for pid := range strings.FieldsSeq(string(written)) {
 		number, _ := strconv.Atoi(pid)
-		if state, _ := stat(number); state != "" && state != "Z" {
-			t.Errorf("process %s is still there: %s", pid, state)
+		if syscall.Kill(number, 0) == nil {
+			t.Errorf("process %s is still there", pid)
 		}
 	}
 	if took := time.Since(before); took > grace+5*time.Second {
@@ -88,18 +180,31 @@ func TestStartThatIsGivenUpLeavesNothing(t *testing.T) {
 }
 
 func TestEnvironment(t *testing.T) {
-	t.Setenv("RAY_ADDRESS", "http://another:8265")
-	t.Setenv("RAY_AUTH_TOKEN", "secret")
-	t.Setenv("VLLM_API_KEY", "key")
-	r := &Ray{id: "id"}
-	environment := "\n" + strings.Join(r.environment(Options{Venv: "/v", Env: []string{"RAY_BACKEND_LOG_LEVEL=debug"}}), "\n") + "\n"
-	for _, want := range []string{"RAY_BACKEND_LOG_LEVEL=debug", "VLLM_API_KEY=key", "VIRTUAL_ENV=/v", marker + "=id"} {
-		if !strings.Contains(environment, "\n"+want+"\n") {
-			t.Errorf("%s is missing", want)
+	for name, value := range map[string]string{
+		"RAY_ADDRESS": "http://another:8265", "RAY_AUTH_TOKEN": "secret", "RAY_AUTH_MODE": "disabled",
+		"PYTHONPATH": "/elsewhere", "PYTHONHOME": "/elsewhere", "PYTHONSTARTUP": "/elsewhere", "VLLM_API_KEY": "key", "no_proxy": "models.local",
+	} {
+		t.Setenv(name, value)
+	}
+	r := &Ray{token: "ours", ip: "127.0.0.2", dir: &directory{}}
+	environment := r.environment("/v", Options{Env: []string{"RAY_BACKEND_LOG_LEVEL=debug", "RAY_AUTH_TOKEN=theirs"}})
+	got := map[string]string{}
+	for _, variable := range environment {
+		name, value, _ := strings.Cut(variable, "=")
+		got[name] = value // the last one counts
+	}
+	for name, want := range map[string]string{
+		"RAY_BACKEND_LOG_LEVEL": "debug", "VLLM_API_KEY": "key", "VIRTUAL_ENV": "/v", "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "ours",
+		"NO_PROXY": "localhost,127.0.0.1,::1,127.0.0.2,models.local",
+	} {
+		if got[name] != want {
+			t.Errorf("%s=%s, not %s", name, got[name], want)
 		}
 	}
-	if strings.Contains(environment, "RAY_ADDRESS") || strings.Contains(environment, "secret") {
-		t.Error("variables of another Ray are handed on")
+	for name := range got {
+		if name == "RAY_ADDRESS" || strings.HasPrefix(name, "PYTHON") {
+			t.Errorf("%s is handed on", name)
+		}
 	}
 }
 

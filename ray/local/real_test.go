@@ -4,12 +4,16 @@ package local
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -65,16 +69,16 @@ func TestRealTwo(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Logf("stopped in %v", time.Since(begun))
-	if left := members(stopped.process.pid, marker+"="+stopped.id); len(left) > 0 {
+	if left := processesOf(stopped); len(left) > 0 {
 		t.Errorf("processes left: %v", left)
 	}
-	if _, err := os.Stat(stopped.dir); !os.IsNotExist(err) {
-		t.Errorf("%s is left: %v", stopped.dir, err)
+	if _, err := os.Stat(stopped.dir.path); !os.IsNotExist(err) {
+		t.Errorf("%s is left: %v", stopped.dir.path, err)
 	}
 	if kept, _ := filepath.Glob(filepath.Join(logs, "*", "dashboard.log")); len(kept) != 1 {
 		t.Errorf("logs kept: %v", kept)
 	}
-	if len(members(running.process.pid, marker+"="+running.id)) < 5 {
+	if len(processesOf(running)) < 5 {
 		t.Error("the other one was stopped too")
 	}
 	select {
@@ -121,9 +125,6 @@ func TestRealNodes(t *testing.T) {
 		if err := node.Stop(context.Background()); err != nil {
 			t.Error(err)
 		}
-		if left := members(node.process.pid, marker+"="+node.id); len(left) > 0 {
-			t.Errorf("node %s leaves %v", node.IP(), left)
-		}
 	}
 }
 
@@ -143,27 +144,67 @@ func TestRealOrphan(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var session int
-	var mark, dir string
-	if _, err := fmt.Sscan(line, &session, &mark, &dir); err != nil {
-		t.Fatalf("%q: %v", line, err)
-	}
+	dir := strings.TrimSpace(line)
 	defer os.RemoveAll(dir)
-	if len(members(session, mark)) < 5 {
-		t.Fatalf("Ray does not run: %v", members(session, mark))
+	processes := processesBelow(parent.Process.Pid)
+	if len(processes) < 5 {
+		t.Fatalf("Ray does not run: %v", processes)
 	}
 	begun := time.Now()
 	_ = parent.Process.Kill()
 	_ = parent.Wait()
-	for len(members(session, mark)) > 0 {
-		if time.Since(begun) > 20*time.Second {
-			left := members(session, mark)
-			killAll(session, mark)
-			t.Fatalf("processes left: %v", left)
-		}
-		time.Sleep(poll)
+	awaitGone(t, processes)
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("%s is left: %v", dir, err)
 	}
 	t.Logf("gone after %v", time.Since(begun))
+}
+
+// awaitGone waits until processes have ended, whether or not they were reaped.
+func awaitGone(t *testing.T, processes []int) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(poll) {
+		processes = slices.DeleteFunc(processes, func(pid int) bool {
+			text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+			return err != nil || bytes.Contains(text, []byte(") Z "))
+		})
+		if len(processes) == 0 {
+			return
+		}
+		if time.Now().After(end) {
+			t.Fatalf("processes left: %v", processes)
+		}
+	}
+}
+
+// processesOf are a Ray's processes.
+func processesOf(r *Ray) []int {
+	return slices.DeleteFunc(processesBelow(os.Getpid()), func(pid int) bool { return r.Signal(pid, syscall.Signal(0)) != nil })
+}
+
+// processesBelow are all processes that descend from one.
+func processesBelow(ancestor int) (below []int) {
+	parents := map[int]int{}
+	paths, _ := filepath.Glob("/proc/[0-9]*/stat")
+	for _, path := range paths {
+		text, _ := os.ReadFile(path)
+		_, rest, _ := strings.Cut(string(text), ") ")
+		var state string
+		var pid, parent int
+		if _, err := fmt.Sscan(rest, &state, &parent); err == nil {
+			fmt.Sscan(string(text), &pid)
+			parents[pid] = parent
+		}
+	}
+	for pid := range parents {
+		for at := parents[pid]; at > 0; at = parents[at] {
+			if at == ancestor {
+				below = append(below, pid)
+				break
+			}
+		}
+	}
+	return below
 }
 
 // orphan is the parent that is killed.
@@ -173,6 +214,6 @@ func orphan() {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
-	fmt.Fprintln(os.Stdout, r.process.pid, marker+"="+r.id, r.dir)
+	fmt.Fprintln(os.Stdout, r.dir.path)
 	select {}
 }

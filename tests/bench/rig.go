@@ -206,7 +206,7 @@ func (r *rig) jobs(ctx context.Context, method, id string, body io.Reader, into 
 		return err
 	}
 	request.Header.Set("Content-Type", "application/json")
-	response, err := http.DefaultClient.Do(request)
+	response, err := r.sys.Ray().HTTP().Do(request)
 	if err != nil {
 		return err
 	}

@@ -2,7 +2,6 @@ package e2e_test
 
 import (
 	"encoding/json"
-	"net/http"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -79,7 +78,7 @@ func awaitLine(t *testing.T, output *lines, want string) {
 // workerNeedsNoInternet looks at what Serve was told: the package comes from
 // the cluster itself, and nothing is installed.
 func workerNeedsNoInternet(t *testing.T) {
-	response, err := http.Get(sys.Ray().Address() + "/api/serve/applications/")
+	response, err := sys.Ray().HTTP().Get(sys.Ray().Address() + "/api/serve/applications/")
 	if err != nil {
 		t.Fatal(err)
 	}

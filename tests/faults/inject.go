@@ -130,7 +130,7 @@ func (r *run) injectRay(ctx context.Context, f Fault) (heal, error) {
 		if err != nil {
 			return nil, err
 		}
-		return complete(nil), victim.signal(syscall.SIGKILL)
+		return complete(nil), r.rig.ray.signal(victim, syscall.SIGKILL)
 	case PauseReplica:
 		return r.pauseReplica(ctx, f)
 	case Poison:
@@ -166,8 +166,8 @@ func (r *run) pauseReplica(ctx context.Context, f Fault) (heal, error) {
 	return func(ctx context.Context) error {
 		sleep(ctx, r.rig.ackWait)
 		// Whatever happens it goes on: Serve could not even stop it.
-		return errors.Join(victim.signal(syscall.SIGCONT), r.rig.ray.complete(context.WithoutCancel(ctx)))
-	}, victim.signal(syscall.SIGSTOP)
+		return errors.Join(r.rig.ray.signal(victim, syscall.SIGCONT), r.rig.ray.complete(context.WithoutCancel(ctx)))
+	}, r.rig.ray.signal(victim, syscall.SIGSTOP)
 }
 
 // skew makes the clock of a node jump. That its replicas live by it is checked
@@ -226,7 +226,7 @@ func (r *run) killAsker(id string) {
 	}
 	for _, one := range all {
 		if one.ID == started.GetReplica() {
-			r.notef("poison %s, attempt %d: kills replica %s: %v", id, started.GetAttempt(), one.ID, one.signal(syscall.SIGKILL))
+			r.notef("poison %s, attempt %d: kills replica %s: %v", id, started.GetAttempt(), one.ID, r.rig.ray.signal(one, syscall.SIGKILL))
 			return
 		}
 	}

@@ -4,12 +4,12 @@ import (
 	"archive/zip"
 	"bytes"
 	"context"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"math"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,6 +17,7 @@ import (
 	"syscall"
 	"time"
 
+	"rayexecutor/minder"
 	"rayexecutor/ray"
 	"rayexecutor/ray/local"
 	"rayexecutor/ray/worker"
@@ -35,12 +36,13 @@ type rayCluster struct {
 	head           *local.Ray
 	nodes          [nodes]*local.Ray
 	gcs, dashboard int
+	token          string // of each head
 	version        int
 }
 
 // startRay starts the nodes and deploys the worker.
 func startRay(ctx context.Context, dir string, environ []string, options ray.Options) (*rayCluster, error) {
-	c := &rayCluster{dir: dir, environ: environ, options: options}
+	c := &rayCluster{dir: dir, environ: environ, options: options, token: rand.Text()}
 	shim, err := os.ReadFile(filepath.Join(system.Root(), "tests", "faults", "sitecustomize.py"))
 	if err != nil {
 		return nil, err
@@ -71,7 +73,7 @@ func venv() string {
 func (c *rayCluster) startHead(ctx context.Context) error {
 	var err error
 	c.head, err = start(ctx, local.Options{
-		Venv: venv(), NumCPUs: -1, IP: "127.0.0.2", Port: c.gcs, DashboardPort: c.dashboard, LogDir: filepath.Join(c.dir, "ray"),
+		Venv: venv(), NumCPUs: -1, IP: "127.0.0.2", Port: c.gcs, DashboardPort: c.dashboard, Token: c.token, LogDir: filepath.Join(c.dir, "ray"),
 	})
 	if err == nil {
 		c.gcs, c.dashboard = c.head.Ports()
@@ -152,7 +154,7 @@ func (c *rayCluster) deploy(ctx context.Context, replicas int) error {
 	ctx, cancel := context.WithTimeout(ctx, 4*time.Minute)
 	defer cancel()
 	if c.version%2 == 0 {
-		environ := append(slices.Clone(c.environ), "RAY_ADDRESS="+c.head.Address(), "WORKER_REPLICAS="+strconv.Itoa(replicas))
+		environ := append(slices.Clone(c.environ), "RAY_ADDRESS="+c.head.Address(), "RAY_AUTH_TOKEN="+c.token, "WORKER_REPLICAS="+strconv.Itoa(replicas))
 		printed, err := system.Output(ctx, environ, program(), "deploy", "--only", "worker")
 		if err != nil {
 			return fmt.Errorf("deploy: %w\n%s", err, printed)
@@ -163,7 +165,7 @@ func (c *rayCluster) deploy(ctx context.Context, replicas int) error {
 	if err != nil {
 		return err
 	}
-	client, err := ray.NewClient(ray.Cluster{Name: "default", Address: c.head.Address()})
+	client, err := ray.NewClient(ray.Cluster{Name: "default", Address: c.head.Address(), Token: c.token})
 	if err != nil {
 		return err
 	}
@@ -202,7 +204,7 @@ type replica system.Replica
 func (c *rayCluster) replicas(ctx context.Context) ([]replica, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	all, err := system.Replicas(ctx, http.DefaultClient, c.head.Address())
+	all, err := system.Replicas(ctx, c.head)
 	if err != nil {
 		return nil, err
 	}
@@ -253,9 +255,14 @@ func (c *rayCluster) skewed(pid int) bool {
 }
 
 // signal sends a signal to a replica; one that has gone needs none.
-func (r replica) signal(signal syscall.Signal) error {
-	if err := syscall.Kill(r.PID, signal); err != nil && !errors.Is(err, syscall.ESRCH) {
-		return fmt.Errorf("%s to replica %s: %w", signal, r.ID, err)
+func (c *rayCluster) signal(one replica, signal syscall.Signal) error {
+	for _, node := range append(c.nodes[:], c.head) {
+		if node == nil || node.IP() != one.NodeIP {
+			continue
+		}
+		if err := node.Signal(one.PID, signal); err != nil && !errors.Is(err, minder.ErrNotOurs) {
+			return fmt.Errorf("%s to replica %s: %w", signal, one.ID, err)
+		}
 	}
 	return nil
 }

@@ -90,7 +90,7 @@ func (r *rig) draw() error {
 
 // startServers starts the function servers and the keepers.
 func (r *rig) startServers() error {
-	rayAddress := "RAY_ADDRESS=" + r.ray.head.Address()
+	ofRay := []string{"RAY_ADDRESS=" + r.ray.head.Address(), "RAY_AUTH_TOKEN=" + r.ray.token}
 	lines := []*line{r.keeperToNATS, r.otherKeeperToNATS}
 	for i := range r.functions {
 		port, err := freePort()
@@ -100,12 +100,12 @@ func (r *rig) startServers() error {
 		r.urls[i] = "http://" + loopback(port)
 		r.functions[i] = &part{
 			log:     filepath.Join(r.dir, fmt.Sprintf("serve-%d.log", i)),
-			environ: append(r.environ(strings.Join(r.functionsToNATS.addresses("nats://"), ",")), "KEEPER=false", "PORT="+strconv.Itoa(port), "GRPC_PORT=0", rayAddress),
+			environ: append(r.environ(strings.Join(r.functionsToNATS.addresses("nats://"), ",")), append(ofRay, "KEEPER=false", "PORT="+strconv.Itoa(port), "GRPC_PORT=0")...),
 			command: []string{program(), "serve"},
 		}
 		r.keepers[i] = &part{
 			log:     filepath.Join(r.dir, fmt.Sprintf("keeper-%d.log", i)),
-			environ: append(r.environ(strings.Join(lines[i].addresses("nats://"), ",")), "PORT=0", rayAddress),
+			environ: append(r.environ(strings.Join(lines[i].addresses("nats://"), ",")), append(ofRay, "PORT=0")...),
 			command: []string{program(), "keeper"},
 		}
 		if err := errors.Join(r.functions[i].start(), r.keepers[i].start()); err != nil {
@@ -139,7 +139,7 @@ func (r *rig) healthy(ctx context.Context) error {
 // versions tells what was tested, and on what.
 func (r *rig) versions(ctx context.Context) string {
 	rayVersion := "unknown"
-	if client, err := ray.NewClient(ray.Cluster{Name: "default", Address: r.ray.head.Address()}); err == nil {
+	if client, err := ray.NewClient(ray.Cluster{Name: "default", Address: r.ray.head.Address(), Token: r.ray.token}); err == nil {
 		defer client.Close()
 		if told, err := client.Version(ctx); err == nil {
 			rayVersion = told

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"rayexecutor/ray"
+	"rayexecutor/ray/local"
 )
 
 // Process is a part that runs as one.
@@ -90,7 +91,7 @@ func (s *System) KillWorkers(ctx context.Context) (int, error) {
 		return 0, err
 	}
 	for killed, pid := range pids {
-		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		if err := s.ray.Signal(pid, syscall.SIGKILL); err != nil {
 			return killed, err
 		}
 	}
@@ -99,7 +100,7 @@ func (s *System) KillWorkers(ctx context.Context) (int, error) {
 
 // WorkerPIDs are the processes of the worker's replicas.
 func (s *System) WorkerPIDs(ctx context.Context) ([]int, error) {
-	replicas, err := Replicas(ctx, s.http, s.ray.Address())
+	replicas, err := Replicas(ctx, s.ray)
 	if err != nil {
 		return nil, err
 	}
@@ -119,12 +120,12 @@ type Replica struct {
 }
 
 // Replicas asks a Ray's dashboard for the worker's, in whatever state.
-func Replicas(ctx context.Context, client *http.Client, dashboard string) ([]Replica, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, dashboard+"/api/serve/applications/", http.NoBody)
+func Replicas(ctx context.Context, head *local.Ray) ([]Replica, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, head.Address()+"/api/serve/applications/", http.NoBody)
 	if err != nil {
 		return nil, err
 	}
-	response, err := client.Do(request)
+	response, err := head.HTTP().Do(request)
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ package system
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -45,6 +46,7 @@ type System struct {
 	port     int
 	url      string
 	root     string
+	token    string // of each Ray
 
 	nats   *Process
 	server *Process
@@ -69,7 +71,7 @@ func New(options Options) (*System, error) {
 		return nil, err
 	}
 	return &System{
-		options: options, natsPort: natsPort, port: port, url: "http://127.0.0.1:" + strconv.Itoa(port), root: Root(),
+		options: options, natsPort: natsPort, port: port, token: rand.Text(), url: "http://127.0.0.1:" + strconv.Itoa(port), root: Root(),
 		http: &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 64}}, accepted: make(map[string]bool),
 	}, nil
 }
@@ -94,7 +96,7 @@ func (s *System) Environ() []string {
 	environ := append(os.Environ(),
 		"NATS_URL="+s.NATSURL(), "PORT="+strconv.Itoa(s.port), "GRPC_PORT=0",
 		"VLLM_URL="+s.options.ModelURL, "VLLM_MODEL="+s.options.Model,
-		"RAY_ADDRESS="+s.rayAddress(),
+		"RAY_ADDRESS="+s.rayAddress(), "RAY_AUTH_TOKEN="+s.token,
 	)
 	return append(environ, s.options.Settings...)
 }
@@ -192,6 +194,7 @@ func (s *System) StartRay(ctx context.Context) error {
 func (s *System) LaunchRay(ctx context.Context) error {
 	options := local.Options{
 		Venv: Venv(), LogDir: filepath.Join(s.options.Dir, "ray"), Env: s.options.Settings, NumCPUs: s.options.RayCPUs,
+		Token: s.token,
 	}
 	if s.ray != nil {
 		options.Port, options.DashboardPort = s.ray.Ports()

@@ -150,7 +150,7 @@ func deadlineStopsGeneration(t *testing.T, sys *system.System) {
 
 // keyStaysOnTheCluster looks for the key where anyone could read it.
 func keyStaysOnTheCluster(t *testing.T, sys *system.System) {
-	response, err := http.Get(sys.Ray().Address() + "/api/serve/applications/")
+	response, err := sys.Ray().HTTP().Get(sys.Ray().Address() + "/api/serve/applications/")
 	if err != nil {
 		t.Fatal(err)
 	}
