@@ -23,6 +23,24 @@ type Cluster struct {
 	Pools []Pool
 }
 
+// PoolsEverywhere returns the declared pools with what is in flight of each in
+// all clusters that serve it: POOLS speaks of one. Where the clusters' file
+// cannot be read here, it counts one.
+func (c *Config) PoolsEverywhere() []Pool {
+	clusters, _ := c.Clusters() // deploying the worker says what is amiss
+	pools := c.Pools()
+	for i := range pools {
+		serving := 0
+		for _, cluster := range clusters {
+			if slices.Contains(cluster.Pools, pools[i]) {
+				serving++
+			}
+		}
+		pools[i].InFlight *= max(1, serving)
+	}
+	return pools
+}
+
 // clusterFile is what RAY_CLUSTERS names.
 type clusterFile struct {
 	Clusters []struct {

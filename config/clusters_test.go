@@ -40,6 +40,25 @@ clusters:
 	}
 }
 
+func TestPoolsEverywhere(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "clusters.yaml")
+	text := "clusters: [{name: a, address: ray://a:1}, {name: b, address: ray://b:1, pools: [large]}]"
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string][]config.Pool{
+		file:      {{Name: "default", InFlight: 1000}, {Name: "large", InFlight: 10}, {Name: "idle", InFlight: 7}},
+		"":        {{Name: "default", InFlight: 1000}, {Name: "large", InFlight: 5}, {Name: "idle", InFlight: 7}},
+		"nowhere": {{Name: "default", InFlight: 1000}, {Name: "large", InFlight: 5}, {Name: "idle", InFlight: 7}},
+	} {
+		settings := config.Config{PoolList: []string{"default", "large:5", "idle:7"}, RayClusters: name}
+		if got := settings.PoolsEverywhere(); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: got %v, want %v", name, got, want)
+		}
+	}
+}
+
 func TestOneClusterWithoutAFile(t *testing.T) {
 	t.Parallel()
 	settings, err := config.Parse(map[string]string{"RAY_ADDRESS": "ray://head:10001", "RAY_AUTH_TOKEN": "t"})

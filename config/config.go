@@ -87,8 +87,8 @@ const (
 	grpcPort = 50056
 )
 
-// DefaultInFlight is how many deliberations of a pool are held by the workers
-// at once where POOLS does not say.
+// DefaultInFlight is how many agents of a pool are in flight at once in a
+// cluster where POOLS does not say.
 const DefaultInFlight = 1000
 
 var poolName = regexp.MustCompile(`^[a-z0-9-]{1,32}$`)
@@ -219,7 +219,7 @@ func (c *Config) fill(settings map[string]string) {
 // Pool is a declared queue.
 type Pool struct {
 	Name string
-	// InFlight is how many of its deliberations the workers hold at once.
+	// InFlight is how many of its agents are in flight at once in a cluster.
 	InFlight int
 }
 

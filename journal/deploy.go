@@ -35,7 +35,8 @@ const (
 // Pool is a queue to make a consumer for.
 type Pool struct {
 	Name string
-	// InFlight is how many of its deliberations the workers hold at once.
+	// InFlight is how many of its deliberations the workers of all clusters hold
+	// at once, at the most: as many as agents are in flight.
 	InFlight int
 }
 

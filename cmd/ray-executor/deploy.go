@@ -71,7 +71,7 @@ func layoutOf(settings config.Config) journal.Layout {
 		Replicas: settings.JournalReplicas, MaxAge: settings.JournalMaxAge, MaxBytes: settings.JournalMaxBytes,
 		AgentResponses: settings.AgentResponses, Relay: settings.Sink != "",
 	}
-	for _, pool := range settings.Pools() {
+	for _, pool := range settings.PoolsEverywhere() {
 		layout.Pools = append(layout.Pools, journal.Pool(pool))
 	}
 	return layout

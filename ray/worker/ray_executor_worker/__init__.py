@@ -7,6 +7,7 @@ back. Where to start reading:
 - ``app``: what Serve deploys
 - ``worker``: everything that one replica holds, from start to hand-back
 - ``puller``: how work arrives
+- ``slots``: how many agents a replica has in flight, and who waits
 - ``deliberation``: one deliberation, from claim to end
 - ``journal``: the compare-and-set that decides every race
 - ``prompts``: what each agent is asked, and what is too large

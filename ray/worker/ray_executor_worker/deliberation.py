@@ -11,7 +11,7 @@ import enum
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 from .endpoint import CallError
 from .journal import (
@@ -39,6 +39,7 @@ from .model import ModelClient
 from .prompts import Prompts
 from .puller import Delivery
 from .retry import Progress
+from .slots import MOST_AGENTS, weight
 
 log = logging.getLogger(f"ray.serve.{__name__}")
 
@@ -103,13 +104,21 @@ class Deliberation:
         "_recorded",
         "_requested",
         "_results",
+        "_shrink",
+        "_size",
         "_subjects",
         "attempt",
         "ending",
     )
 
-    def __init__(self, context: Context, delivery: Delivery, data: bytes) -> None:
+    def __init__(
+        self, context: Context, delivery: Delivery, data: bytes, shrink: Callable[[int], None]
+    ) -> None:
         self._context = context
+        # Told how many slots are enough, as agents end.
+        self._shrink = shrink
+        # The request's, in bytes.
+        self._size = len(data)
         self._journal = context.journal
         self._delivery = delivery
         self._data = data
@@ -189,6 +198,7 @@ class Deliberation:
         )
         if message.request_ref:
             whole = await self._journal.fetch(message.request_ref, self._until_end())
+            self._size = len(whole)
             message.request.CopyFrom(self._context.schema.parse(REQUESTED, whole).request)
         requested = read_requested(message)
         if requested.deliberation_id != self._delivery.id or not requested.agents:
@@ -339,6 +349,7 @@ class Deliberation:
             return
         # What asyncio.wait does with a timeout, in a kilobyte less: thousands wait here.
         self._asked, self._over = len(tasks), loop.create_future()
+        self._shrink(weight(self._asked, self._size))
         for task in tasks:
             task.add_done_callback(self._answered)
         timer = loop.call_at(self._deadline, self._no_more)
@@ -350,6 +361,7 @@ class Deliberation:
 
     def _answered(self, _task: asyncio.Task[None]) -> None:
         self._asked -= 1
+        self._shrink(weight(self._asked, self._size))
         if not self._asked:
             self._no_more()
 
@@ -493,6 +505,19 @@ class Deliberation:
 
     def _until_end(self) -> float:
         return max(self._deadline, self._now()) + _GRACE_S
+
+
+def weigh(schema: Schema, delivery: Delivery, data: bytes) -> int:
+    """The slots that a deliberation takes, before anything of it is known."""
+    if delivery.delivered > MAX_DELIVERIES:
+        return 1  # reading it may be what brings workers down
+    try:
+        message = schema.parse(REQUESTED, data)
+    except UnreadableError:
+        return 1
+    if message.request_ref:
+        return MOST_AGENTS
+    return weight(len(message.request.agents), len(data))
 
 
 async def cancel(tasks: Iterable[asyncio.Task[Any]]) -> None:

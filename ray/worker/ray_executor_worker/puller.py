@@ -1,8 +1,9 @@
 """How work arrives: a pull on a pool's durable consumer.
 
-There is one request at a time, for as many deliberations as there is room for.
-The server answers it as work comes in, so a deliberation costs no poll; when
-all slots are taken nothing is asked for, and the work is left to others.
+There is one request at a time, for as many deliberations as there is likely room
+for: how many agents one has shows when it is here. The server answers as work
+comes in, so a deliberation costs no poll; while all slots are taken, or one
+waits for them, nothing is asked for, and the work is left to others.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from nats.aio.msg import Msg
 
 from .connection import Connection, UnavailableError, status_of
 from .journal import STREAM
+from .slots import Place, Slots
 from .teller import Teller
 
 log = logging.getLogger(f"ray.serve.{__name__}")
@@ -38,9 +40,18 @@ _RETRY_S = (0.5, 5.0)
 # again us (a request that the server holds and we have given up), it waits.
 _HAND_BACKS = 3
 _HAND_BACK_S = (0.1, 30.0)
-_BATCH = 1_000
+# The most that one request asks for: what comes of it may have to wait here.
+_BATCH = 256
+_BATCH_BYTES = 8 * 1024 * 1024
+# So many wait for slots; what was handed out more often than that waits in any
+# case, for after some fifty deliveries it is given up.
+_WAITING = 16
+_HELD_ANYWAY = 10
+# How fast the expected number of slots follows what comes.
+_LEARNING = 8
 # Ends a request in the ordinary way: it expired, or took what there was.
 _SPENT = frozenset({"404", "408"})
+_SPENT_BYTES = ("Message Size Exceeds MaxBytes", "Batch Completed")
 _HEARTBEAT = "100"
 _NO_RESPONDERS = "503"
 
@@ -68,30 +79,31 @@ class Puller:
         self,
         connection: Connection,
         pool: str,
-        slots: int,
-        accept: Callable[[Delivery, bytes], bool],
+        slots: Slots,
+        accept: Callable[[Delivery, bytes], Optional[Place]],
     ) -> None:
         self._connection = connection
         self._pool = pool
-        self._slots = slots
-        # Takes a delivery over; False where it took no slot.
+        self.slots = slots
+        slots.changed = self._freed
+        # Takes a delivery over, and says what place it needs; None where it
+        # had that before.
         self._accept = accept
+        # Slots that a deliberation takes, of late.
+        self._mean = 1.0
         # How long the server waits for a word about what is held.
         self.ack_wait = _ACK_WAIT_S
         self._inbox = ""
         self._numbers = itertools.count(1)
         self._open: Optional[str] = None  # the inbox of the request in force
         self._wanted = 0
-        self._held = 0
         self._heard_at = 0.0
         self._wake = asyncio.Event()
         self._refused = ""
         self._stopping = False
         self._teller = Teller(log)
 
-    def release(self) -> None:
-        """Gives a slot back."""
-        self._held -= 1
+    def _freed(self) -> None:
         if self._open is None:
             self._wake.set()
 
@@ -136,13 +148,14 @@ class Puller:
             await self._connection.unsubscribe(f"{self._inbox}.*")
 
     async def _request(self) -> None:
-        room = self._slots - self._held
+        room = self.slots.free
         if self._open is not None or room <= 0 or self._stopping:
             return
-        batch = min(room, _BATCH)
+        batch = min(max(1, int(room / self._mean)), _BATCH)
         inbox = f"{self._inbox}.{next(self._numbers)}"
         query = {
             "batch": batch,
+            "max_bytes": _BATCH_BYTES,
             "expires": _EXPIRES_S * 1_000_000_000,
             "idle_heartbeat": _HEARTBEAT_S * 1_000_000_000,
         }
@@ -176,24 +189,29 @@ class Puller:
         if status is not None:
             self._on_status(status, message)
             return
-        # A request that was given up may still bring something.
-        if self._stopping or self._held >= self._slots:
+        # Before anything is awaited: what comes next has its place behind this.
+        if self._stopping or self._too_many(message):
             await self._hand_back(message)
-            return
-        if self._accept(_delivery(message, self._pool), message.data):
-            self._held += 1
+        else:
+            place = self._accept(_delivery(message, self._pool), message.data)
+            if place is not None:
+                self._mean += (place.weight - self._mean) / _LEARNING
+                self.slots.enter(place)
         if self._open is None:
             return
         self._wanted -= 1
         if self._wanted == 0:
             self.reset()
 
+    def _too_many(self, message: Msg) -> bool:
+        return self.slots.waiting >= _WAITING and message.metadata.num_delivered <= _HELD_ANYWAY
+
     def _on_status(self, status: str, message: Msg) -> None:
         if status == _HEARTBEAT or message.subject != self._open:
             return
-        if status not in _SPENT:
-            # nats-py leaves further headers in the description.
-            told = (message.headers or {}).get("Description", "").partition("\n")[0].strip()
+        # nats-py leaves further headers in the description.
+        told = (message.headers or {}).get("Description", "").partition("\n")[0].strip()
+        if status not in _SPENT and told not in _SPENT_BYTES:
             if status == _NO_RESPONDERS:
                 told = "no such consumer; has deploy made it?"
             self._refused = f"{status} {told}"

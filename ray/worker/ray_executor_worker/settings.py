@@ -31,7 +31,7 @@ class Settings:
     """The Serve application's args, and for the rest the environment's settings."""
 
     nats_urls: tuple[str, ...]
-    # Pool to the number of deliberations that one replica holds of it.
+    # Pool to the number of agents that the cluster has in flight of it.
     pools: Mapping[str, int]
     model_hosts: tuple[str, ...]
     cluster: str = ""
@@ -57,6 +57,10 @@ class Settings:
             version=_text(args, "version"),
             replicas=_count("replicas", args.get("replicas", 1)),
         )
+
+    def slots(self) -> dict[str, int]:
+        """One replica's share of each pool, in agents."""
+        return {pool: -(-agents // self.replicas) for pool, agents in self.pools.items()}
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:

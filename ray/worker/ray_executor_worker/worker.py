@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Optional
@@ -12,13 +13,14 @@ from nats.aio.msg import Msg
 
 from .clock import JournalClock
 from .connection import Connection, UnavailableError
-from .deliberation import Context, Deliberation, Settlement, cancel
+from .deliberation import Context, Deliberation, Settlement, cancel, weigh
 from .hosts import AllowedHosts
 from .journal import AbandonedError, Event, Expectation, Journal, stopped_subject
 from .messages import Schema, UnreadableError
 from .model import ModelClient
 from .puller import ACK, IN_PROGRESS, NAK, Delivery, Puller
 from .settings import Secrets, Settings
+from .slots import Place, Slots
 
 log = logging.getLogger(f"ray.serve.{__name__}")
 
@@ -26,6 +28,11 @@ log = logging.getLogger(f"ray.serve.{__name__}")
 _BEATS = 3
 # How often the server is asked for its time, and for the ack waits.
 _OBSERVE_S = 15.0
+# Whether what is held is over is asked of the leader so many at a time, and after
+# a reconnect not by all workers at once: they share the server's queue, which
+# drops everything where it overflows.
+_CHECKS_AT_ONCE = 8
+_JITTER_S = 2.0
 # Handing back does not wait longer for a journal that does not answer.
 _NOTE_S = 2.0
 # The ends that others write: cancels, and failures by the keeper or another
@@ -37,10 +44,13 @@ _ENDS = ("deliberation.done.cancelled.*", "deliberation.done.failed.*")
 class _Held:
     """A deliberation in this replica's hands."""
 
+    id: str
     deliberation: Deliberation
     puller: Puller
     reply: str
     beaten_at: float
+    place: Place
+    # None while it waits for slots.
     task: Optional[asyncio.Task[None]] = None
     # Why its task is being cancelled: it ended, or another worker has it.
     ended: bool = False
@@ -77,22 +87,23 @@ class Worker:
             replica=replica,
         )
         self._pullers = {
-            pool: Puller(self._connection, pool, slots, partial(self._accept, pool))
-            for pool, slots in settings.pools.items()
+            pool: Puller(self._connection, pool, Slots(slots), partial(self._accept, pool))
+            for pool, slots in settings.slots().items()
         }
         self._held: dict[str, _Held] = {}
         self._helpers: set[asyncio.Task[None]] = set()
+        self._checks = asyncio.Semaphore(_CHECKS_AT_ONCE)
         self._connected = asyncio.Event()
         self._failure: Optional[BaseException] = None
 
     def start(self) -> None:
         """Begins, inside a running event loop; never waits for NATS."""
         log.info(
-            "worker %s of cluster %r: package %s, pools %s",
+            "worker %s of cluster %r: package %s, slots %s",
             self._context.replica,
             self._settings.cluster,
             self._settings.version or "unnamed",
-            dict(self._settings.pools),
+            self._settings.slots(),
         )
         self._help(self._connection.keep())
         self._help(self._begin())
@@ -104,6 +115,9 @@ class Worker:
         What is left then is handed back, so that another worker has it at once.
         """
         await asyncio.gather(*(puller.stop() for puller in self._pullers.values()))
+        for h in reversed(list(self._held.values())):
+            # Model: HandBack.
+            await self._drop_waiting(h, NAK)
         tasks = [h.task for h in self._held.values() if h.task is not None]
         if tasks and patience_s and self._connection.connected:
             log.info("worker %s drains: %d held", self._context.replica, len(tasks))
@@ -170,8 +184,13 @@ class Worker:
         self._connected.set()
         for puller in self._pullers.values():
             puller.reset()
-        # Whatever ended while the connection was away was not heard.
-        for held in self._held.values():
+        if self._held:
+            self._help(self._check_all())
+
+    async def _check_all(self) -> None:
+        """Looks at what is held: what ended while the connection was away was not heard."""
+        await asyncio.sleep(random.uniform(0, _JITTER_S))  # noqa: S311
+        for held in list(self._held.values()):
             self._check(held)
 
     async def _keep_observing(self) -> None:
@@ -186,22 +205,41 @@ class Worker:
 
     # Work
 
-    def _accept(self, pool: str, delivery: Delivery, data: bytes) -> bool:
+    def _accept(self, pool: str, delivery: Delivery, data: bytes) -> Optional[Place]:
         now = asyncio.get_running_loop().time()
         known = self._held.get(delivery.id)
         if known is not None:
             # Our heartbeats were lost and it came back to us: go on with it.
             known.reply, known.beaten_at = delivery.reply, now
-            return False
-        deliberation = Deliberation(self._context, delivery, data)
-        held = _Held(deliberation, self._pullers[pool], delivery.reply, now)
+            return None
+        puller = self._pullers[pool]
+        place = Place(
+            weigh(self._context.schema, delivery, data), partial(self._start, delivery.id)
+        )
+        deliberation = Deliberation(
+            self._context, delivery, data, partial(puller.slots.shrink, place)
+        )
         # Model: Take.
-        self._held[delivery.id] = held
-        held.task = asyncio.create_task(self._run(held, delivery.id))
-        held.task.add_done_callback(lambda _: self._pullers[pool].release())
-        return True
+        self._held[delivery.id] = _Held(
+            delivery.id, deliberation, puller, delivery.reply, now, place
+        )
+        return place
 
-    async def _run(self, held: _Held, deliberation_id: str) -> None:
+    def _start(self, deliberation_id: str) -> None:
+        held = self._held[deliberation_id]
+        held.task = asyncio.create_task(self._run(held))
+        held.task.add_done_callback(lambda _: held.puller.slots.leave(held.place))
+
+    async def _drop_waiting(self, held: _Held, say: bytes) -> None:
+        """Lets go of what has not been started."""
+        if self._held.get(held.id) is not held or held.task is not None:
+            return
+        del self._held[held.id]
+        held.puller.slots.leave(held.place)
+        if say:
+            await self._send(held.reply, say)
+
+    async def _run(self, held: _Held) -> None:
         try:
             settlement = await held.deliberation.run()
         except asyncio.CancelledError:
@@ -210,9 +248,9 @@ class Worker:
             settlement = Settlement.ENDED if held.ended else Settlement.LEFT
         except Exception:
             # Redelivered after the ack wait, and given up after some attempts.
-            log.exception("%s: not seen through", deliberation_id)
+            log.exception("%s: not seen through", held.id)
             settlement = Settlement.LEFT
-        del self._held[deliberation_id]
+        del self._held[held.id]
         if settlement is Settlement.ENDED:
             held.ended = True
             # Model: Ack.
@@ -223,12 +261,14 @@ class Worker:
         while True:
             await asyncio.sleep(1)
             now = asyncio.get_running_loop().time()
-            for held in list(self._held.values()):
+            # The youngest first: to drop one that waits lets none behind it in.
+            for held in reversed(list(self._held.values())):
                 silence, ack_wait = now - held.beaten_at, held.puller.ack_wait
                 if silence < ack_wait / _BEATS:
                     continue
                 if silence > ack_wait:
                     # We were paused: it may be another worker's by now.
+                    await self._drop_waiting(held, b"")
                     self._check(held)
                 held.beaten_at = now
                 await self._send(held.reply, IN_PROGRESS)
@@ -251,17 +291,20 @@ class Worker:
         A subscriber also hears what the stream then refused: the leader knows.
         """
         try:
-            # Model: StopAtEnd.
-            held.ended = held.ended or await held.deliberation.ended()
-            if not held.ended:
-                # Model: StopWhenSuperseded.
-                held.superseded = await held.deliberation.superseded()
+            async with self._checks:
+                # Model: StopAtEnd.
+                held.ended = held.ended or await held.deliberation.ended()
+                if not held.ended:
+                    # Model: StopWhenSuperseded.
+                    held.superseded = await held.deliberation.superseded()
         except (AbandonedError, UnreadableError) as error:
             log.debug("whether it is over: %s", error)
         finally:
             held.checking = False
         if (held.ended or held.superseded) and held.task is not None:
             await cancel([held.task])
+        elif held.ended:
+            await self._drop_waiting(held, ACK)
 
     # Small things
 

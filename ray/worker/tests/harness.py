@@ -308,9 +308,9 @@ def a(id_: str, model: str = "", **more: str) -> dict[str, str]:
 class FakeModel:
     """An OpenAI-compatible server; the model's name says what it does.
 
-    `ok`, `slow` (until it is let go), `empty`, `big`, `404`, `500`, `500x1`
-    (once; `500x1-2` and the like count apart), `string-error`, `broken` (cut off
-    in the body), `cut` (no answer).
+    `ok`, `pause` (for a moment), `slow` and `wait-…` (until it is let go), `empty`,
+    `big`, `404`, `500`, `500x1` (once; `500x1-2` and the like count apart),
+    `string-error`, `broken` (cut off in the body), `cut` (no answer).
     """
 
     def __init__(self) -> None:
@@ -318,6 +318,7 @@ class FakeModel:
         self.requests: list[dict[str, Any]] = []
         self.headers: list[dict[str, str]] = []
         self.open = 0
+        self.most = 0
         self.aborted = 0
         self.let_go = asyncio.Event()
         self.url = ""
@@ -352,6 +353,7 @@ class FakeModel:
         name: str = asked["model"]
         self.calls[name] += 1
         self.open += 1
+        self.most = max(self.most, self.open)
         try:
             return await self._answer(request, name)
         except asyncio.CancelledError:
@@ -361,8 +363,10 @@ class FakeModel:
             self.open -= 1
 
     async def _answer(self, request: web.Request, name: str) -> web.StreamResponse:
-        if name == "slow":
+        if name == "slow" or name.startswith("wait-"):
             await self.let_go.wait()
+        if name == "pause":
+            await asyncio.sleep(0.02)
         if name == "moved":
             raise web.HTTPTemporaryRedirect("/elsewhere")
         if name == "string-error":

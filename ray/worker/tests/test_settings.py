@@ -114,3 +114,8 @@ def test_creds_without_nkeys_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setitem(__import__("sys").modules, "nkeys", None)
     with pytest.raises(SettingError, match="nkeys"):
         Secrets({"NATS_CREDS": "/some"}).nats_options()
+
+
+def test_replicas_share_what_a_pool_has_in_flight() -> None:
+    settings = Settings.read({**ARGS, "pools": {"default": 1000, "gpu": 1}, "replicas": 3}, {})
+    assert settings.slots() == {"default": 334, "gpu": 1}

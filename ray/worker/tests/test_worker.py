@@ -215,8 +215,9 @@ async def test_what_no_worker_lives_to_start_is_given_up(
 
 
 async def test_what_is_handed_back_does_not_go_round(
-    journalist: Journalist, model: FakeModel
+    journalist: Journalist, model: FakeModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("ray_executor_worker.puller._WAITING", 1)
     async with working(journalist, slots=1) as worker:
         await journalist.submit("d1", [a("a1", "slow")], model.url)
         await until(lambda: model.open, 1)
@@ -228,13 +229,16 @@ async def test_what_is_handed_back_does_not_go_round(
             reply=lost,
         )
         await journalist.submit("d2", [a("a1")], model.url)
+        await until(lambda: worker._pullers["default"].slots.waiting, 1)
+        await journalist.submit("d3", [a("a1")], model.url)
         await asyncio.sleep(2)
         pool = await journalist.nc.jetstream().consumer_info(STREAM, "pool-default")
         assert pool.delivered is not None
-        # d1, and d2 four times, then after 0.1, 0.2, 0.4 and 0.8 s.
-        assert 5 <= pool.delivered.consumer_seq <= 9
+        # d1 and d2, and d3 four times, then after 0.1, 0.2, 0.4 and 0.8 s.
+        assert 6 <= pool.delivered.consumer_seq <= 10
         model.let_go.set()
-        assert (await journalist.end("d2"))[0] == "completed"
+        for id_ in ("d2", "d3"):
+            assert (await journalist.end(id_))[0] == "completed"
 
 
 async def test_an_interest_that_could_not_be_drained_is_gone(
@@ -541,6 +545,32 @@ async def test_a_cancel_during_an_absence_is_noticed(
         await journalist.cancel("d1")
         await worker._connection.client.force_reconnect()
         await until(lambda: model.aborted, 1)
+        await journalist.settled()
+
+
+async def test_a_reconnect_asks_the_leader_few_things_at_a_time(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    """Its queue is shared by all workers, and is dropped as a whole where it overflows."""
+    under_way, most, asked = 0, 0, 0
+
+    async def begin(subject: str) -> None:
+        nonlocal under_way, most, asked
+        if ".MSG.GET." in subject:
+            under_way, asked = under_way + 1, asked + 1
+            most = max(most, under_way)
+            await asyncio.sleep(0.01)
+            under_way -= 1
+
+    async with working(journalist) as worker:
+        for i in range(60):
+            await journalist.submit(f"d{i}", [a("a1", "slow")], model.url)
+        await until(lambda: model.open, 60)
+        intercept(worker, before=begin)
+        await worker._connection.client.force_reconnect()
+        await until(lambda: asked, 120)
+        assert most == 8
+        model.let_go.set()
         await journalist.settled()
 
 
