@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
+	"os"
 	"regexp"
 	"slices"
 	"strings"
@@ -23,6 +24,8 @@ func (c *Config) validate() error {
 		inRange("GRPC_PORT", c.GRPCPort, 0, 65535),
 		inRange("WORKER_REPLICAS", c.WorkerReplicas, 1, 1000),
 		oneOf("JOURNAL_REPLICAS", c.JournalReplicas, 1, 3, 5),
+		readable("NATS_CREDS", c.NATSCreds),
+		readable("NATS_CA", c.NATSCA),
 		areURLs("NATS_URL", c.NATSURL, "nats", "tls", "ws", "wss"),
 		areURLs("WORKER_NATS_URL", c.WorkerNATSURL, "nats", "tls", "ws", "wss"),
 		isURL("RAY_ADDRESS", c.RayAddress, "ray", "http", "https"),
@@ -87,6 +90,18 @@ func (c *Config) checkJournal() error {
 		return fmt.Errorf("JOURNAL_MAX_BYTES=%d: must be 16777216 (16 MiB) or more, or -1 for no limit", c.JournalMaxBytes)
 	}
 	return nil
+}
+
+// readable checks a file that a setting names; no waiting mends a missing one.
+func readable(name, path string) error {
+	if path == "" {
+		return nil
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("%s: %w: name a file that can be read", name, err)
+	}
+	return file.Close()
 }
 
 func inRange(name string, value, low, high int) error {

@@ -11,6 +11,7 @@ import (
 	"maps"
 	"net/url"
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -131,6 +132,9 @@ func Parse(settings map[string]string) (Config, error) {
 		return Config{}, named(err, settings)
 	}
 	config.fill(settings)
+	if err := config.absolute(); err != nil {
+		return Config{}, err
+	}
 	if err := config.validate(); err != nil {
 		return Config{}, err
 	}
@@ -214,6 +218,22 @@ func (c *Config) fill(settings map[string]string) {
 			c.ModelHosts = []string{parsed.Host}
 		}
 	}
+}
+
+// absolute makes the paths independent of the working directory: Ray's
+// processes run elsewhere.
+func (c *Config) absolute() error {
+	for _, path := range []*string{&c.NATSCreds, &c.NATSCA, &c.RayClusters} {
+		if *path == "" {
+			continue
+		}
+		absolute, err := filepath.Abs(*path)
+		if err != nil {
+			return fmt.Errorf("read the settings: %w", err)
+		}
+		*path = absolute
+	}
+	return nil
 }
 
 // Pool is a declared queue.

@@ -4,6 +4,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
@@ -33,8 +34,15 @@ func TestDefaults(t *testing.T) {
 
 func TestEverySettingIsRead(t *testing.T) {
 	t.Parallel()
+	folder := t.TempDir()
+	creds, authority := filepath.Join(folder, "creds"), filepath.Join(folder, "ca")
+	for _, path := range []string{creds, authority} {
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
 	given := map[string]string{
-		"HOST": "10.0.0.1", "PORT": "1", "GRPC_PORT": "50057", "AUTH": "none", "NATS_URL": "nats://a:4222,tls://b:4222", "NATS_CREDS": "/creds", "NATS_CA": "/ca",
+		"HOST": "10.0.0.1", "PORT": "1", "GRPC_PORT": "50057", "AUTH": "none", "NATS_URL": "nats://a:4222,tls://b:4222", "NATS_CREDS": creds, "NATS_CA": authority,
 		"WORKER_NATS_URL": "ws://c", "RAY_ADDRESS": "https://ray:8265", "RAY_AUTH_TOKEN": "token", "WORKER_REPLICAS": "2", "WORKER_PIP": "true",
 		"POOLS": "default, gpu:7", "MODEL_HOSTS": "vllm:8000, *.models", "VLLM_URL": "http://vllm:8000/base", "VLLM_MODEL": "m", "VLLM_API_KEY": "key",
 		"FUNCTIONS": "submit, status", "KEEPER": "false", "AGENT_RESPONSES": "true",
@@ -46,7 +54,7 @@ func TestEverySettingIsRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := config.Config{
-		Host: "10.0.0.1", Port: 1, GRPCPort: 50057, Auth: "none", NATSURL: "nats://a:4222,tls://b:4222", NATSCreds: "/creds", NATSCA: "/ca", WorkerNATSURL: "ws://c",
+		Host: "10.0.0.1", Port: 1, GRPCPort: 50057, Auth: "none", NATSURL: "nats://a:4222,tls://b:4222", NATSCreds: creds, NATSCA: authority, WorkerNATSURL: "ws://c",
 		RayAddress: "https://ray:8265", RayAuthToken: "token", WorkerReplicas: 2, WorkerPIP: true,
 		PoolList: []string{"default", "gpu:7"}, ModelHosts: []string{"vllm:8000", "*.models"}, VLLMURL: "http://vllm:8000/base", VLLMModel: "m", VLLMAPIKey: "key",
 		Functions: []string{"submit", "status"}, JournalReplicas: 3, JournalMaxAge: 25 * time.Hour, JournalMaxBytes: -1,
@@ -108,6 +116,8 @@ func TestAMalformedSettingNamesItself(t *testing.T) {
 		"NATS_URL=http://a":          "nats://",
 		"NATS_URL=nats://":           "a host",
 		"NATS_URL=nats://a,":         "a host",
+		"NATS_CREDS=/nowhere":        "open /nowhere: no such file",
+		"NATS_CA=nowhere":            "name a file that can be read",
 		"WORKER_NATS_URL=a":          "nats://",
 		"RAY_ADDRESS=auto":           "ray://, http://, https://",
 		"RAY_ADDRESS=ray://":         "a host",
@@ -227,6 +237,30 @@ func TestTheFileStandsWhereTheEnvironmentIsSilent(t *testing.T) {
 	}
 	if got.Port != 9001 || got.VLLMModel != "a b # c" || got.VLLMAPIKey != "key" || len(got.Pools()) != 2 || got.LogFormat != "auto" {
 		t.Errorf("got %+v", got)
+	}
+}
+
+// A relative path, of the environment or of the file, is one of the working
+// directory, and stays it.
+func TestPathsAreAbsolute(t *testing.T) {
+	inFolder(t, "NATS_CREDS=creds\nRAY_CLUSTERS=clusters.yaml\n")
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"creds": "", "ca": "", "clusters.yaml": "clusters: [{name: a, address: ray://a:1}]"} {
+		if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := config.Load([]string{"NATS_CA=./ca"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, path := range map[string]string{"creds": got.NATSCreds, "ca": got.NATSCA, "clusters.yaml": got.RayClusters} {
+		if path != filepath.Join(here, want) {
+			t.Errorf("%s is %s", want, path)
+		}
 	}
 }
 

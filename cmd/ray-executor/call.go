@@ -26,14 +26,14 @@ type caller struct {
 
 func (p program) newCaller(use, short string, args cobra.PositionalArgs) *caller {
 	c := &caller{Command: &cobra.Command{Use: use, Short: short, Args: args}, out: p.out}
-	c.Flags().StringVar(&c.server, "server", "http://localhost:8080", "the function server's `URL`")
+	c.Flags().StringVar(&c.server, "server", "", serverUsage)
 	c.Flags().StringVarP(&c.output, "output", "o", "text", "`form` of the output: text or json")
 	c.PreRunE = func(*cobra.Command, []string) error { return checkOutput(c.output) }
 	return c
 }
 
 func (c *caller) call(request, reply proto.Message) error {
-	return newClient(c.server).call(c.Context(), request, reply)
+	return newClient(serverURL(c.server)).call(c.Context(), request, reply)
 }
 
 // show writes a reply as JSON where that was asked for, else by text.
@@ -198,7 +198,7 @@ func (p program) watchCommand() *cobra.Command {
 // ended. One that failed or was cancelled is an error, for scripts.
 func (c *caller) watch(id string) error {
 	progress := newProgress(c.out, c.output == "text")
-	status, err := follow(c.Context(), newClient(c.server), id, progress.show)
+	status, err := follow(c.Context(), newClient(serverURL(c.server)), id, progress.show)
 	if err != nil {
 		return err
 	}

@@ -105,7 +105,7 @@ func (p program) deadRetryCommand() *cobra.Command {
 every one. What the server accepts is on the list no longer; retrying twice is
 one deliberation.`,
 	}, func(ctx context.Context, id string) error {
-		settings, log, err := p.load()
+		settings, log, err := p.loadBeside()
 		if err != nil {
 			return err
 		}
@@ -116,7 +116,7 @@ one deliberation.`,
 		defer from.Close()
 		results := tally{out: p.out}
 		submit := func(ctx context.Context, request *pb.ExecuteDeliberationRequest) error {
-			return newClient(server).call(ctx, request, &pb.ExecuteDeliberationResponse{})
+			return newClient(serverURL(server)).call(ctx, request, &pb.ExecuteDeliberationResponse{})
 		}
 		if err := keeper.RetryDead(ctx, from, id, submit, func(id, anew string, refused error) {
 			results.tell(id, "submitted as "+anew, refused)
@@ -125,6 +125,6 @@ one deliberation.`,
 		}
 		return results.err()
 	})
-	command.Flags().StringVar(&server, "server", "http://localhost:8080", "the function server's `URL`")
+	command.Flags().StringVar(&server, "server", "", serverUsage)
 	return command
 }

@@ -34,7 +34,7 @@ keeps it, and "event" in it can be posted to the broker again.`,
 			server := newServer(deadLetters(log))
 			var group run.Group
 			for _, listener := range listeners {
-				addServer(&group, server, listener)
+				addServer(&group, server, listener, p.hurry)
 			}
 			group.Add(run.ContextHandler(command.Context()))
 			return group.Run()

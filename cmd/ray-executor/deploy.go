@@ -25,7 +25,7 @@ worker on RAY_ADDRESS. It is safe to repeat: what is as it should be is left
 alone, and so are other applications of the cluster.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			settings, log, err := p.load()
+			settings, log, err := p.loadBeside()
 			if err != nil {
 				return err
 			}
@@ -59,7 +59,8 @@ func deployJournal(ctx context.Context, settings config.Config, log *slog.Logger
 		return err
 	}
 	defer events.Close()
-	if err := events.Deploy(ctx, layoutOf(settings)); err != nil {
+	err = during(say, "journal: still being made", func() error { return events.Deploy(ctx, layoutOf(settings)) })
+	if err != nil {
 		return err
 	}
 	say("journal: streams and consumers are in place")
@@ -101,8 +102,9 @@ func deployOn(ctx context.Context, client *ray.Client, cluster config.Cluster, s
 	for _, pool := range cluster.Pools {
 		pools[pool.Name] = pool.InFlight
 	}
-	return ray.Deploy(ctx, client, ray.Options{
+	options := ray.Options{
 		NATSURL: settings.WorkerNATSURL, Pools: pools, ClusterName: cluster.Name,
 		ModelHosts: settings.ModelHosts, Replicas: settings.WorkerReplicas, PIP: settings.WorkerPIP, Progress: say,
-	})
+	}
+	return during(say, "worker: still being deployed", func() error { return ray.Deploy(ctx, client, options) })
 }

@@ -4,18 +4,13 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"maps"
-	"net"
 	"path/filepath"
 	"slices"
-	"strconv"
-	"syscall"
 	"time"
 
-	"github.com/nats-io/nats-server/v2/server"
 	"github.com/oklog/run"
 	"github.com/spf13/cobra"
 
@@ -39,9 +34,13 @@ VLLM_URL, RAY_ADDRESS.`,
 		RunE: func(command *cobra.Command, _ []string) error { return d.run(command.Context()) },
 	}
 	command.Flags().StringVar(&d.venv, "venv", ".venv", "the Python environment with Ray in it, as `make run` makes it")
-	command.Flags().StringVar(&d.data, "data", ".ray-executor", "the `FOLDER` that the journal and the logs are kept in")
+	command.Flags().StringVar(&d.data, "data", devData, "the `FOLDER` that the journal and the logs are kept in")
 	return command
 }
+
+// rayPatience is how long Ray may take to start: some seconds, and more on a
+// machine that reads its files for the first time.
+const rayPatience = 3 * time.Minute
 
 // dev is everything on one machine.
 type dev struct {
@@ -51,20 +50,14 @@ type dev struct {
 	started time.Time
 	given   map[string]string // the settings; each part that starts adds its own
 	stops   []func()          // in the order of their start
+	folder  *devFolder
 	open    doors
 }
 
 func (d *dev) run(ctx context.Context) error {
-	given, err := config.Given(d.environ)
-	if err != nil {
-		return err
-	}
-	d.given = given
+	ctx, d.out = untilBroken(ctx, d.out)
 	defer d.stop()
-	if err := d.openDoors(ctx); err != nil {
-		return err
-	}
-	for _, part := range []func(context.Context) error{d.startNATS, d.startModel, d.startRay, d.deploy} {
+	for _, part := range []func(context.Context) error{d.check, d.startNATS, d.startModel, d.startRay, d.deploy} {
 		if err := part(ctx); err != nil {
 			return err
 		}
@@ -72,27 +65,12 @@ func (d *dev) run(ctx context.Context) error {
 	return d.serve(ctx)
 }
 
-// openDoors takes the ports before anything slow starts: whoever calls
-// meanwhile is answered once all is up.
-func (d *dev) openDoors(ctx context.Context) error {
-	settings, _, err := d.settings()
-	if err != nil {
-		return err
-	}
-	settings.GRPCDefault = true // dev goes on without, whoever set it
-	if d.open, err = openDoors(ctx, settings); errors.Is(err, syscall.EADDRINUSE) {
-		return fmt.Errorf("%w, as in PORT=%d make run", err, portSetting{"PORT", settings.Port}.another())
-	} else if err != nil {
-		return err
-	}
-	d.stops = append(d.stops, d.open.close)
-	return nil
-}
-
 // sayf tells of progress, with the seconds since the start.
 func (d *dev) sayf(format string, args ...any) {
 	fmt.Fprintf(d.out, "%6.1fs  %s\n", time.Since(d.started).Seconds(), fmt.Sprintf(format, args...))
 }
+
+func (d *dev) say(line string) { d.sayf("%s", line) }
 
 // stop ends the parts, the last one first.
 func (d *dev) stop() {
@@ -101,36 +79,12 @@ func (d *dev) stop() {
 	}
 }
 
-// startNATS starts a NATS server with JetStream in this process, unless
-// NATS_URL names one. Its journal outlives it.
-func (d *dev) startNATS(ctx context.Context) error {
-	if d.given["NATS_URL"] != "" {
-		return nil
-	}
-	options := &server.Options{
-		ServerName: "ray-executor-dev", Host: "127.0.0.1", Port: freePort(ctx, 4222),
-		JetStream: true, StoreDir: filepath.Join(d.data, "nats"), NoSigs: true, NoLog: true,
-	}
-	embedded, err := server.NewServer(options)
-	if err != nil {
-		return fmt.Errorf("embedded NATS: %w", err)
-	}
-	embedded.Start()
-	d.stops = append(d.stops, func() { embedded.Shutdown(); embedded.WaitForShutdown() })
-	if !embedded.ReadyForConnections(10 * time.Second) {
-		return fmt.Errorf("embedded NATS did not start; is another dev running with --data %s?", d.data)
-	}
-	d.given["NATS_URL"] = embedded.ClientURL()
-	d.sayf("NATS %s on %s, its journal in %s", server.VERSION, embedded.ClientURL(), options.StoreDir)
-	return nil
-}
-
 // startModel starts a stand-in for a vLLM server, unless VLLM_URL names one.
 func (d *dev) startModel(ctx context.Context) error {
 	if d.given["VLLM_URL"] != "" {
 		return nil
 	}
-	url, stop, err := runModel(ctx, freePort(ctx, 8000), standin.Options{Logger: slog.New(slog.DiscardHandler)})
+	url, stop, err := runModel(ctx, 8000, standin.Options{Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return fmt.Errorf("stand-in model: %w", err)
 	}
@@ -150,17 +104,22 @@ func (d *dev) startRay(ctx context.Context) error {
 		return nil
 	}
 	d.sayf("Ray is starting …")
-	logs, err := filepath.Abs(filepath.Join(d.data, "ray"))
-	if err != nil {
+	options := local.Options{Venv: d.venv, LogDir: filepath.Join(d.data, "ray"), Env: workerEnvironment(d.given), Progress: d.say}
+	bounded, cancel := context.WithTimeout(ctx, rayPatience)
+	defer cancel()
+	var ray *local.Ray
+	err := during(d.say, "Ray is still starting", func() (err error) {
+		ray, err = local.Start(bounded, options)
 		return err
-	}
-	ray, err := local.Start(ctx, local.Options{Venv: d.venv, LogDir: logs, Progress: func(line string) { d.sayf("%s", line) }})
+	})
 	if err != nil {
 		return err
 	}
 	d.stops = append(d.stops, func() {
 		d.sayf("Ray is stopping …")
-		if err := ray.Stop(context.WithoutCancel(ctx)); err != nil {
+		stopping, cancel := untilHurried(context.WithoutCancel(ctx), d.hurry)
+		defer cancel()
+		if err := ray.Stop(stopping); err != nil {
 			fmt.Fprintln(d.errors, err)
 		}
 	})
@@ -176,11 +135,10 @@ func (d *dev) deploy(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
 	defer cancel()
-	say := func(line string) { d.sayf("%s", line) }
-	if err := deployJournal(ctx, settings, log, say); err != nil {
+	if err := deployJournal(ctx, settings, log, d.say); err != nil {
 		return err
 	}
-	return deployWorker(ctx, settings, say)
+	return deployWorker(ctx, settings, d.say)
 }
 
 // settings are what was given and what the parts added. The log goes to a
@@ -199,8 +157,11 @@ func (d *dev) serve(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := d.folder.tell(told(d.given, d.open.url())); err != nil {
+		return err
+	}
 	var group run.Group
-	addTask(ctx, &group, func(ctx context.Context) error { return serve(ctx, settings, log, d.open) })
+	addTask(ctx, &group, func(ctx context.Context) error { return serve(ctx, settings, log, d.open, d.hurry) })
 	addTask(ctx, &group, func(ctx context.Context) error {
 		if err := d.demonstrate(ctx, d.open.url()); err != nil {
 			return err
@@ -222,11 +183,12 @@ func (d *dev) demonstrate(ctx context.Context, url string) error {
 		d.sayf("serving gRPC on %s, too", d.open.grpc[0].Addr())
 	}
 	client := newClient(url)
-	if err := awaitServer(ctx, url); err != nil {
+	err := during(d.say, "the server is still starting", func() error { return awaitServer(ctx, url) })
+	if err != nil {
 		return err
 	}
 	var receipt pb.ExecuteDeliberationResponse
-	err := client.call(ctx, &pb.ExecuteDeliberationRequest{
+	err = client.call(ctx, &pb.ExecuteDeliberationRequest{
 		TaskId: "hello", Role: "DEV",
 		TaskDescription: "Say how a cache in front of the catalogue would be built, and what could go wrong.",
 		Agents:          []*pb.Agent{{Id: "architect", Role: "ARCHITECT"}, {Id: "developer"}, {Id: "tester", Role: "QA"}},
@@ -235,7 +197,11 @@ func (d *dev) demonstrate(ctx context.Context, url string) error {
 		return err
 	}
 	d.sayf("submitted deliberation %s of three agents", receipt.GetDeliberationId())
-	status, err := follow(ctx, client, receipt.GetDeliberationId(), newProgress(d.out, true).show)
+	var status *pb.GetDeliberationStatusResponse
+	err = during(d.say, "the deliberation is still under way", func() error {
+		status, err = follow(ctx, client, receipt.GetDeliberationId(), newProgress(d.out, true).show)
+		return err
+	})
 	if err != nil {
 		return err
 	}
@@ -243,32 +209,4 @@ func (d *dev) demonstrate(ctx context.Context, url string) error {
 	writeStatus(d.out, status)
 	fmt.Fprintf(d.out, "\nTry: bin/ray-executor submit \"What is a cache?\" --wait --server %s\nCtrl-C stops everything.\n", url)
 	return nil
-}
-
-// awaitServer waits until a function server is ready.
-func awaitServer(ctx context.Context, url string) error {
-	for {
-		_, err := checkServer(ctx, url)
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return errors.Join(ctx.Err(), err)
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
-}
-
-// freePort returns the preferred port where it is free, else any that is.
-func freePort(ctx context.Context, preferred int) int {
-	for _, port := range []int{preferred, 0} {
-		listener, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-		if err != nil {
-			continue
-		}
-		defer listener.Close()
-		return listener.Addr().(*net.TCPAddr).Port
-	}
-	return preferred
 }

@@ -32,12 +32,12 @@ func (p program) doctorCommand() *cobra.Command {
 		Short: "Look at everything that a deliberation needs, and say what is amiss",
 		Args:  cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			settings, log, err := p.load()
+			settings, log, err := p.loadBeside()
 			if err != nil {
 				return err
 			}
 			checks := []check{
-				{"server", func(ctx context.Context) (string, error) { return checkServer(ctx, server) }},
+				{"server", func(ctx context.Context) (string, error) { return checkServer(ctx, serverURL(server)) }},
 				{"journal", func(ctx context.Context) (string, error) {
 					events, err := journal.Connect(journal.Settings{
 						URL: settings.NATSURL, Creds: settings.NATSCreds, CA: settings.NATSCA,
@@ -55,7 +55,7 @@ func (p program) doctorCommand() *cobra.Command {
 			return examine(command.Context(), p.out, checks)
 		},
 	}
-	command.Flags().StringVar(&server, "server", "http://localhost:8080", "the function server's `URL`")
+	command.Flags().StringVar(&server, "server", "", serverUsage)
 	return command
 }
 

@@ -7,18 +7,15 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"github.com/spf13/cobra"
 	_ "golang.org/x/crypto/x509roots/fallback" // the certificate authorities of an image that has none
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	program := program{args: os.Args[1:], environ: os.Environ(), out: os.Stdout, errors: os.Stderr}
+	ctx, hurry := untilStopped()
+	program := program{args: os.Args[1:], environ: os.Environ(), out: os.Stdout, errors: os.Stderr, hurry: hurry}
 	err := program.run(ctx)
-	stop()
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "ray-executor:", err)
 		os.Exit(1)
@@ -31,6 +28,9 @@ type program struct {
 	environ []string
 	out     io.Writer
 	errors  io.Writer
+	// hurry is closed when the process is asked a second time to stop. Nil: it
+	// never is.
+	hurry <-chan struct{}
 }
 
 // run runs the command until it is done or ctx ends.

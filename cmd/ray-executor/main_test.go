@@ -38,7 +38,7 @@ func setup(t *testing.T) (call func(args ...string) (string, error), nats *journ
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- serve(ctx, settings, log, open) }()
+	go func() { ended <- serve(ctx, settings, log, open, nil) }()
 	t.Cleanup(func() { cancel(); <-ended })
 	url := open.url()
 	if err := awaitServer(t.Context(), url); err != nil {

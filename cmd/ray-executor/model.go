@@ -2,8 +2,8 @@ package main
 
 import (
 	"context"
-	"net"
-	"strconv"
+	"errors"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -37,13 +37,17 @@ delay, errors and content can be set for each model while it runs:
 	return command
 }
 
-// runModel serves a stand-in on a port of this machine until stop is called.
+// runModel serves a stand-in on a port of this machine, or on another where it is
+// taken, until stop is called.
 func runModel(ctx context.Context, port int, options standin.Options) (url string, stop func(), err error) {
 	server, err := standin.New(options)
 	if err != nil {
 		return "", nil, err
 	}
-	listener, err := new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+	listener, err := listen(ctx, loopback[0], port)
+	if errors.Is(err, syscall.EADDRINUSE) {
+		listener, err = listen(ctx, loopback[0], 0)
+	}
 	if err != nil {
 		return "", nil, err
 	}

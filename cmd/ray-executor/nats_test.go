@@ -61,7 +61,7 @@ func TestServersWaitForNATS(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	ended := make(chan error, 1)
-	go func() { ended <- serve(ctx, settings, log, open) }()
+	go func() { ended <- serve(ctx, settings, log, open, nil) }()
 	t.Cleanup(func() { cancel(); <-ended })
 
 	await := func(status int, says string) {

@@ -42,7 +42,7 @@ set. SIGTERM ends what is under way, then
 the process.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			settings, log, err := p.load()
+			settings, log, err := p.loadBeside()
 			if err != nil {
 				return err
 			}
@@ -53,7 +53,7 @@ the process.`,
 			if open.grpcTaken != nil {
 				log.Warn("gRPC is served on PORT alone", "reason", open.grpcTaken)
 			}
-			return serve(command.Context(), settings, log, open)
+			return serve(command.Context(), settings, log, open, p.hurry)
 		},
 	}
 }
@@ -68,18 +68,19 @@ AGENT_RESPONSES=true also tells of each agent; where K_SINK is set, a relay runs
 along. Metrics are on PORT, under /metrics, and /health/liveness beside.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			settings, log, err := p.load()
+			settings, log, err := p.loadBeside()
 			if err != nil {
 				return err
 			}
-			return keepAlone(command.Context(), settings, log)
+			return keepAlone(command.Context(), settings, log, p.hurry)
 		},
 	}
 }
 
 // serve runs the function server behind open doors, and a keeper beside it,
-// until ctx ends or a part fails. The doors are closed then.
-func serve(ctx context.Context, settings config.Config, log *slog.Logger, open doors) error {
+// until ctx ends or a part fails. The doors are closed then. What is under way
+// has until drain to end, or until hurry is closed.
+func serve(ctx context.Context, settings config.Config, log *slog.Logger, open doors, hurry <-chan struct{}) error {
 	defer open.close()
 	served := function.New()
 	if err := served.StartWith(settings, log); err != nil {
@@ -91,7 +92,7 @@ func serve(ctx context.Context, settings config.Config, log *slog.Logger, open d
 	var group run.Group
 	for _, listener := range open.all() {
 		log.Info("serving", "address", listener.Addr().String())
-		addServer(&group, server, listener)
+		addServer(&group, server, listener, hurry)
 	}
 	// This one ends with ctx, and with it the group.
 	addTask(ctx, &group, func(ctx context.Context) error { return awaitJournal(ctx, served, log) })
@@ -135,7 +136,7 @@ func awaitJournal(ctx context.Context, served *function.Function, log *slog.Logg
 
 // keepAlone runs a keeper that has nobody to tell its metrics for it. It keeps
 // without them where PORT is taken.
-func keepAlone(ctx context.Context, settings config.Config, log *slog.Logger) error {
+func keepAlone(ctx context.Context, settings config.Config, log *slog.Logger, hurry <-chan struct{}) error {
 	if err := gate.LimitMemory(); err != nil {
 		log.Warn("memory is not limited", "reason", err)
 	}
@@ -152,7 +153,7 @@ func keepAlone(ctx context.Context, settings config.Config, log *slog.Logger) er
 		server := newServer(mux)
 		for _, listener := range listeners {
 			log.Info("metrics", "address", listener.Addr().String())
-			addServer(&group, server, listener)
+			addServer(&group, server, listener, hurry)
 		}
 	}
 	addTask(ctx, &group, func(ctx context.Context) error { return keep(ctx, settings, metrics, log) })
@@ -218,19 +219,21 @@ const (
 func alive(http.ResponseWriter, *http.Request) {}
 
 // addServer has a group serve on a port until it ends.
-func addServer(group *run.Group, server *http.Server, listener net.Listener) {
+func addServer(group *run.Group, server *http.Server, listener net.Listener, hurry <-chan struct{}) {
 	group.Add(func() error {
 		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			return fmt.Errorf("serve: %w", err)
 		}
 		return nil
-	}, func(error) { shutdown(server) })
+	}, func(error) { shutdown(server, hurry) })
 }
 
 // shutdown takes no more, on any port, lets what is under way end, then closes.
-func shutdown(server *http.Server) {
+func shutdown(server *http.Server, hurry <-chan struct{}) {
 	ctx, cancel := context.WithTimeout(context.Background(), drain)
 	defer cancel()
+	ctx, stop := untilHurried(ctx, hurry)
+	defer stop()
 	if err := server.Shutdown(ctx); err != nil {
 		_ = server.Close() // whoever is still here has had the time
 	}

@@ -32,7 +32,7 @@ func TestStopEndsStreams(t *testing.T) {
 		t.Fatal(err)
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- serve(ctx, settings, log, open) }()
+	go func() { ended <- serve(ctx, settings, log, open, nil) }()
 	url := open.url()
 	if err := awaitServer(t.Context(), url); err != nil {
 		t.Fatal(err)
