@@ -76,6 +76,7 @@ func (f *Function) StartWith(settings config.Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
+	clusters.Hear(events)
 	served := functions.New(functions.Options{
 		Journal: events, Clusters: clusters, Rules: rules, Serve: settings.Functions, Log: log,
 	})

@@ -414,7 +414,12 @@ func TestStats(t *testing.T) {
 		"no clusters": {nil, "healthy", nil},
 		"unreachable": {[]*pb.Cluster{fine, {Name: "west", Error: "refused"}}, "degraded", []string{"cluster west cannot be reached: refused"}},
 		"no worker":   {[]*pb.Cluster{{Name: "west", Reachable: true, Error: "not deployed"}}, "degraded", []string{"cluster west runs 0 of 0 worker replicas: not deployed"}},
-		"too few":     {[]*pb.Cluster{{Name: "west", Reachable: true, WorkerReplicas: 1, WorkerReplicasTarget: 2}}, "degraded", []string{"cluster west runs 1 of 2 worker replicas: has it been deployed, and is there room?"}},
+		"cut off": {
+			[]*pb.Cluster{{Name: "west", Reachable: true, WorkerReplicas: 1, WorkerReplicasTarget: 1, Problems: []string{"no heartbeat", "model host a:1: refused"}}},
+			"degraded",
+			[]string{"cluster west: no heartbeat", "cluster west: model host a:1: refused"},
+		},
+		"too few": {[]*pb.Cluster{{Name: "west", Reachable: true, WorkerReplicas: 1, WorkerReplicasTarget: 2}}, "degraded", []string{"cluster west runs 1 of 2 worker replicas: has it been deployed, and is there room?"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -69,6 +69,9 @@ func reasons(clusters []*pb.Cluster) []string {
 		case cluster.GetError() != "":
 			reasons = append(reasons, fmt.Sprintf("cluster %s: %s", cluster.GetName(), cluster.GetError()))
 		}
+		for _, problem := range cluster.GetProblems() {
+			reasons = append(reasons, fmt.Sprintf("cluster %s: %s", cluster.GetName(), problem))
+		}
 	}
 	return reasons
 }

@@ -58,7 +58,8 @@ type Journal struct {
 	log      *slog.Logger
 	troubles *troubles
 	room     watermark
-	looks    singleflight.Group // at the room, one at a time
+	beats    heartbeats
+	looks    singleflight.Group // at the room and at the workers, one at a time
 	reached  atomic.Bool
 }
 

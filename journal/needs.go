@@ -39,6 +39,7 @@ func (j *Journal) needs(layout Layout) []need {
 			Bucket: j.name(Statistics), Description: "The statistics' snapshot.",
 			History: 1, Storage: jetstream.FileStorage, Replicas: layout.Replicas,
 		}),
+		j.valuesNeed(j.workersBucket(layout)),
 		j.objectsNeed(jetstream.ObjectStoreConfig{
 			// Without an age: what is in it waits for a person.
 			Bucket: j.name(DeadBucket), Description: "Deliberations that were given up: `ray-executor dead list`.",
@@ -114,7 +115,7 @@ func (j *Journal) valuesNeed(config jetstream.KeyValueConfig) need {
 	return need{
 		what: "bucket " + config.Bucket,
 		stream: jetstream.StreamConfig{
-			Name: "KV_" + config.Bucket, Storage: config.Storage, Subjects: []string{"$KV." + config.Bucket + ".>"},
+			Name: bucketStream(config.Bucket), Storage: config.Storage, Subjects: []string{"$KV." + config.Bucket + ".>"},
 		},
 		make: func(ctx context.Context) error {
 			_, err := j.js.CreateOrUpdateKeyValue(ctx, config)

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
+	"math"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -33,21 +35,33 @@ type watch struct {
 	log      *slog.Logger
 	lost     map[string]time.Time // since when, by name
 
-	up       *prometheus.GaugeVec
-	replicas *prometheus.GaugeVec
+	// heard is when a cluster's workers were heard of last, by name.
+	heard map[string]time.Time
+
+	up         *prometheus.GaugeVec
+	replicas   *prometheus.GaugeVec
+	heartbeats *prometheus.GaugeVec
+	age        *prometheus.GaugeVec
+	problems   *prometheus.GaugeVec
 }
 
 func newWatch(clusters Clusters, metrics prometheus.Registerer, log *slog.Logger) *watch {
-	w := &watch{
-		clusters: clusters, log: log, lost: make(map[string]time.Time),
-		up: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "ray_executor_cluster_up", Help: "1 while the Ray cluster can be reached and runs the worker, else 0.",
-		}, []string{"cluster"}),
-		replicas: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "ray_executor_cluster_worker_replicas", Help: "Worker replicas that run on the Ray cluster.",
-		}, []string{"cluster"}),
+	gauge := func(name, help string) *prometheus.GaugeVec {
+		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, []string{"cluster"})
 	}
-	metrics.MustRegister(w.up, w.replicas)
+	w := &watch{
+		clusters: clusters, log: log, lost: make(map[string]time.Time), heard: make(map[string]time.Time),
+		up: gauge("ray_executor_cluster_up",
+			"1 while the Ray cluster can be reached, and runs a worker that is not known to be cut off from NATS, else 0."),
+		replicas: gauge("ray_executor_cluster_worker_replicas", "Worker replicas that run on the Ray cluster."),
+		heartbeats: gauge("ray_executor_cluster_worker_heartbeats",
+			"Worker replicas that were heard of over NATS in the last minute; none while it is not known."),
+		age: gauge("ray_executor_worker_heartbeat_age_seconds",
+			"Time since the latest heartbeat of a cluster's workers came over NATS; +Inf where none did since this keeper started."),
+		problems: gauge("ray_executor_cluster_worker_problems",
+			"What worker replicas cannot reach, such as a model host; GET /v1/stats says what."),
+	}
+	metrics.MustRegister(w.up, w.replicas, w.heartbeats, w.age, w.problems)
 	return w
 }
 
@@ -64,25 +78,61 @@ func (w *watch) look(ctx context.Context) {
 		return // no answer says nothing of a cluster now
 	}
 	for _, cluster := range clusters {
-		name, replicas := cluster.GetName(), cluster.GetWorkerReplicas()
-		w.replicas.WithLabelValues(name).Set(float64(replicas))
-		since, lost := w.lost[name]
-		works, up := cluster.GetReachable() && replicas > 0, 0.0
-		if works {
-			up = 1
-		}
-		w.up.WithLabelValues(name).Set(up)
+		works := w.measure(cluster)
+		since, lost := w.lost[cluster.GetName()]
 		switch {
 		case works && lost:
-			delete(w.lost, name)
-			w.log.Info("a Ray cluster is back", "cluster", name, "lost_since", since.UTC().Format(time.RFC3339), "replicas", replicas)
+			delete(w.lost, cluster.GetName())
+			w.log.Info("a Ray cluster is back", "cluster", cluster.GetName(), "lost_since", since.UTC().Format(time.RFC3339),
+				"replicas", cluster.GetWorkerReplicas())
 		case !works && !lost:
-			w.lost[name] = time.Now()
+			w.lost[cluster.GetName()] = time.Now()
+			reason, do := diagnosis(cluster)
 			w.log.Error("a Ray cluster is lost: what it would run waits for it or for another, until its deadline",
-				"cluster", name, "address", cluster.GetAddress(),
-				"reason", cmp.Or(cluster.GetError(), "no worker replica runs"), "do", remedy)
+				"cluster", cluster.GetName(), "address", cluster.GetAddress(), "reason", reason, "do", do)
 		}
 	}
 }
 
-const remedy = "where its head has come back without the worker, run `ray-executor deploy`; a RayService does that by itself"
+// measure sets a cluster's gauges and returns whether it can run anything.
+func (w *watch) measure(cluster *pb.Cluster) (works bool) {
+	name := cluster.GetName()
+	works = cluster.GetReachable() && cluster.GetWorkerReplicas() > 0 && !cutOff(cluster)
+	up := 0.0
+	if works {
+		up = 1
+	}
+	w.up.WithLabelValues(name).Set(up)
+	w.replicas.WithLabelValues(name).Set(float64(cluster.GetWorkerReplicas()))
+	w.problems.WithLabelValues(name).Set(float64(len(cluster.GetProblems())))
+	if cluster.WorkerHeartbeats == nil {
+		w.heartbeats.DeleteLabelValues(name)
+		w.age.DeleteLabelValues(name)
+		return works
+	}
+	w.heartbeats.WithLabelValues(name).Set(float64(cluster.GetWorkerHeartbeats()))
+	if cluster.HeartbeatAgeSeconds != nil {
+		w.heard[name] = time.Now().Add(-time.Duration(cluster.GetHeartbeatAgeSeconds() * float64(time.Second)))
+	}
+	age := math.Inf(1)
+	if heard, ever := w.heard[name]; ever {
+		age = time.Since(heard).Seconds()
+	}
+	w.age.WithLabelValues(name).Set(age)
+	return works
+}
+
+// cutOff reports whether a cluster's worker runs and none of it is heard of.
+func cutOff(cluster *pb.Cluster) bool {
+	return cluster.GetWorkerReplicas() > 0 && cluster.WorkerHeartbeats != nil && cluster.GetWorkerHeartbeats() == 0
+}
+
+// diagnosis says why a cluster does not work, and what to do.
+func diagnosis(cluster *pb.Cluster) (reason, do string) {
+	if cluster.GetReachable() && cutOff(cluster) {
+		return cmp.Or(strings.Join(cluster.GetProblems(), "; "), "its worker runs and is not heard of over NATS"),
+			"set WORKER_NATS_URL to NATS as the Ray nodes see it, and NATS_USER or NATS_TOKEN in their environment"
+	}
+	return cmp.Or(cluster.GetError(), "no worker replica runs"),
+		"where its head has come back without the worker, run `ray-executor deploy`; a RayService does that by itself"
+}

@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"math"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -13,7 +14,9 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/protobuf/proto"
 
+	pb "rayexecutor/proto/ray_executor/v1"
 	"rayexecutor/ray"
 )
 
@@ -63,6 +66,15 @@ func (w *watched) await(t *testing.T, words ...string) {
 
 func (w *watched) wantGauges(t *testing.T, up, replicas float64) {
 	t.Helper()
+	got := w.gauges(t)
+	if got["ray_executor_cluster_up{east}"] != up || got["ray_executor_cluster_worker_replicas{east}"] != replicas {
+		t.Errorf("the gauges are %v, want %v up and %v replicas", got, up, replicas)
+	}
+}
+
+// gauges are the metrics by name and cluster.
+func (w *watched) gauges(t *testing.T) map[string]float64 {
+	t.Helper()
 	families, err := w.metrics.Gather()
 	if err != nil {
 		t.Fatal(err)
@@ -73,8 +85,47 @@ func (w *watched) wantGauges(t *testing.T, up, replicas float64) {
 			got[fmt.Sprintf("%s{%s}", family.GetName(), metric.GetLabel()[0].GetValue())] = metric.GetGauge().GetValue()
 		}
 	}
-	if got["ray_executor_cluster_up{east}"] != up || got["ray_executor_cluster_worker_replicas{east}"] != replicas {
-		t.Errorf("the gauges are %v, want %v up and %v replicas", got, up, replicas)
+	return got
+}
+
+// told is a fleet that tells what a test sets.
+type told struct{ cluster *pb.Cluster }
+
+func (f *told) Clusters(context.Context) []*pb.Cluster { return []*pb.Cluster{f.cluster} }
+
+// A worker that runs and is not heard of over NATS does nothing for anybody.
+func TestAWorkerThatIsCutOffIsALostCluster(t *testing.T) {
+	t.Parallel()
+	heard := &pb.Cluster{
+		Name: "east", Reachable: true, WorkerReplicas: 2, WorkerHeartbeats: proto.Int32(2), HeartbeatAgeSeconds: proto.Float64(3),
+	}
+	fleet := &told{heard}
+	w := &watched{metrics: prometheus.NewRegistry()}
+	w.watch = newWatch(fleet, w.metrics, slog.New(slog.NewTextHandler(&w.log, nil)))
+	w.look(t.Context())
+	w.wantGauges(t, 1, 2)
+	const count, age, problems = "ray_executor_cluster_worker_heartbeats{east}", "ray_executor_worker_heartbeat_age_seconds{east}", "ray_executor_cluster_worker_problems{east}"
+	if got := w.gauges(t); got[count] != 2 || got[age] < 3 || got[age] > 60 || got[problems] != 0 {
+		t.Errorf("the gauges are %v", got)
+	}
+
+	fleet.cluster = &pb.Cluster{
+		Name: "east", Reachable: true, WorkerReplicas: 2, WorkerHeartbeats: proto.Int32(0), Problems: []string{"no heartbeat has come"},
+	}
+	w.await(t, "a Ray cluster is lost", "no heartbeat has come", "WORKER_NATS_URL")
+	w.wantGauges(t, 0, 2)
+	if got := w.gauges(t); got[count] != 0 || got[age] < 3 || math.IsInf(got[age], 0) || got[problems] != 1 {
+		t.Errorf("the gauges are %v", got)
+	}
+	fleet.cluster = heard
+	w.await(t, "a Ray cluster is back")
+
+	// An older worker says nothing: it is not known, and no alarm.
+	fleet.cluster = &pb.Cluster{Name: "east", Reachable: true, WorkerReplicas: 2}
+	w.look(t.Context())
+	w.wantGauges(t, 1, 2)
+	if _, there := w.gauges(t)[count]; there || w.log.Len() > 0 {
+		t.Errorf("the gauges are %v; the log is %s", w.gauges(t), &w.log)
 	}
 }
 

@@ -1,6 +1,7 @@
 package ray
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -35,6 +36,13 @@ type Options struct {
 	ClusterName string
 	// ModelHosts are the hosts that agents may call.
 	ModelHosts []string
+	// ModelURL is the model server of requests that name none: workers say
+	// whether they reach it. Empty: there is none.
+	ModelURL string
+	// Heartbeats are waited for once the replicas run, for at most Patience (0: a
+	// minute). Nil: they are not.
+	Heartbeats Heartbeats
+	Patience   time.Duration
 	// Replicas is the number of worker replicas, at least 1.
 	Replicas int
 	// PIP has the Ray nodes install nats-py, instead of shipping it.
@@ -46,7 +54,7 @@ type Options struct {
 }
 
 // Deploy makes or updates the worker on a cluster, and returns once all its
-// replicas run. It may be repeated: where the same worker runs already it
+// replicas run and, where there are heartbeats, have been heard of over NATS. It may be repeated: where the same worker runs already it
 // changes nothing, and one that has failed is built anew. Every other Serve
 // application of the cluster stays as it is deployed. ctx bounds it all; the
 // error says why the replicas do not run.
@@ -65,18 +73,25 @@ func Deploy(ctx context.Context, client *Client, options Options) error {
 		return err
 	}
 	done, err := d.apply(ctx)
-	if done || err != nil {
+	if err != nil {
 		return err
 	}
-	return d.wait(ctx)
+	if !done {
+		if err := d.wait(ctx); err != nil {
+			return err
+		}
+	}
+	return d.awaitHeartbeats(ctx)
 }
 
 // rollout is one Deploy.
 type rollout struct {
-	client *Client
-	pack   worker.Package
-	config appConfig
-	say    func(format string, args ...any)
+	client     *Client
+	pack       worker.Package
+	config     appConfig
+	heartbeats Heartbeats
+	patience   time.Duration
+	say        func(format string, args ...any)
 }
 
 // appConfig is the worker as a Serve application.
@@ -100,6 +115,7 @@ type appArgs struct {
 	Pools      map[string]int `json:"pools"`
 	Cluster    string         `json:"cluster"`
 	ModelHosts []string       `json:"model_hosts"`
+	ModelURL   string         `json:"model_url,omitempty"`
 	Version    string         `json:"version"`
 	Replicas   int            `json:"replicas"`
 }
@@ -118,6 +134,7 @@ func newRollout(client *Client, options Options) (*rollout, error) {
 	}
 	return &rollout{
 		client: client, pack: pack, config: options.config(client.Name(), pack),
+		heartbeats: options.Heartbeats, patience: cmp.Or(options.Patience, heartbeatWait),
 		say: func(format string, args ...any) { progress(fmt.Sprintf(format, args...)) },
 	}, nil
 }
@@ -132,6 +149,7 @@ func (o *Options) config(cluster string, pack worker.Package) appConfig {
 		Args: appArgs{
 			NATSURL: o.NATSURL, Pools: o.Pools, Cluster: cluster,
 			ModelHosts: append([]string{}, o.ModelHosts...), // never null
+			ModelURL:   o.ModelURL,
 			Version:    pack.Hash, Replicas: o.Replicas,
 		},
 	}

@@ -7,7 +7,6 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -39,6 +38,9 @@ type fakeServe struct {
 	refuse int
 	// onPut runs after a PUT.
 	onPut func()
+	// beats has the worker send heartbeats; log is each replica's.
+	beats bool
+	log   string
 }
 
 type fakeApp struct {
@@ -69,6 +71,8 @@ func (f *fakeServe) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case isPackage && !f.packages[name]:
 		http.Error(w, "Package does not exist", http.StatusNotFound)
 	case isPackage:
+	case r.URL.Path == "/api/v0/logs/file":
+		fmt.Fprintf(w, f.log, r.FormValue("node_id"), r.FormValue("filename"))
 	case r.Method == http.MethodPut && f.refuse != 0:
 		http.Error(w, "1 validation error for ServeDeploySchema", f.refuse)
 	case r.Method == http.MethodPut:
@@ -162,11 +166,22 @@ func (f *fakeServe) describe(app *fakeApp) map[string]any {
 	if app.Status == running {
 		state, status = running, "HEALTHY"
 	}
-	states := slices.Repeat([]map[string]string{{"state": state}}, config.Args.Replicas)
+	replicas := make([]map[string]string, config.Args.Replicas)
+	for i := range replicas {
+		replicas[i] = map[string]string{
+			"state": state, "replica_id": fmt.Sprintf("r%d", i), "node_id": fmt.Sprintf("n%d", i), "node_ip": "10.0.0.1",
+			"log_file_path": fmt.Sprintf("/serve/replica_%d.log", i),
+		}
+	}
+	var user any
+	if f.beats {
+		user = map[string]any{"heartbeat_s": 10}
+	}
 	return map[string]any{
 		"status": app.Status, "message": app.Message, "source": app.Source, "deployed_app_config": app.Config,
 		"deployments": map[string]any{"Worker": map[string]any{
-			"status": status, "message": "", "target_num_replicas": config.Args.Replicas, "replicas": states,
+			"status": status, "message": "", "target_num_replicas": config.Args.Replicas, "replicas": replicas,
+			"deployment_config": map[string]any{"name": "Worker", "user_config": user},
 		}},
 	}
 }

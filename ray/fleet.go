@@ -22,7 +22,10 @@ const (
 
 // Fleet is several clusters. Make it with NewFleet; it is safe for concurrent
 // use.
-type Fleet struct{ members []*member }
+type Fleet struct {
+	members    []*member
+	heartbeats Heartbeats // nil: none
+}
 
 // member is a cluster with its latest answer.
 type member struct {
@@ -48,6 +51,10 @@ func NewFleet(clusters ...Cluster) (*Fleet, error) {
 	return fleet, nil
 }
 
+// Hear has Clusters tell also what the workers say. It is to be called before
+// Clusters is.
+func (f *Fleet) Hear(heartbeats Heartbeats) { f.heartbeats = heartbeats }
+
 // Clients are the clusters' clients, in the order of NewFleet.
 func (f *Fleet) Clients() []*Client {
 	clients := make([]*Client, len(f.members))
@@ -71,7 +78,7 @@ func (f *Fleet) Clusters(ctx context.Context) []*rayexecutorv1.Cluster {
 	statuses := make([]*rayexecutorv1.Cluster, len(f.members))
 	var asked sync.WaitGroup
 	for i, member := range f.members {
-		asked.Go(func() { statuses[i] = member.status(ctx) })
+		asked.Go(func() { statuses[i] = member.status(ctx, f.heartbeats) })
 	}
 	asked.Wait()
 	return statuses
@@ -79,14 +86,14 @@ func (f *Fleet) Clusters(ctx context.Context) []*rayexecutorv1.Cluster {
 
 // status is the cluster's latest answer if it is fresh, else a new one, which
 // callers that come meanwhile share: so it does not end with one caller's ctx.
-func (m *member) status(ctx context.Context) *rayexecutorv1.Cluster {
+func (m *member) status(ctx context.Context, heartbeats Heartbeats) *rayexecutorv1.Cluster {
 	if status := m.known(); status != nil {
 		return status
 	}
 	answer := m.asking.DoChan("", func() (any, error) {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), statusWait)
 		defer cancel()
-		m.learn(m.client.Status(ctx))
+		m.learn(m.client.Status(ctx, heartbeats))
 		return nil, nil
 	})
 	select {

@@ -157,7 +157,7 @@ func TestAClusterThatIsDown(t *testing.T) {
 	address := "http://" + listener.Addr().String()
 	listener.Close()
 	client := newClient(t, ray.Cluster{Name: "down", Address: address})
-	status := client.Status(t.Context())
+	status := client.Status(t.Context(), nil)
 	if status.GetReachable() || !strings.Contains(status.GetError(), "is the cluster up") {
 		t.Errorf("status: %v", status)
 	}
@@ -214,14 +214,14 @@ func TestStatus(t *testing.T) {
 		Name: "test", Address: client.Address(), RayVersion: "2.60.0", Reachable: true, Nodes: 2,
 		CpusUsed: 3.5, CpusTotal: 12, GpusUsed: 0.5, GpusTotal: 1, WorkerReplicas: 2, WorkerReplicasTarget: 2,
 	}
-	if diff := cmp.Diff(want, client.Status(t.Context()), protocmp.Transform()); diff != "" {
+	if diff := cmp.Diff(want, client.Status(t.Context(), nil), protocmp.Transform()); diff != "" {
 		t.Error(diff)
 	}
 }
 
 func TestStatusOfAWorkerThatStarts(t *testing.T) {
 	t.Parallel()
-	status := dashboard(t, "", cluster(deploying, "STARTING")).Status(t.Context())
+	status := dashboard(t, "", cluster(deploying, "STARTING")).Status(t.Context(), nil)
 	if status.GetWorkerReplicas() != 1 || status.GetWorkerReplicasTarget() != 2 ||
 		!strings.Contains(status.GetError(), deploying) || !status.GetReachable() {
 		t.Errorf("status: %v", status)
@@ -239,7 +239,7 @@ func TestStatusTellsWhatItLearnt(t *testing.T) {
 	})
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
-	status := client.Status(ctx)
+	status := client.Status(ctx, nil)
 	if !status.GetReachable() || status.GetNodes() != 2 || !strings.Contains(status.GetError(), "no answer in time") {
 		t.Errorf("status: %v", status)
 	}

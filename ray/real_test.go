@@ -58,7 +58,7 @@ func TestRealRay(t *testing.T) {
 	client := newClient(t, ray.Cluster{Name: "real", Address: head.Address(), Token: head.Token()})
 
 	t.Run("a fresh cluster says that the worker is missing", func(t *testing.T) {
-		status := client.Status(t.Context())
+		status := client.Status(t.Context(), nil)
 		if !status.GetReachable() || status.GetNodes() != 1 || status.GetCpusTotal() != 4 ||
 			!strings.Contains(status.GetError(), "ray-executor deploy") {
 			t.Errorf("status: %v", status)
@@ -101,7 +101,7 @@ func TestRealRay(t *testing.T) {
 			t.Fatal(err)
 		}
 		t.Logf("deployed in %v", time.Since(begun))
-		if status := client.Status(t.Context()); status.GetError() != "" || status.GetWorkerReplicas() != 1 ||
+		if status := client.Status(t.Context(), nil); status.GetError() != "" || status.GetWorkerReplicas() != 1 ||
 			status.GetWorkerReplicasTarget() != 1 {
 			t.Errorf("status: %v", status)
 		}
@@ -127,7 +127,7 @@ func TestRealRay(t *testing.T) {
 		if err := deploy(t, client, worker.Package{}, 2, t.Logf); err != nil {
 			t.Fatal(err)
 		}
-		if status := client.Status(t.Context()); status.GetWorkerReplicas() != 2 {
+		if status := client.Status(t.Context(), nil); status.GetWorkerReplicas() != 2 {
 			t.Errorf("status: %v", status)
 		}
 	})

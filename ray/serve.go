@@ -43,12 +43,23 @@ type application struct {
 }
 
 type deployment struct {
-	Status   string `json:"status"`
-	Message  string `json:"message"`
-	Target   int    `json:"target_num_replicas"`
-	Replicas []struct {
-		State string `json:"state"`
-	} `json:"replicas"`
+	Status  string `json:"status"`
+	Message string `json:"message"`
+	Target  int    `json:"target_num_replicas"`
+	Config  struct {
+		UserConfig json.RawMessage `json:"user_config"`
+	} `json:"deployment_config"`
+	Replicas []replica `json:"replicas"`
+}
+
+// replica is one process of a deployment.
+type replica struct {
+	ID     string `json:"replica_id"`
+	State  string `json:"state"`
+	NodeID string `json:"node_id"`
+	NodeIP string `json:"node_ip"`
+	// Log is its log's path below the logs of the node's session.
+	Log string `json:"log_file_path"`
 }
 
 // deploySchema is what PUT takes.

@@ -7,10 +7,12 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/cenkalti/backoff/v5"
 	"github.com/spf13/cobra"
 
 	function "rayexecutor"
 	"rayexecutor/config"
+	"rayexecutor/deliberation"
 	"rayexecutor/journal"
 	"rayexecutor/ray"
 )
@@ -21,8 +23,9 @@ func (p program) deployCommand() *cobra.Command {
 		Use:   "deploy",
 		Short: "Make or update the journal, its consumers and the Ray worker",
 		Long: `Make or update the journal's streams and consumers on NATS_URL, then the
-worker on RAY_ADDRESS. It is safe to repeat: what is as it should be is left
-alone, and so are other applications of the cluster.`,
+worker on RAY_ADDRESS; then wait until each of its replicas is heard of over
+NATS. It is safe to repeat: what is as it should be is left alone, and so are
+other applications of the cluster.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			settings, log, err := p.loadBeside()
@@ -38,7 +41,7 @@ alone, and so are other applications of the cluster.`,
 				}
 			}
 			if only != "journal" {
-				return deployWorker(ctx, settings, say)
+				return deployWorker(ctx, settings, log, say)
 			}
 			return nil
 		},
@@ -80,7 +83,7 @@ func layoutOf(settings config.Config) journal.Layout {
 
 // deployWorker deploys the worker on every cluster, one after the other: one
 // that fails does not keep it from the next.
-func deployWorker(ctx context.Context, settings config.Config, say func(string)) error {
+func deployWorker(ctx context.Context, settings config.Config, log *slog.Logger, say func(string)) error {
 	clusters, err := settings.Clusters()
 	if err != nil {
 		return err
@@ -90,21 +93,43 @@ func deployWorker(ctx context.Context, settings config.Config, say func(string))
 		return err
 	}
 	defer fleet.Close()
+	events, err := connect(settings, "deploy", log)
+	if err != nil {
+		return err
+	}
+	defer events.Close()
 	var failed []error
 	for i, client := range fleet.Clients() { // in the settings' order
-		failed = append(failed, deployOn(ctx, client, clusters[i], settings, say))
+		options := workerOn(clusters[i], settings, listening{events}, say)
+		failed = append(failed, during(say, "worker: still being deployed", func() error { return ray.Deploy(ctx, client, options) }))
 	}
 	return errors.Join(failed...)
 }
 
-func deployOn(ctx context.Context, client *ray.Client, cluster config.Cluster, settings config.Config, say func(string)) error {
+// listening are the journal's heartbeats for a command that somebody waits for.
+type listening struct{ events *journal.Journal }
+
+// Heartbeats implements ray.Heartbeats; what no waiting mends ends the wait.
+func (l listening) Heartbeats(ctx context.Context) (each map[string]deliberation.Heartbeat, kept bool, err error) {
+	// It says more of a NATS that is away.
+	if err = l.events.Ready(ctx); err == nil {
+		each, kept, err = l.events.Heartbeats(ctx)
+	}
+	if journal.Permanent(err) {
+		err = backoff.Permanent(err)
+	}
+	return each, kept, err
+}
+
+// workerOn is the worker for a cluster.
+func workerOn(cluster config.Cluster, settings config.Config, heartbeats ray.Heartbeats, say func(string)) ray.Options {
 	pools := make(map[string]int)
 	for _, pool := range cluster.Pools {
 		pools[pool.Name] = pool.InFlight
 	}
-	options := ray.Options{
+	return ray.Options{
 		NATSURL: settings.WorkerNATSURL, Pools: pools, ClusterName: cluster.Name,
-		ModelHosts: settings.ModelHosts, Replicas: settings.WorkerReplicas, PIP: settings.WorkerPIP, Progress: say,
+		ModelHosts: settings.ModelHosts, ModelURL: settings.VLLMURL, Replicas: settings.WorkerReplicas, PIP: settings.WorkerPIP,
+		Heartbeats: heartbeats, Progress: say,
 	}
-	return during(say, "worker: still being deployed", func() error { return ray.Deploy(ctx, client, options) })
 }

@@ -138,7 +138,7 @@ func (d *dev) deploy(ctx context.Context) error {
 	if err := deployJournal(ctx, settings, log, d.say); err != nil {
 		return err
 	}
-	return deployWorker(ctx, settings, d.say)
+	return deployWorker(ctx, settings, log, d.say)
 }
 
 // settings are what was given and what the parts added. The log goes to a

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 	function "rayexecutor"
 	"rayexecutor/config"
 	"rayexecutor/journal"
+	pb "rayexecutor/proto/ray_executor/v1"
 )
 
 // errUnhealthy makes doctor exit with 1; what is amiss has been said.
@@ -39,17 +41,14 @@ func (p program) doctorCommand() *cobra.Command {
 			checks := []check{
 				{"server", func(ctx context.Context) (string, error) { return checkServer(ctx, serverURL(server)) }},
 				{"journal", func(ctx context.Context) (string, error) {
-					events, err := journal.Connect(journal.Settings{
-						URL: settings.NATSURL, Creds: settings.NATSCreds, CA: settings.NATSCA,
-						Name: "ray-executor doctor", Wait: 3 * time.Second, Log: log,
-					})
+					events, err := examined(settings, log)
 					if err != nil {
 						return "", err
 					}
 					defer events.Close()
 					return "NATS and the stream " + journal.Stream + " are there", awaitReady(ctx, events)
 				}},
-				{"worker", func(ctx context.Context) (string, error) { return checkWorker(ctx, settings) }},
+				{"worker", func(ctx context.Context) (string, error) { return checkWorker(ctx, settings, log) }},
 				{"model", func(ctx context.Context) (string, error) { return checkModel(ctx, settings) }},
 			}
 			return examine(command.Context(), p.out, checks)
@@ -76,6 +75,17 @@ func examine(ctx context.Context, out io.Writer, checks []check) error {
 		return errUnhealthy
 	}
 	return nil
+}
+
+// heartbeatsWithin is how long the worker's check waits for NATS.
+const heartbeatsWithin = 3 * time.Second
+
+// examined is the journal as doctor connects to it.
+func examined(settings config.Config, log *slog.Logger) (*journal.Journal, error) {
+	return journal.Connect(journal.Settings{
+		URL: settings.NATSURL, Creds: settings.NATSCreds, CA: settings.NATSCA,
+		Name: "ray-executor doctor", Wait: 3 * time.Second, Log: log,
+	})
 }
 
 // awaitReady gives the connection a moment to come about.
@@ -105,12 +115,22 @@ func checkServer(ctx context.Context, server string) (string, error) {
 	return server + " is ready", nil
 }
 
-func checkWorker(ctx context.Context, settings config.Config) (string, error) {
+// checkWorker asks Ray for the worker, and NATS for what its replicas say.
+func checkWorker(ctx context.Context, settings config.Config, log *slog.Logger) (string, error) {
 	fleet, err := function.Fleet(settings)
 	if err != nil {
 		return "", err
 	}
 	defer fleet.Close()
+	events, err := examined(settings, log)
+	if err != nil {
+		return "", err
+	}
+	defer events.Close()
+	fleet.Hear(events)
+	waiting, cancel := context.WithTimeout(ctx, heartbeatsWithin)
+	defer cancel()
+	_ = awaitReady(waiting, events) // the journal's own check says why it is not
 	var found []string
 	var amiss []error
 	for _, cluster := range fleet.Clusters(ctx) {
@@ -119,11 +139,24 @@ func checkWorker(ctx context.Context, settings config.Config) (string, error) {
 			amiss = append(amiss, errors.New(cluster.GetError()))
 		case cluster.GetWorkerReplicas() == 0:
 			amiss = append(amiss, fmt.Errorf("no worker replica runs on %s: run `ray-executor deploy`; %s", cluster.GetAddress(), cluster.GetError()))
+		case len(cluster.GetProblems()) > 0:
+			for _, problem := range cluster.GetProblems() {
+				amiss = append(amiss, fmt.Errorf("cluster %s: %s", cluster.GetName(), problem))
+			}
 		default:
-			found = append(found, fmt.Sprintf("%d replicas on Ray %s at %s", cluster.GetWorkerReplicas(), cluster.GetRayVersion(), cluster.GetAddress()))
+			found = append(found, workerFound(cluster))
 		}
 	}
-	return strings.Join(found, ", "), errors.Join(amiss...)
+	return strings.Join(found, "; "), errors.Join(amiss...)
+}
+
+// workerFound is a worker that is as it should be, in words.
+func workerFound(cluster *pb.Cluster) string {
+	found := fmt.Sprintf("%d replicas on Ray %s at %s", cluster.GetWorkerReplicas(), cluster.GetRayVersion(), cluster.GetAddress())
+	if cluster.WorkerHeartbeats == nil {
+		return found + "; whether they reach NATS is not known: the worker or the journal is of an older version, or NATS_URL cannot be reached from here"
+	}
+	return fmt.Sprintf("%s, %d of them heard over NATS, the last %.0f s ago", found, cluster.GetWorkerHeartbeats(), cluster.GetHeartbeatAgeSeconds())
 }
 
 func checkModel(ctx context.Context, settings config.Config) (string, error) {

@@ -172,6 +172,7 @@ func keep(ctx context.Context, settings config.Config, metrics prometheus.Regist
 		return err
 	}
 	defer kept.Close()
+	clusters.Hear(kept)
 	options := []keeper.Option{keeper.WatchClusters(clusters, metrics)}
 	if settings.AgentResponses {
 		options = append(options, keeper.AgentResponses())

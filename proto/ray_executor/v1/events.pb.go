@@ -629,6 +629,104 @@ func (x *WorkerStopped) GetReplica() string {
 	return ""
 }
 
+// WorkerHeartbeat is what a worker replica says of itself about every 10 s, in the
+// bucket DELIBERATION_WORKERS under `<cluster>.<replica>`, for as long as it
+// reaches NATS. The bucket forgets it after a minute.
+type WorkerHeartbeat struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Cluster string                 `protobuf:"bytes,1,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	// The replica's unique id, as Ray Serve has it.
+	Replica string `protobuf:"bytes,2,opt,name=replica,proto3" json:"replica,omitempty"`
+	// The hash of the worker's package; empty where nobody named it.
+	Version    string                  `protobuf:"bytes,3,opt,name=version,proto3" json:"version,omitempty"`
+	RayVersion string                  `protobuf:"bytes,4,opt,name=ray_version,json=rayVersion,proto3" json:"ray_version,omitempty"`
+	StartedAt  *timestamppb.Timestamp  `protobuf:"bytes,5,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
+	Pools      []*WorkerHeartbeat_Pool `protobuf:"bytes,6,rep,name=pools,proto3" json:"pools,omitempty"`
+	// What the replica cannot reach or use, besides NATS.
+	Problems      []*WorkerHeartbeat_Problem `protobuf:"bytes,7,rep,name=problems,proto3" json:"problems,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WorkerHeartbeat) Reset() {
+	*x = WorkerHeartbeat{}
+	mi := &file_ray_executor_v1_events_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WorkerHeartbeat) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WorkerHeartbeat) ProtoMessage() {}
+
+func (x *WorkerHeartbeat) ProtoReflect() protoreflect.Message {
+	mi := &file_ray_executor_v1_events_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WorkerHeartbeat.ProtoReflect.Descriptor instead.
+func (*WorkerHeartbeat) Descriptor() ([]byte, []int) {
+	return file_ray_executor_v1_events_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *WorkerHeartbeat) GetCluster() string {
+	if x != nil {
+		return x.Cluster
+	}
+	return ""
+}
+
+func (x *WorkerHeartbeat) GetReplica() string {
+	if x != nil {
+		return x.Replica
+	}
+	return ""
+}
+
+func (x *WorkerHeartbeat) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *WorkerHeartbeat) GetRayVersion() string {
+	if x != nil {
+		return x.RayVersion
+	}
+	return ""
+}
+
+func (x *WorkerHeartbeat) GetStartedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.StartedAt
+	}
+	return nil
+}
+
+func (x *WorkerHeartbeat) GetPools() []*WorkerHeartbeat_Pool {
+	if x != nil {
+		return x.Pools
+	}
+	return nil
+}
+
+func (x *WorkerHeartbeat) GetProblems() []*WorkerHeartbeat_Problem {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
+}
+
 // StatsSnapshot is the fold of the journal up to a sequence: what the
 // statistics of everything after it start from. The keeper writes it; nobody
 // else.
@@ -658,7 +756,7 @@ type StatsSnapshot struct {
 
 func (x *StatsSnapshot) Reset() {
 	*x = StatsSnapshot{}
-	mi := &file_ray_executor_v1_events_proto_msgTypes[7]
+	mi := &file_ray_executor_v1_events_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -670,7 +768,7 @@ func (x *StatsSnapshot) String() string {
 func (*StatsSnapshot) ProtoMessage() {}
 
 func (x *StatsSnapshot) ProtoReflect() protoreflect.Message {
-	mi := &file_ray_executor_v1_events_proto_msgTypes[7]
+	mi := &file_ray_executor_v1_events_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -683,7 +781,7 @@ func (x *StatsSnapshot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsSnapshot.ProtoReflect.Descriptor instead.
 func (*StatsSnapshot) Descriptor() ([]byte, []int) {
-	return file_ray_executor_v1_events_proto_rawDescGZIP(), []int{7}
+	return file_ray_executor_v1_events_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *StatsSnapshot) GetSequence() uint64 {
@@ -763,6 +861,123 @@ func (x *StatsSnapshot) GetJournalCreated() *timestamppb.Timestamp {
 	return nil
 }
 
+// Pool is a pool that the replica pulls from.
+type WorkerHeartbeat_Pool struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Its slots, one an agent that is in flight, and how many are taken.
+	Slots         int32 `protobuf:"varint,2,opt,name=slots,proto3" json:"slots,omitempty"`
+	Held          int32 `protobuf:"varint,3,opt,name=held,proto3" json:"held,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WorkerHeartbeat_Pool) Reset() {
+	*x = WorkerHeartbeat_Pool{}
+	mi := &file_ray_executor_v1_events_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WorkerHeartbeat_Pool) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WorkerHeartbeat_Pool) ProtoMessage() {}
+
+func (x *WorkerHeartbeat_Pool) ProtoReflect() protoreflect.Message {
+	mi := &file_ray_executor_v1_events_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WorkerHeartbeat_Pool.ProtoReflect.Descriptor instead.
+func (*WorkerHeartbeat_Pool) Descriptor() ([]byte, []int) {
+	return file_ray_executor_v1_events_proto_rawDescGZIP(), []int{7, 0}
+}
+
+func (x *WorkerHeartbeat_Pool) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *WorkerHeartbeat_Pool) GetSlots() int32 {
+	if x != nil {
+		return x.Slots
+	}
+	return 0
+}
+
+func (x *WorkerHeartbeat_Pool) GetHeld() int32 {
+	if x != nil {
+		return x.Held
+	}
+	return 0
+}
+
+// Problem is one thing that does not work, as the replica sees it.
+type WorkerHeartbeat_Problem struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// For example `model host vllm:8000`.
+	What string `protobuf:"bytes,1,opt,name=what,proto3" json:"what,omitempty"`
+	// For example `connection refused`.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WorkerHeartbeat_Problem) Reset() {
+	*x = WorkerHeartbeat_Problem{}
+	mi := &file_ray_executor_v1_events_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WorkerHeartbeat_Problem) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WorkerHeartbeat_Problem) ProtoMessage() {}
+
+func (x *WorkerHeartbeat_Problem) ProtoReflect() protoreflect.Message {
+	mi := &file_ray_executor_v1_events_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WorkerHeartbeat_Problem.ProtoReflect.Descriptor instead.
+func (*WorkerHeartbeat_Problem) Descriptor() ([]byte, []int) {
+	return file_ray_executor_v1_events_proto_rawDescGZIP(), []int{7, 1}
+}
+
+func (x *WorkerHeartbeat_Problem) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
+func (x *WorkerHeartbeat_Problem) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // Open is a deliberation that has not ended.
 type StatsSnapshot_Open struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -781,7 +996,7 @@ type StatsSnapshot_Open struct {
 
 func (x *StatsSnapshot_Open) Reset() {
 	*x = StatsSnapshot_Open{}
-	mi := &file_ray_executor_v1_events_proto_msgTypes[8]
+	mi := &file_ray_executor_v1_events_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -793,7 +1008,7 @@ func (x *StatsSnapshot_Open) String() string {
 func (*StatsSnapshot_Open) ProtoMessage() {}
 
 func (x *StatsSnapshot_Open) ProtoReflect() protoreflect.Message {
-	mi := &file_ray_executor_v1_events_proto_msgTypes[8]
+	mi := &file_ray_executor_v1_events_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -806,7 +1021,7 @@ func (x *StatsSnapshot_Open) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsSnapshot_Open.ProtoReflect.Descriptor instead.
 func (*StatsSnapshot_Open) Descriptor() ([]byte, []int) {
-	return file_ray_executor_v1_events_proto_rawDescGZIP(), []int{7, 0}
+	return file_ray_executor_v1_events_proto_rawDescGZIP(), []int{8, 0}
 }
 
 func (x *StatsSnapshot_Open) GetDeliberationId() string {
@@ -916,7 +1131,24 @@ const file_ray_executor_v1_events_proto_rawDesc = "" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\"C\n" +
 	"\rWorkerStopped\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x18\n" +
-	"\areplica\x18\x02 \x01(\tR\areplica\"\x9e\x05\n" +
+	"\areplica\x18\x02 \x01(\tR\areplica\"\xbb\x03\n" +
+	"\x0fWorkerHeartbeat\x12\x18\n" +
+	"\acluster\x18\x01 \x01(\tR\acluster\x12\x18\n" +
+	"\areplica\x18\x02 \x01(\tR\areplica\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\tR\aversion\x12\x1f\n" +
+	"\vray_version\x18\x04 \x01(\tR\n" +
+	"rayVersion\x129\n" +
+	"\n" +
+	"started_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12;\n" +
+	"\x05pools\x18\x06 \x03(\v2%.ray_executor.v1.WorkerHeartbeat.PoolR\x05pools\x12D\n" +
+	"\bproblems\x18\a \x03(\v2(.ray_executor.v1.WorkerHeartbeat.ProblemR\bproblems\x1aD\n" +
+	"\x04Pool\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05slots\x18\x02 \x01(\x05R\x05slots\x12\x12\n" +
+	"\x04held\x18\x03 \x01(\x05R\x04held\x1a5\n" +
+	"\aProblem\x12\x12\n" +
+	"\x04what\x18\x01 \x01(\tR\x04what\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x9e\x05\n" +
 	"\rStatsSnapshot\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x14\n" +
 	"\x05total\x18\x02 \x01(\x03R\x05total\x12\x1c\n" +
@@ -952,7 +1184,7 @@ func file_ray_executor_v1_events_proto_rawDescGZIP() []byte {
 	return file_ray_executor_v1_events_proto_rawDescData
 }
 
-var file_ray_executor_v1_events_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_ray_executor_v1_events_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_ray_executor_v1_events_proto_goTypes = []any{
 	(*DeliberationRequested)(nil),      // 0: ray_executor.v1.DeliberationRequested
 	(*DeliberationStarted)(nil),        // 1: ray_executor.v1.DeliberationStarted
@@ -961,31 +1193,37 @@ var file_ray_executor_v1_events_proto_goTypes = []any{
 	(*DeliberationFailed)(nil),         // 4: ray_executor.v1.DeliberationFailed
 	(*DeliberationCancelled)(nil),      // 5: ray_executor.v1.DeliberationCancelled
 	(*WorkerStopped)(nil),              // 6: ray_executor.v1.WorkerStopped
-	(*StatsSnapshot)(nil),              // 7: ray_executor.v1.StatsSnapshot
-	(*StatsSnapshot_Open)(nil),         // 8: ray_executor.v1.StatsSnapshot.Open
-	(*ExecuteDeliberationRequest)(nil), // 9: ray_executor.v1.ExecuteDeliberationRequest
-	(*timestamppb.Timestamp)(nil),      // 10: google.protobuf.Timestamp
-	(*DeliberationResult)(nil),         // 11: ray_executor.v1.DeliberationResult
-	(*durationpb.Duration)(nil),        // 12: google.protobuf.Duration
+	(*WorkerHeartbeat)(nil),            // 7: ray_executor.v1.WorkerHeartbeat
+	(*StatsSnapshot)(nil),              // 8: ray_executor.v1.StatsSnapshot
+	(*WorkerHeartbeat_Pool)(nil),       // 9: ray_executor.v1.WorkerHeartbeat.Pool
+	(*WorkerHeartbeat_Problem)(nil),    // 10: ray_executor.v1.WorkerHeartbeat.Problem
+	(*StatsSnapshot_Open)(nil),         // 11: ray_executor.v1.StatsSnapshot.Open
+	(*ExecuteDeliberationRequest)(nil), // 12: ray_executor.v1.ExecuteDeliberationRequest
+	(*timestamppb.Timestamp)(nil),      // 13: google.protobuf.Timestamp
+	(*DeliberationResult)(nil),         // 14: ray_executor.v1.DeliberationResult
+	(*durationpb.Duration)(nil),        // 15: google.protobuf.Duration
 }
 var file_ray_executor_v1_events_proto_depIdxs = []int32{
-	9,  // 0: ray_executor.v1.DeliberationRequested.request:type_name -> ray_executor.v1.ExecuteDeliberationRequest
-	10, // 1: ray_executor.v1.DeliberationStarted.first_started_at:type_name -> google.protobuf.Timestamp
-	11, // 2: ray_executor.v1.AgentCompleted.result:type_name -> ray_executor.v1.DeliberationResult
-	11, // 3: ray_executor.v1.DeliberationCompleted.results:type_name -> ray_executor.v1.DeliberationResult
-	12, // 4: ray_executor.v1.DeliberationCompleted.duration:type_name -> google.protobuf.Duration
-	11, // 5: ray_executor.v1.DeliberationFailed.results:type_name -> ray_executor.v1.DeliberationResult
-	12, // 6: ray_executor.v1.DeliberationFailed.duration:type_name -> google.protobuf.Duration
-	11, // 7: ray_executor.v1.DeliberationCancelled.results:type_name -> ray_executor.v1.DeliberationResult
-	8,  // 8: ray_executor.v1.StatsSnapshot.open:type_name -> ray_executor.v1.StatsSnapshot.Open
-	10, // 9: ray_executor.v1.StatsSnapshot.journal_created:type_name -> google.protobuf.Timestamp
-	10, // 10: ray_executor.v1.StatsSnapshot.Open.submitted_at:type_name -> google.protobuf.Timestamp
-	10, // 11: ray_executor.v1.StatsSnapshot.Open.started_at:type_name -> google.protobuf.Timestamp
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	12, // 0: ray_executor.v1.DeliberationRequested.request:type_name -> ray_executor.v1.ExecuteDeliberationRequest
+	13, // 1: ray_executor.v1.DeliberationStarted.first_started_at:type_name -> google.protobuf.Timestamp
+	14, // 2: ray_executor.v1.AgentCompleted.result:type_name -> ray_executor.v1.DeliberationResult
+	14, // 3: ray_executor.v1.DeliberationCompleted.results:type_name -> ray_executor.v1.DeliberationResult
+	15, // 4: ray_executor.v1.DeliberationCompleted.duration:type_name -> google.protobuf.Duration
+	14, // 5: ray_executor.v1.DeliberationFailed.results:type_name -> ray_executor.v1.DeliberationResult
+	15, // 6: ray_executor.v1.DeliberationFailed.duration:type_name -> google.protobuf.Duration
+	14, // 7: ray_executor.v1.DeliberationCancelled.results:type_name -> ray_executor.v1.DeliberationResult
+	13, // 8: ray_executor.v1.WorkerHeartbeat.started_at:type_name -> google.protobuf.Timestamp
+	9,  // 9: ray_executor.v1.WorkerHeartbeat.pools:type_name -> ray_executor.v1.WorkerHeartbeat.Pool
+	10, // 10: ray_executor.v1.WorkerHeartbeat.problems:type_name -> ray_executor.v1.WorkerHeartbeat.Problem
+	11, // 11: ray_executor.v1.StatsSnapshot.open:type_name -> ray_executor.v1.StatsSnapshot.Open
+	13, // 12: ray_executor.v1.StatsSnapshot.journal_created:type_name -> google.protobuf.Timestamp
+	13, // 13: ray_executor.v1.StatsSnapshot.Open.submitted_at:type_name -> google.protobuf.Timestamp
+	13, // 14: ray_executor.v1.StatsSnapshot.Open.started_at:type_name -> google.protobuf.Timestamp
+	15, // [15:15] is the sub-list for method output_type
+	15, // [15:15] is the sub-list for method input_type
+	15, // [15:15] is the sub-list for extension type_name
+	15, // [15:15] is the sub-list for extension extendee
+	0,  // [0:15] is the sub-list for field type_name
 }
 
 func init() { file_ray_executor_v1_events_proto_init() }
@@ -1000,7 +1238,7 @@ func file_ray_executor_v1_events_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ray_executor_v1_events_proto_rawDesc), len(file_ray_executor_v1_events_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -526,7 +526,15 @@ type Cluster struct {
 	WorkerReplicasTarget int32 `protobuf:"varint,10,opt,name=worker_replicas_target,json=workerReplicasTarget,proto3" json:"worker_replicas_target,omitempty"`
 	Reachable            bool  `protobuf:"varint,11,opt,name=reachable,proto3" json:"reachable,omitempty"`
 	// Why it is not reachable, or what is amiss with the worker.
-	Error         string `protobuf:"bytes,12,opt,name=error,proto3" json:"error,omitempty"`
+	Error string `protobuf:"bytes,12,opt,name=error,proto3" json:"error,omitempty"`
+	// Running worker replicas whose heartbeat has come over NATS in the last
+	// minute. Unset: not known; the worker or the journal is an older one, or the
+	// heartbeats could not be read.
+	WorkerHeartbeats *int32 `protobuf:"varint,13,opt,name=worker_heartbeats,json=workerHeartbeats,proto3,oneof" json:"worker_heartbeats,omitempty"`
+	// Seconds since the latest of them, on the journal's clock. Unset: none.
+	HeartbeatAgeSeconds *float64 `protobuf:"fixed64,14,opt,name=heartbeat_age_seconds,json=heartbeatAgeSeconds,proto3,oneof" json:"heartbeat_age_seconds,omitempty"`
+	// What the worker replicas say that they cannot reach, at most 20.
+	Problems      []string `protobuf:"bytes,15,rep,name=problems,proto3" json:"problems,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -643,6 +651,27 @@ func (x *Cluster) GetError() string {
 		return x.Error
 	}
 	return ""
+}
+
+func (x *Cluster) GetWorkerHeartbeats() int32 {
+	if x != nil && x.WorkerHeartbeats != nil {
+		return *x.WorkerHeartbeats
+	}
+	return 0
+}
+
+func (x *Cluster) GetHeartbeatAgeSeconds() float64 {
+	if x != nil && x.HeartbeatAgeSeconds != nil {
+		return *x.HeartbeatAgeSeconds
+	}
+	return 0
+}
+
+func (x *Cluster) GetProblems() []string {
+	if x != nil {
+		return x.Problems
+	}
+	return nil
 }
 
 type GetActiveJobsRequest struct {
@@ -1567,7 +1596,7 @@ const file_ray_executor_v1_service_proto_rawDesc = "" +
 	"\x19average_execution_time_ms\x18\x05 \x01(\x02R\x16averageExecutionTimeMs\x127\n" +
 	"\x17cancelled_deliberations\x18\x06 \x01(\x03R\x16cancelledDeliberations\x121\n" +
 	"\x14queued_deliberations\x18\a \x01(\x03R\x13queuedDeliberations\x127\n" +
-	"\x17forgotten_deliberations\x18\f \x01(\x03R\x16forgottenDeliberations\"\xf9\x02\n" +
+	"\x17forgotten_deliberations\x18\f \x01(\x03R\x16forgottenDeliberations\"\xb0\x04\n" +
 	"\aCluster\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
 	"\aaddress\x18\x02 \x01(\tR\aaddress\x12\x1f\n" +
@@ -1584,7 +1613,12 @@ const file_ray_executor_v1_service_proto_rawDesc = "" +
 	"\x16worker_replicas_target\x18\n" +
 	" \x01(\x05R\x14workerReplicasTarget\x12\x1c\n" +
 	"\treachable\x18\v \x01(\bR\treachable\x12\x14\n" +
-	"\x05error\x18\f \x01(\tR\x05error\"\x16\n" +
+	"\x05error\x18\f \x01(\tR\x05error\x120\n" +
+	"\x11worker_heartbeats\x18\r \x01(\x05H\x00R\x10workerHeartbeats\x88\x01\x01\x127\n" +
+	"\x15heartbeat_age_seconds\x18\x0e \x01(\x01H\x01R\x13heartbeatAgeSeconds\x88\x01\x01\x12\x1a\n" +
+	"\bproblems\x18\x0f \x03(\tR\bproblemsB\x14\n" +
+	"\x12_worker_heartbeatsB\x18\n" +
+	"\x16_heartbeat_age_seconds\"\x16\n" +
 	"\x14GetActiveJobsRequest\"E\n" +
 	"\x15GetActiveJobsResponse\x12,\n" +
 	"\x04jobs\x18\x01 \x03(\v2\x18.ray_executor.v1.JobInfoR\x04jobs\"\xaa\x02\n" +
@@ -1753,6 +1787,7 @@ func file_ray_executor_v1_service_proto_init() {
 	}
 	file_ray_executor_v1_deliberation_proto_init()
 	file_ray_executor_v1_events_proto_init()
+	file_ray_executor_v1_service_proto_msgTypes[6].OneofWrappers = []any{}
 	file_ray_executor_v1_service_proto_msgTypes[16].OneofWrappers = []any{
 		(*WatchDeliberationResponse_Requested)(nil),
 		(*WatchDeliberationResponse_Started)(nil),

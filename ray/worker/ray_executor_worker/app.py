@@ -10,8 +10,10 @@ import gc
 import os
 from typing import Any
 
+import ray
 from ray import serve
 
+from .heartbeat import BEAT_S
 from .messages import Schema
 from .settings import Secrets, Settings
 from .worker import Worker
@@ -35,12 +37,21 @@ class Replica:
     def __init__(self, args: dict[str, Any]) -> None:
         settings = Settings.read(args, os.environ)
         replica = serve.get_replica_context().replica_id.unique_id
-        self._worker = Worker(settings, Secrets.from_environment(), Schema.shipped(), replica)
+        self._worker = Worker(
+            settings,
+            Secrets.from_environment(),
+            Schema.shipped(),
+            replica,
+            ray_version=ray.__version__,
+        )
         # The process is ours alone: what Ray and the imports have made stays.
         gc.freeze()
         gc.set_threshold(_GARBAGE)
         # Serve calls this inside the event loop that the replica lives in.
         self._worker.start()
+
+    def reconfigure(self, config: dict[str, Any]) -> None:
+        """Serve wants it where there is a user_config; ours only tells others."""
 
     async def check_health(self) -> None:
         """Fails on what a new replica would mend: not because NATS is away."""
@@ -59,6 +70,8 @@ def build(args: dict[str, Any]) -> Any:
         name="Worker",
         num_replicas=settings.replicas,
         ray_actor_options={"num_cpus": _NUM_CPUS},
+        # Serve tells it to whoever asks: they may expect heartbeats of this worker.
+        user_config={"heartbeat_s": BEAT_S},
         # Nobody sends requests; Serve insists on a number.
         max_ongoing_requests=1,
         graceful_shutdown_timeout_s=_SHUTDOWN_S,

@@ -39,6 +39,20 @@ class AllowedHosts:
             return False
         return any(pattern.covers(host.lower(), url.port) for pattern in self._patterns)
 
+    def addresses(self) -> list[tuple[str, int]]:
+        """The entries that name one host and one port."""
+        return [(p.host, p.port) for p in self._patterns if p.port is not None and not p.below]
+
+
+def address_of(url: str) -> list[tuple[str, int]]:
+    """Where a model server's URL leads; nothing where that is no such URL."""
+    try:
+        read = URL(url)
+        host, port = read.host, read.port
+    except ValueError:
+        return []
+    return [(host, port)] if host and port else []
+
 
 def _parse(entry: str) -> _Pattern:
     rest = entry.strip().lower()

@@ -23,8 +23,11 @@ AGENT = f"{PACKAGE}.AgentCompleted"
 COMPLETED = f"{PACKAGE}.DeliberationCompleted"
 FAILED = f"{PACKAGE}.DeliberationFailed"
 STOPPED = f"{PACKAGE}.WorkerStopped"
+HEARTBEAT = f"{PACKAGE}.WorkerHeartbeat"
 
 _NANOS = 1_000_000_000
+# An entry in a bucket is small.
+_REASON_CHARS = 300
 
 
 class UnreadableError(ValueError):
@@ -87,6 +90,27 @@ class Started:
     first_started_ns: int
 
 
+@dataclass(frozen=True)
+class Replica:
+    """What a worker replica says of itself, besides how it is."""
+
+    cluster: str
+    name: str
+    # The package's hash, and Ray's version.
+    version: str
+    ray_version: str
+    started_ns: int
+
+
+@dataclass(frozen=True)
+class PoolUse:
+    """A replica's slots of a pool, one an agent, and how many are taken."""
+
+    name: str
+    slots: int
+    held: int
+
+
 class Schema:
     """Makes and reads the messages of ``ray_executor.v1``."""
 
@@ -96,7 +120,7 @@ class Schema:
             pool.Add(file)  # type: ignore[no-untyped-call, unused-ignore]
         self._classes = {
             name: message_factory.GetMessageClass(pool.FindMessageTypeByName(name))
-            for name in (REQUESTED, STARTED, AGENT, COMPLETED, FAILED, STOPPED)
+            for name in (REQUESTED, STARTED, AGENT, COMPLETED, FAILED, STOPPED, HEARTBEAT)
         }
 
     @classmethod
@@ -164,6 +188,24 @@ class Schema:
         """The end of a replica that has handed back what it held."""
         message: Message = self._classes[STOPPED](cluster=cluster, replica=replica)
         return message
+
+    def heartbeat(
+        self, replica: Replica, pools: Iterable[PoolUse], problems: Iterable[tuple[str, str]]
+    ) -> Message:
+        """A replica's word that it lives, and what it cannot reach, with the reasons."""
+        message: Any = self._classes[HEARTBEAT](
+            cluster=replica.cluster,
+            replica=replica.name,
+            version=replica.version,
+            ray_version=replica.ray_version,
+        )
+        message.started_at.seconds = replica.started_ns // _NANOS
+        message.started_at.nanos = replica.started_ns % _NANOS
+        for pool in pools:
+            message.pools.add(name=pool.name, slots=pool.slots, held=pool.held)
+        for what, reason in problems:
+            message.problems.add(what=_utf8(what), reason=_utf8(reason)[:_REASON_CHARS])
+        return message  # type: ignore[no-any-return]
 
     def _new(self, name: str, deliberation_id: str, task_id: str) -> Any:
         return self._classes[name](deliberation_id=deliberation_id, task_id=task_id)

@@ -20,6 +20,7 @@ from nats.aio.msg import Msg
 
 from .connection import Connection, UnavailableError, status_of
 from .journal import STREAM
+from .messages import PoolUse
 from .slots import Place, Slots
 from .teller import Teller
 
@@ -100,8 +101,15 @@ class Puller:
         self._heard_at = 0.0
         self._wake = asyncio.Event()
         self._refused = ""
+        # Why the last pull failed; empty again when the server answers one.
+        self.trouble = ""
         self._stopping = False
         self._teller = Teller(log)
+
+    @property
+    def use(self) -> PoolUse:
+        """How much of the pool is taken here."""
+        return PoolUse(self._pool, self.slots.capacity, self.slots.taken)
 
     def _freed(self) -> None:
         if self._open is None:
@@ -136,6 +144,7 @@ class Puller:
             if not self._refused:
                 wait = _RETRY_S[0]
                 continue
+            self.trouble = self._refused
             self._teller.warn(f"pool {self._pool}: cannot pull: {self._refused}; trying again")
             self._refused = ""
             await asyncio.sleep(wait)
@@ -189,6 +198,7 @@ class Puller:
         if status is not None:
             self._on_status(status, message)
             return
+        self.trouble = ""
         # Before anything is awaited: what comes next has its place behind this.
         if self._stopping or self._too_many(message):
             await self._hand_back(message)
@@ -207,6 +217,8 @@ class Puller:
         return self.slots.waiting >= _WAITING and message.metadata.num_delivered <= _HELD_ANYWAY
 
     def _on_status(self, status: str, message: Msg) -> None:
+        if status == _HEARTBEAT:
+            self.trouble = ""
         if status == _HEARTBEAT or message.subject != self._open:
             return
         # nats-py leaves further headers in the description.
@@ -215,6 +227,8 @@ class Puller:
             if status == _NO_RESPONDERS:
                 told = "no such consumer; has deploy made it?"
             self._refused = f"{status} {told}"
+        else:
+            self.trouble = ""
         self.reset()
 
     async def _hand_back(self, message: Msg) -> None:

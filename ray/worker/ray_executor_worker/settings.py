@@ -19,7 +19,9 @@ from urllib.parse import urlsplit
 
 # What a pool has in flight where nobody says; config.go has the same.
 _IN_FLIGHT = 1000
-_ARGS = frozenset({"nats_url", "pools", "cluster", "model_hosts", "version", "replicas"})
+_ARGS = frozenset(
+    {"nats_url", "pools", "cluster", "model_hosts", "model_url", "version", "replicas"}
+)
 
 
 class SettingError(ValueError):
@@ -34,6 +36,8 @@ class Settings:
     # Pool to the number of agents that the cluster has in flight of it.
     pools: Mapping[str, int]
     model_hosts: tuple[str, ...]
+    # The server of requests that name none: whether it can be reached is told.
+    model_url: str = ""
     cluster: str = ""
     # The package's hash: a new one makes Serve roll the replicas.
     version: str = ""
@@ -53,6 +57,7 @@ class Settings:
             nats_urls=urls,
             pools=_pools(args.get("pools")),
             model_hosts=_texts(args, "model_hosts"),
+            model_url=_text(args, "model_url"),
             cluster=_text(args, "cluster"),
             version=_text(args, "version"),
             replicas=_count("replicas", args.get("replicas", 1)),
@@ -75,6 +80,8 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         found["model_hosts"] = _list(environ["MODEL_HOSTS"])
     elif environ.get("VLLM_URL"):
         found["model_hosts"] = [urlsplit(environ["VLLM_URL"]).netloc]
+    if environ.get("VLLM_URL"):
+        found["model_url"] = environ["VLLM_URL"]
     if environ.get("WORKER_REPLICAS"):
         found["replicas"] = _whole(environ["WORKER_REPLICAS"])
     return found

@@ -48,6 +48,11 @@ class Slots:
         return 0 if self._waiting else max(0, self.capacity - self._taken)
 
     @property
+    def taken(self) -> int:
+        """The slots of what has started; more than all where that is wide."""
+        return self._taken
+
+    @property
     def waiting(self) -> int:
         """How many deliberations wait."""
         return len(self._waiting)

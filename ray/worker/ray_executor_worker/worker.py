@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Optional
 
+from google.protobuf.message import Message
 from nats.aio.msg import Msg
 
 from .clock import JournalClock
 from .connection import Connection, UnavailableError
 from .deliberation import Context, Deliberation, Settlement, cancel, weigh
-from .hosts import AllowedHosts
+from .heartbeat import Heartbeat
+from .hosts import AllowedHosts, address_of
 from .journal import AbandonedError, Event, Expectation, Journal, stopped_subject
-from .messages import Schema, UnreadableError
+from .messages import Replica, Schema, UnreadableError
 from .model import ModelClient
 from .puller import ACK, IN_PROGRESS, NAK, Delivery, Puller
+from .reach import Reach
 from .settings import Secrets, Settings
 from .slots import Place, Slots
 
@@ -61,13 +65,14 @@ class _Held:
 class Worker:
     """Pulls, runs and settles deliberations."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what Ray knows, and what a test puts in
         self,
         settings: Settings,
         secrets: Secrets,
         schema: Schema,
         replica: str,
         *,
+        ray_version: str = "",
         models: Optional[ModelClient] = None,
     ) -> None:
         self._settings = settings
@@ -78,7 +83,13 @@ class Worker:
             on_connected=self._on_connected,
         )
         self._journal = Journal(self._connection, JournalClock())
-        self._models = models or ModelClient(AllowedHosts(settings.model_hosts), secrets.api_key())
+        hosts = AllowedHosts(settings.model_hosts)
+        self._models = models or ModelClient(hosts, secrets.api_key())
+        self._reach = Reach([*address_of(settings.model_url), *hosts.addresses()])
+        self._replica = Replica(
+            settings.cluster, replica, settings.version, ray_version, time.time_ns()
+        )
+        self._heartbeat = Heartbeat(self._connection, settings.cluster, replica, self._facts)
         self._context = Context(
             journal=self._journal,
             schema=schema,
@@ -107,7 +118,9 @@ class Worker:
         )
         self._help(self._connection.keep())
         self._help(self._begin())
-        self._help(self._heartbeats())
+        self._help(self._keep_held())
+        self._help(self._heartbeat.run())
+        self._help(self._keep_reaching())
 
     async def stop(self, patience_s: float = 0.0) -> None:
         """Takes nothing more, and ends what it can end within the patience.
@@ -132,6 +145,7 @@ class Worker:
         for h in held:
             # Model: HandBack.
             await self._send(h.reply, NAK)
+        await self._heartbeat.end()
         await self._models.close()
         await self._connection.close()
         log.info("worker %s stopped; %d handed back", self._context.replica, len(held))
@@ -182,6 +196,7 @@ class Worker:
 
     def _on_connected(self) -> None:
         self._connected.set()
+        self._heartbeat.now()
         for puller in self._pullers.values():
             puller.reset()
         if self._held:
@@ -202,6 +217,22 @@ class Worker:
             except UnavailableError as error:
                 log.debug("the server's time and ack waits: %s", error)
             await asyncio.sleep(_OBSERVE_S)
+
+    async def _keep_reaching(self) -> None:
+        while True:
+            if await self._reach.look():
+                self._heartbeat.now()
+            await self._reach.pause()
+
+    def _facts(self) -> Message:
+        """What the next heartbeat says."""
+        pools = self._pullers.items()
+        return self._context.schema.heartbeat(
+            self._replica,
+            [puller.use for _, puller in pools],
+            [(f"pool {pool}", p.trouble) for pool, p in pools if p.trouble]
+            + self._reach.problems(),
+        )
 
     # Work
 
@@ -256,7 +287,7 @@ class Worker:
             # Model: Ack.
             await self._send(held.reply, ACK)
 
-    async def _heartbeats(self) -> None:
+    async def _keep_held(self) -> None:
         """Tells the server that what is held is worked on."""
         while True:
             await asyncio.sleep(1)

@@ -64,10 +64,12 @@ def test_the_environment_stands_for_what_args_leave_out() -> None:
         nats_urls=("nats://user:secret@workers:4222",),
         pools={"default": 1000, "gpu": 7},
         model_hosts=("vllm:8000",),
+        model_url="http://vllm:8000/base",
         cluster="c",
         replicas=3,
     )
-    assert Settings.read(ARGS, environ) == Settings.read(ARGS, {})
+    told = {**ARGS, "model_url": ""}
+    assert Settings.read(told, environ) == Settings.read(told, {})
     hosts = Settings.read({}, {**environ, "MODEL_HOSTS": "a:1,*.b", "WORKER_NATS_URL": ""})
     assert hosts.model_hosts == ("a:1", "*.b")
     assert hosts.nats_urls == ("nats://functions:4222",)

@@ -1,0 +1,64 @@
+"""Whether the model servers that the operator named can be reached from here."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from .teller import Teller
+
+log = logging.getLogger(f"ray.serve.{__name__}")
+
+_EVERY_S = 30.0
+_CONNECT_S = 3.0
+# Connections cost a server little; a long list is not an invitation.
+_HOSTS = 8
+
+Address = tuple[str, int]
+
+
+class Reach:
+    """Connects to each server now and then, and remembers what failed."""
+
+    def __init__(self, addresses: Sequence[Address]) -> None:
+        self._addresses = tuple(dict.fromkeys(addresses))[:_HOSTS]
+        self._failed: dict[Address, str] = {}
+        self._teller = Teller(log)
+
+    def problems(self) -> list[tuple[str, str]]:
+        """What could not be reached the last time, and why."""
+        return [(f"model host {_name(at)}", why) for at, why in sorted(self._failed.items())]
+
+    async def look(self) -> bool:
+        """Tries each once; whether anything is other than before."""
+        whys = await asyncio.gather(*(_connect(*address) for address in self._addresses))
+        failed = {at: why for at, why in zip(self._addresses, whys) if why}
+        changed, self._failed = failed != self._failed, failed
+        for what, why in self.problems():
+            self._teller.warn(f"{what} cannot be reached: {why}")
+        return changed
+
+    @staticmethod
+    async def pause() -> None:
+        """Waits until the next look is due."""
+        await asyncio.sleep(_EVERY_S)
+
+
+def _name(address: Address) -> str:
+    host, port = address
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+async def _connect(host: str, port: int) -> str:
+    """Why there is no connection, or nothing: the model client uses no proxy either."""
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), _CONNECT_S)
+    except asyncio.TimeoutError:
+        return f"no connection within {_CONNECT_S:.0f} s"
+    except ConnectionRefusedError:
+        return "connection refused"
+    except OSError as error:
+        return error.strerror or str(error)
+    writer.close()
+    return ""
