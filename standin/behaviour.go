@@ -44,6 +44,10 @@ type Behaviour struct {
 	// behaviour was set, counted by model. Without a fault it means status
 	// 503. 0: the fault is for ever.
 	FailFirst int
+	// MaxQueued is vLLM's --max-num-queued-reqs: what comes while so many
+	// requests of the model run is refused at once, with 503 and the error type
+	// "Service Unavailable". 0: nothing is.
+	MaxQueued int
 	// Content is the answer. Empty: a default proposal.
 	Content string
 	// Reasoning is sent beside the content where it is set.
@@ -71,6 +75,7 @@ type behaviourJSON struct {
 	Body           string `json:"body,omitempty"`
 	RetryAfter     string `json:"retry_after,omitempty"`
 	FailFirst      int    `json:"fail_first,omitempty"`
+	MaxQueued      int    `json:"max_queued,omitempty"`
 	Content        string `json:"content,omitempty"`
 	Reasoning      string `json:"reasoning,omitempty"`
 	ReasoningField string `json:"reasoning_field,omitempty"`
@@ -84,7 +89,7 @@ type behaviourJSON struct {
 // MarshalJSON writes the behaviour with snake_case names, the delay as 1.5s.
 func (b Behaviour) MarshalJSON() ([]byte, error) {
 	wire := behaviourJSON{
-		Status: b.Status, Body: b.Body, RetryAfter: b.RetryAfter, FailFirst: b.FailFirst,
+		Status: b.Status, Body: b.Body, RetryAfter: b.RetryAfter, FailFirst: b.FailFirst, MaxQueued: b.MaxQueued,
 		Content: b.Content, Reasoning: b.Reasoning, ReasoningField: b.ReasoningField, FinishReason: b.FinishReason,
 		Empty: b.Empty, Malformed: b.Malformed, Cut: b.Cut, Hang: b.Hang,
 	}
@@ -103,7 +108,7 @@ func (b *Behaviour) UnmarshalJSON(data []byte) error {
 		return err
 	}
 	*b = Behaviour{
-		Status: wire.Status, Body: wire.Body, RetryAfter: wire.RetryAfter, FailFirst: wire.FailFirst,
+		Status: wire.Status, Body: wire.Body, RetryAfter: wire.RetryAfter, FailFirst: wire.FailFirst, MaxQueued: wire.MaxQueued,
 		Content: wire.Content, Reasoning: wire.Reasoning, ReasoningField: wire.ReasoningField,
 		FinishReason: wire.FinishReason,
 		Empty:        wire.Empty, Malformed: wire.Malformed, Cut: wire.Cut, Hang: wire.Hang,
@@ -133,6 +138,9 @@ func (b Behaviour) validate() error {
 	}
 	if b.FailFirst < 0 {
 		errs = append(errs, fmt.Errorf("fail_first: %d is negative, want 0 or more", b.FailFirst))
+	}
+	if b.MaxQueued < 0 {
+		errs = append(errs, fmt.Errorf("max_queued: %d is negative, want 0 or more", b.MaxQueued))
 	}
 	if strings.ContainsAny(b.RetryAfter, "\r\n") {
 		errs = append(errs, errors.New("retry_after: has a line break, want one line"))

@@ -62,6 +62,26 @@ func TestFaults(t *testing.T) {
 	}
 }
 
+func TestMaxQueued(t *testing.T) {
+	t.Parallel()
+	s, web := setup(t, standin.Options{})
+	set(t, s, "m1", standin.Behaviour{Hang: true, MaxQueued: 1})
+	first := make(chan reply, 1)
+	go func() { first <- do(t, web, "POST", path, body) }()
+	if err := s.Wait(t.Context(), func(n standin.Snapshot) bool { return n.Of("m1").Running == 1 }); err != nil {
+		t.Fatal(err)
+	}
+	got := do(t, web, "POST", path, body)
+	if got.status != 503 || !strings.Contains(got.body, `"type":"Service Unavailable"`) {
+		t.Errorf("the second: %d %s", got.status, got.body)
+	}
+	if other := do(t, web, "POST", path, strings.Replace(body, "m1", "m2", 1)); other.status != 200 {
+		t.Errorf("another model: %d %s", other.status, other.body)
+	}
+	s.Close()
+	<-first
+}
+
 func TestFailFirst(t *testing.T) {
 	t.Parallel()
 	s, web := setup(t, standin.Options{Default: standin.Behaviour{FailFirst: 2}})

@@ -73,6 +73,9 @@ func (x *exchange) read() *apiError {
 	}
 	does, n := s.behaviours.next(x.model)
 	x.behaviour = does.at(n)
+	if most := x.behaviour.MaxQueued; most > 0 && s.record.running(x.model) > most {
+		return overloaded(most)
+	}
 	x.answer = newAnswer(x, does, n)
 	return nil
 }

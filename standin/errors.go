@@ -14,6 +14,7 @@ const (
 	typeBadRequest = "BadRequestError"
 	typeNotFound   = "NotFoundError"
 	typeInternal   = "InternalServerError"
+	typeOverloaded = "Service Unavailable"
 )
 
 // apiError is a refusal in vLLM's shape.
@@ -87,6 +88,14 @@ func unknownModel(model string, aliases string) *apiError {
 	return &apiError{
 		Status: http.StatusNotFound, Type: typeNotFound, Param: "model",
 		Message: fmt.Sprintf("The model `%s` does not exist. Valid aliases: %s.", model, aliases),
+	}
+}
+
+// overloaded is vLLM's own admission control.
+func overloaded(most int) *apiError {
+	return &apiError{
+		Status: http.StatusServiceUnavailable, Type: typeOverloaded,
+		Message: fmt.Sprintf("The server is overloaded: %d requests are queued or running (max_num_queued_reqs). Please retry later.", most),
 	}
 }
 

@@ -50,6 +50,16 @@ func (c collector) Collect(metrics chan<- prometheus.Metric) {
 	}
 }
 
+// running is how many requests of a model run, the caller's among them.
+func (r *record) running(model string) int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if counts, ok := r.models[model]; ok {
+		return counts.Running
+	}
+	return 0
+}
+
 // gauges are the running requests by model, and the successes so far.
 func (r *record) gauges() (map[string]int, map[finish]uint64) {
 	r.mu.Lock()

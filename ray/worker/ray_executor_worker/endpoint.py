@@ -33,6 +33,9 @@ _LOOK_S = 0.05
 # would overrun its backlog, and a connection takes a third more memory while it
 # is being opened than afterwards, which the process keeps.
 _OPENING = 100
+# Calls under way to a server; what is more waits in its order. A node has 28,000
+# ports to one address, and more than one replica.
+_CALLS = 10_000
 # Requests name their servers, and thousands of names may come by.
 _ENDPOINTS = 256
 
@@ -56,7 +59,8 @@ class CallError(Exception):
         # Seconds that the server asks to be left alone for.
         self.retry_after = retry_after
         # Whether the server failed, rather than answered: a refusal is an
-        # answer, and 429 that of one that lives and has much to do.
+        # answer, and 429 that of one that lives and has much to do, as is 503
+        # by the server's own admission.
         self.broken = broken
 
 
@@ -101,6 +105,10 @@ class Endpoint:
         self.budget = Budget(now, sleep)
         # Held while a connection is being opened.
         self.opening = asyncio.Semaphore(_OPENING)
+        # Held by a call; who waits for it is cancelled at its deadline.
+        self.calls = asyncio.Semaphore(_CALLS)
+        # Those who hold it or wait: it is not forgotten meanwhile.
+        self.users = 0
         self._now = now
         self._failures = 0
         self._failing_since = 0.0
@@ -184,12 +192,13 @@ class Endpoints:
         self._known: OrderedDict[str, Endpoint] = OrderedDict()
 
     def at(self, name: str) -> Endpoint:
-        """The server at host:port; the one not called for longest is forgotten."""
+        """The server at host:port; of those without a call the oldest is forgotten."""
         endpoint = self._known.get(name)
         if endpoint is None:
             endpoint = self._known[name] = Endpoint(name, self._now, self._sleep)
             if len(self._known) > _ENDPOINTS:
-                self._known.popitem(last=False)
+                idle = (n for n, known in self._known.items() if not known.users and n != name)
+                self._known.pop(next(idle, ""), None)
         else:
             self._known.move_to_end(name)
         return endpoint

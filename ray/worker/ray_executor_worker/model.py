@@ -150,15 +150,17 @@ class ModelClient:
             body = await _read_up_to(response, _MAX_ERROR_BODY_BYTES)
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError):
             body = b""  # the status alone says enough
-        text = _error_text(body) or response.reason or "no reason given"
+        error = _error(body)
+        text = _error_text(error) or response.reason or "no reason given"
+        overloaded = response.status == 503 and _own_admission(error, response.headers)
         if 300 <= response.status <= 399:
             text = "redirects are not followed"
         failure = CallError(
-            "http_status",
+            "overloaded" if overloaded else "http_status",
             self._clean(f"HTTP {response.status}: {text}"),
             retryable=retryable,
             retry_after=retry_after(response.headers) if retryable else None,
-            broken=response.status >= 500,
+            broken=response.status >= 500 and not overloaded,
         )
         log.debug("call of %s failed: %s", response.url.host, failure.text)
         return failure
@@ -214,15 +216,33 @@ async def _read_up_to(response: aiohttp.ClientResponse, limit: int) -> bytes:
     return b"".join(chunks)
 
 
-def _error_text(body: bytes) -> str:
-    """The error in words: OpenAI sends an object, others a string or plain text."""
+def _error(body: bytes) -> Any:
+    """What the server says went wrong: OpenAI sends an object, others a string or plain text."""
     text = body.decode("utf-8", errors="replace")
     try:
-        error = json.loads(text)["error"]
-        message = error["message"] if isinstance(error, dict) else error
+        return json.loads(text)["error"]
     except (ValueError, KeyError, TypeError, RecursionError):
         return text
-    return message if isinstance(message, str) else text
+
+
+def _error_text(error: Any) -> str:
+    """The error in words."""
+    message = error.get("message") if isinstance(error, dict) else error
+    return message if isinstance(message, str) else json.dumps(error)
+
+
+def _own_admission(error: Any, headers: Mapping[str, str]) -> bool:
+    """Whether a 503 is from a server that lives and has too much to do.
+
+    vLLM (--max-num-queued-reqs) sends an error object of the type "Service
+    Unavailable"; a proxy whose server is gone sends a page, or plain text.
+    """
+    if not isinstance(error, dict):
+        return False
+    kind = str(error.get("type")).casefold()
+    if "unavailable" in kind or "overload" in kind:
+        return True
+    return "Retry-After" in headers and "type" in error and "internal" not in kind
 
 
 def _answer(body: bytes) -> Answer:

@@ -115,15 +115,20 @@ class Retrier:
 
 
 async def _call(call: Callable[[], Awaitable[T]], endpoint: Endpoint) -> T:
-    """Calls, where the breaker lets it, and tells the endpoint what came of it."""
-    probe = endpoint.admit()
+    """Calls, in its turn and where the breaker lets it, and tells the endpoint what came of it."""
+    endpoint.users += 1
     try:
-        answer = await call()
-    except CallError as error:
-        if error.broken:
-            endpoint.failed(error.text, probe=probe)
-        else:
-            endpoint.refused()
-        raise
-    endpoint.succeeded()
-    return answer
+        async with endpoint.calls:
+            probe = endpoint.admit()
+            try:
+                answer = await call()
+            except CallError as error:
+                if error.broken:
+                    endpoint.failed(error.text, probe=probe)
+                else:
+                    endpoint.refused()
+                raise
+            endpoint.succeeded()
+            return answer
+    finally:
+        endpoint.users -= 1

@@ -310,7 +310,8 @@ class FakeModel:
 
     `ok`, `pause` (for a moment), `slow` and `wait-…` (until it is let go), `empty`,
     `big`, `404`, `500`, `500x1` (once; `500x1-2` and the like count apart),
-    `string-error`, `broken` (cut off in the body), `cut` (no answer).
+    `string-error`, `broken` (cut off in the body), `cut` (no answer), `full` (503 as
+    vLLM's own admission; `fullx1` once).
     """
 
     def __init__(self) -> None:
@@ -371,6 +372,9 @@ class FakeModel:
             raise web.HTTPTemporaryRedirect("/elsewhere")
         if name == "string-error":
             return web.json_response({"error": "Unauthorized"}, status=401)
+        if name.startswith("full") and self.calls[name] <= int(name[5:] or 1_000):
+            refusal = {"message": "The server is overloaded", "type": "Service Unavailable"}
+            return web.json_response({"error": refusal}, status=503)
         failing, _, times = name.partition("-")[0].partition("x")
         if failing.isdigit() and times.isdigit() and self.calls[name] > int(times):
             return web.json_response(completion("at last"))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 
 import pytest
 from harness import FakeModel, Journalist, a, working
 from test_retry import Calls, Clock
 
 from ray_executor_worker.endpoint import _ENDPOINTS, CallError, Endpoint, Endpoints
-from ray_executor_worker.retry import Backoff, Progress, Retrier
+from ray_executor_worker.retry import Backoff, Progress, Retrier, _call
 
 
 def broken(text: str = "HTTP 503: down") -> CallError:
@@ -179,6 +180,41 @@ async def test_a_wait_for_the_budget_that_is_cancelled_lets_the_next_one_on() ->
     assert first.cancelled()
 
 
+async def test_a_server_that_is_called_is_not_forgotten() -> None:
+    endpoints = Endpoints()
+    used = endpoints.at("used:1")
+
+    async def others() -> None:
+        for i in range(2 * _ENDPOINTS):
+            endpoints.at(f"other:{i}")
+        assert endpoints.at("used:1") is used
+
+    await _call(others, used)
+    assert len(endpoints._known) == _ENDPOINTS
+
+
+async def test_calls_of_one_server_are_bounded_and_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("ray_executor_worker.endpoint._CALLS", 2)
+    endpoint = Endpoint("model:8000")
+    begun: list[int] = []
+    let_go = asyncio.Event()
+
+    async def one(number: int) -> None:
+        begun.append(number)
+        await let_go.wait()
+
+    calls = [asyncio.create_task(_call(partial(one, i), endpoint)) for i in range(5)]
+    await asyncio.sleep(0.01)
+    assert begun == [0, 1]
+    calls[2].cancel()  # its deadline has come
+    let_go.set()
+    await asyncio.gather(*calls, return_exceptions=True)
+    assert begun == [0, 1, 3, 4]
+    assert endpoint.users == 0
+
+
 def test_servers_are_apart_and_bounded() -> None:
     clock = Clock()
     endpoints = Endpoints(lambda: clock.now, clock.sleep)
@@ -216,3 +252,20 @@ async def test_a_dead_server_is_left_alone(
     assert "was not called: it keeps failing, the last time with: HTTP 503" in end.error_message
     # What was under way when it opened, and nothing after.
     assert model.calls["503"] <= 60
+
+
+async def test_a_server_with_too_much_to_do_is_not_left_alone(
+    journalist: Journalist, model: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It refuses what it has no room for, and answers the rest."""
+    monkeypatch.setattr("ray_executor_worker.endpoint._FAILING_S", 0.0)
+    async with working(journalist) as worker:
+        worker._models._retrier = Retrier(Backoff(base=0.001, cap=0.001))
+        agents = [a(f"a{i}", "full") for i in range(40)]
+        await journalist.submit("d1", agents, model.url, max_retries=1)
+        how, end = await journalist.end("d1")
+        await journalist.submit("d2", [a("a1")], model.url)
+        assert (await journalist.end("d2"))[0] == "completed"
+    assert how == "failed"
+    assert {r.metadata["error_type"] for r in end.results} == {"overloaded"}
+    assert model.calls["full"] == 80

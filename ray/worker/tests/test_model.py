@@ -14,7 +14,7 @@ from yarl import URL
 from ray_executor_worker.chat import Chat
 from ray_executor_worker.endpoint import CallError, Endpoint
 from ray_executor_worker.hosts import AllowedHosts
-from ray_executor_worker.model import Answer, ModelClient, Question
+from ray_executor_worker.model import Answer, ModelClient, Question, _error, _own_admission
 from ray_executor_worker.prompt import Text
 from ray_executor_worker.retry import Backoff, Progress, Retrier
 
@@ -75,6 +75,7 @@ async def test_an_answer(client: ModelClient, model: FakeModel) -> None:
     [
         ("404", "http_status", "HTTP 404: no 404", 1),
         ("503", "http_status", "HTTP 503: no 503", 3),
+        ("full", "overloaded", "HTTP 503: The server is overloaded", 3),
         ("429", "http_status", "HTTP 429: no 429", 3),
         ("string-error", "http_status", "HTTP 401: Unauthorized", 1),
         ("moved", "http_status", "HTTP 307: redirects are not followed", 1),
@@ -103,6 +104,30 @@ async def test_a_large_body_is_sent_as_it_is_made(client: ModelClient, model: Fa
     assert model.headers[0]["Content-Length"] == str(len(said("ok", "x").whole()))
     assert model.headers[0]["Content-Type"] == "application/json"
     assert model.requests[1] == model.requests[2]
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "overloaded"),
+    [
+        (b'{"error": {"message": "m", "type": "Service Unavailable", "code": 503}}', {}, True),
+        (b'{"error": {"message": "m", "type": "ServiceUnavailableError"}}', {}, True),
+        (b'{"error": {"message": "m", "type": "overloaded_error"}}', {}, True),
+        (b'{"error": {"message": "m", "type": "rate"}}', {"Retry-After": "1"}, True),
+        (b'{"error": {"message": "m", "type": "rate"}}', {}, False),
+        (
+            b'{"error": {"message": "m", "type": "InternalServerError"}}',
+            {"Retry-After": "1"},
+            False,
+        ),
+        (b'{"error": {"message": "m"}}', {"Retry-After": "1"}, False),
+        (b'{"error": "Service Unavailable"}', {}, False),
+        (b"<html>503 Service Unavailable</html>", {"Retry-After": "1"}, False),
+        (b"no healthy upstream", {}, False),
+        (b"[" * 60_000, {}, False),
+    ],
+)
+def test_whose_503_it_is(body: bytes, headers: dict[str, str], overloaded: bool) -> None:  # noqa: FBT001
+    assert _own_admission(_error(body), headers) is overloaded
 
 
 async def test_a_retry_may_mend_it(client: ModelClient, model: FakeModel) -> None:
