@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 
 	protobufformat "github.com/cloudevents/sdk-go/binding/format/protobuf/v2"
@@ -166,17 +167,24 @@ func unreadable(data []byte, place int, cause error) event.Event {
 	return e
 }
 
-func marshalBatch(replies []event.Event) ([]byte, error) {
-	body := []byte{'['}
+// writeBatch writes a JSON array of events, one at a time: together they may be
+// large.
+func writeBatch(w io.Writer, replies []event.Event) error {
+	before := byte('[')
 	for i := range replies {
 		one, err := jsonEnvelope.marshal(&replies[i])
 		if err != nil {
-			return nil, fmt.Errorf("write a batch of events: %w", err)
+			return fmt.Errorf("write a batch of events: %w", err)
 		}
-		if i > 0 {
-			body = append(body, ',')
+		if _, err := w.Write(append([]byte{before}, one...)); err != nil {
+			return err
 		}
-		body = append(body, one...)
+		before = ','
 	}
-	return append(body, ']'), nil
+	end := []byte{']'}
+	if len(replies) == 0 {
+		end = []byte("[]")
+	}
+	_, err := w.Write(end)
+	return err
 }

@@ -148,11 +148,8 @@ func invalid(field string, err error) error {
 func WriteReplies(w http.ResponseWriter, mode Mode, replies []event.Event) error {
 	switch {
 	case mode.batch:
-		body, err := marshalBatch(replies)
-		if err != nil {
-			return err
-		}
-		return writeBody(w, batchType, body)
+		w.Header().Set("Content-Type", batchType)
+		return writeBatch(w, replies)
 	case mode.structured != nil:
 		body, err := mode.structured.marshal(&replies[0])
 		if err != nil {

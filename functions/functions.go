@@ -42,8 +42,9 @@ type Journal interface {
 	// end. The first call, with an entry that holds no event, says that the story
 	// goes on; one that ended before is not told at all. Unknown ids are NotFound.
 	Watch(ctx context.Context, id string, after uint64, tell func(deliberation.Entry) error) error
-	// Page lists stories, newest first; next is 0 at the end.
-	Page(ctx context.Context, query deliberation.Query) (page []*deliberation.Deliberation, next uint64, err error)
+	// Page summarises stories, newest first; next is 0 at the end. It ends early
+	// when they are large.
+	Page(ctx context.Context, query deliberation.Query) (page []*pb.DeliberationSummary, next uint64, err error)
 	// Ledger returns the ledger as of the last snapshot.
 	Ledger(ctx context.Context) (ledger *deliberation.Ledger, revision uint64, err error)
 	// CatchUp folds into a ledger all that the journal holds.

@@ -149,7 +149,7 @@ func (m *memory) Watch(ctx context.Context, id string, after uint64, tell func(d
 	return ctx.Err()
 }
 
-func (m *memory) Page(_ context.Context, query deliberation.Query) (page []*deliberation.Deliberation, next uint64, err error) {
+func (m *memory) Page(_ context.Context, query deliberation.Query) (page []*pb.DeliberationSummary, next uint64, err error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := m.check(); err != nil {
@@ -160,7 +160,7 @@ func (m *memory) Page(_ context.Context, query deliberation.Query) (page []*deli
 		if e.Kind != deliberation.KindRequested || query.Before > 0 && e.Sequence >= query.Before {
 			continue
 		}
-		if page = append(page, m.fold(e.DeliberationID)); len(page) == query.Size {
+		if page = append(page, m.fold(e.DeliberationID).Summary()); len(page) == query.Size {
 			return page, e.Sequence, nil
 		}
 	}

@@ -15,6 +15,10 @@ import (
 )
 
 const (
+	// maxReplies is the most that the replies of a batch have, in bytes of data;
+	// those of shortReply are not refused for it.
+	maxReplies = 8 << 20
+	shortReply = 4 << 10
 	// together is how many submissions of a batch are under way at once.
 	together = 64
 )
@@ -62,7 +66,7 @@ func (f *Functions) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // answerAll answers events in order, but for submissions in a row: those are
 // under way together, and which of two that share an id comes first is open.
 func (f *Functions) answerAll(ctx context.Context, requests []event.Event, mode events.Mode) ([]event.Event, error) {
-	replies := make([]event.Event, len(requests))
+	replies, left := make([]event.Event, len(requests)), maxReplies
 	for from := 0; from < len(requests); {
 		to := from + 1
 		for to < len(requests) && isSubmission(&requests[from]) && isSubmission(&requests[to]) {
@@ -71,9 +75,41 @@ func (f *Functions) answerAll(ctx context.Context, requests []event.Event, mode 
 		if err := f.answerTogether(ctx, requests[from:to], replies[from:to], mode); err != nil {
 			return nil, err
 		}
+		if mode.IsBatch() {
+			var err error
+			if left, err = fit(ctx, requests[from:to], replies[from:to], left); err != nil {
+				return nil, err
+			}
+		}
 		from = to
 	}
 	return replies, nil
+}
+
+// fit counts the replies of a batch. One that no longer fits is refused in its
+// place, for good: in a batch of its own it would fit. What is short always
+// does, so that a submission that was accepted is told so.
+func fit(ctx context.Context, requests, replies []event.Event, left int) (int, error) {
+	for i := range replies {
+		size := len(replies[i].Data())
+		if size > left && size > shortReply {
+			refused, err := refusal(&requests[i], errReplies)
+			if err != nil {
+				return left, err
+			}
+			replies[i], size = *refused, 0
+		}
+		if err := gate.Take(ctx, size); err != nil {
+			return left, err
+		}
+		left -= size
+	}
+	return left, nil
+}
+
+var errReplies = &deliberation.Error{
+	Code: deliberation.TooLarge, Field: "request",
+	Message: "the replies of its batch are above 8 MiB: ask for this in another batch, or alone",
 }
 
 func (f *Functions) answerTogether(ctx context.Context, requests, replies []event.Event, mode events.Mode) (err error) {

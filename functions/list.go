@@ -5,7 +5,10 @@ import (
 	"slices"
 	"strconv"
 
+	"google.golang.org/protobuf/proto"
+
 	"rayexecutor/deliberation"
+	"rayexecutor/gate"
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
@@ -30,9 +33,9 @@ func (f *Functions) List(ctx context.Context, request *pb.ListDeliberationsReque
 	if err != nil {
 		return nil, err
 	}
-	response := &pb.ListDeliberationsResponse{}
-	for _, story := range page {
-		response.Deliberations = append(response.Deliberations, story.Summary())
+	response := &pb.ListDeliberationsResponse{Deliberations: page}
+	if err := gate.Take(ctx, proto.Size(response)); err != nil {
+		return nil, err
 	}
 	if next > 0 {
 		response.NextPageToken = strconv.FormatUint(next, 10)
@@ -58,7 +61,7 @@ func queryOf(request *pb.ListDeliberationsRequest) (deliberation.Query, error) {
 	return query, nil
 }
 
-func (f *Functions) page(ctx context.Context, query deliberation.Query) ([]*deliberation.Deliberation, uint64, error) {
+func (f *Functions) page(ctx context.Context, query deliberation.Query) ([]*pb.DeliberationSummary, uint64, error) {
 	if query.State == deliberation.Queued || query.State == deliberation.Running {
 		return f.activePage(ctx, query)
 	}
@@ -66,7 +69,7 @@ func (f *Functions) page(ctx context.Context, query deliberation.Query) ([]*deli
 }
 
 // activePage finds what has not ended in the ledger.
-func (f *Functions) activePage(ctx context.Context, query deliberation.Query) (page []*deliberation.Deliberation, next uint64, err error) {
+func (f *Functions) activePage(ctx context.Context, query deliberation.Query) (summaries []*pb.DeliberationSummary, next uint64, err error) {
 	open, err := f.open(ctx)
 	if err != nil {
 		return nil, 0, err
@@ -76,17 +79,31 @@ func (f *Functions) activePage(ctx context.Context, query deliberation.Query) (p
 			query.Pool != "" && one.Pool != query.Pool ||
 			one.Started.IsZero() != (query.State == deliberation.Queued)
 	})
+	page := deliberation.NewPage(query.Size)
 	for place, one := range slices.Backward(open) {
-		story, err := f.journal.Story(ctx, one.ID)
+		err := f.look(ctx, one.ID, func(story *deliberation.Deliberation) {
+			page.Looked(story)
+			if story.State == query.State && (query.TaskID == "" || story.Requested.GetTaskId() == query.TaskID) {
+				page.Add(story)
+			}
+		})
 		if err != nil {
 			return nil, 0, err
 		}
-		if story.State == query.State && (query.TaskID == "" || story.Requested.GetTaskId() == query.TaskID) {
-			page = append(page, story)
-		}
-		if len(page) == query.Size || len(open)-place == maxLooks {
-			return page, one.Sequence, nil
+		if page.Full() || len(open)-place == maxLooks {
+			return page.Summaries, one.Sequence, nil
 		}
 	}
-	return page, 0, nil
+	return page.Summaries, 0, nil
+}
+
+// look reads a story, of which no more is held than see takes.
+func (f *Functions) look(ctx context.Context, id string, see func(*deliberation.Deliberation)) error {
+	ctx, back := gate.Borrow(ctx)
+	defer back()
+	story, err := f.journal.Story(ctx, id)
+	if err == nil {
+		see(story)
+	}
+	return err
 }

@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"rayexecutor/deliberation"
+	"rayexecutor/gate"
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
@@ -76,23 +79,27 @@ func reasons(clusters []*pb.Cluster) []string {
 	return reasons
 }
 
-// Jobs lists what is queued or running, the oldest first, at most 1,000.
+// Jobs lists what is queued or running, the oldest first, at most 1,000 and a
+// megabyte of them.
 func (f *Functions) Jobs(ctx context.Context, _ *pb.GetActiveJobsRequest, _ Origin) (*pb.GetActiveJobsResponse, error) {
 	open, err := f.open(ctx)
 	if err != nil {
 		return nil, err
 	}
 	response := &pb.GetActiveJobsResponse{}
-	for _, one := range open[:min(len(open), maxJobs)] {
-		story, err := f.journal.Story(ctx, one.ID)
+	for told, place := 0, 0; place < min(len(open), maxJobs) && told < deliberation.MaxPageBytes; place++ {
+		err := f.look(ctx, open[place].ID, func(story *deliberation.Deliberation) {
+			if story.State == deliberation.Queued || story.State == deliberation.Running {
+				job := story.Job(time.Now())
+				response.Jobs = append(response.Jobs, job)
+				told += proto.Size(job)
+			}
+		})
 		if err != nil {
 			return nil, err
 		}
-		if story.State == deliberation.Queued || story.State == deliberation.Running {
-			response.Jobs = append(response.Jobs, story.Job(time.Now()))
-		}
 	}
-	return response, nil
+	return response, gate.Take(ctx, proto.Size(response))
 }
 
 // open returns what has not ended, the oldest first.

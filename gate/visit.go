@@ -60,10 +60,10 @@ func (v *visit) take(ctx context.Context, n int64) error {
 		return nil
 	}
 	n = min(n, held-small)
-	if n > v.gate.limits.Bytes {
+	if held-small > v.gate.limits.Bytes {
 		return &deliberation.Error{
-			Code: deliberation.TooLarge, Field: "reply",
-			Message: "is larger than this instance's memory allows: ask for less at a time, or give it more memory",
+			Code: deliberation.TooLarge, Field: "memory",
+			Message: "this instance has too little for it: ask for less at a time, or give it more",
 		}
 	}
 	if err := wait(ctx, v.gate.bytes, n, "memory"); err != nil {
@@ -83,6 +83,9 @@ func Take(ctx context.Context, bytes int) error {
 	}
 	return nil
 }
+
+// Counts reports whether Take counts in a context.
+func Counts(ctx context.Context) bool { return visitOf(ctx) != nil }
 
 // Borrow returns a context in which what Take counts is given back by calling
 // back.

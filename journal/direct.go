@@ -3,17 +3,21 @@ package journal
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"rayexecutor/deliberation"
+	"rayexecutor/gate"
 )
 
 const (
 	// answerBytes is how much the server sends at a time.
-	answerBytes = 8 << 20
+	answerBytes = 1 << 20
 	// answerMessages is how many messages that can be: the server refuses
 	// above 1,024. nats.go's own default takes half a megabyte a call.
 	answerMessages = 1024 + 1
@@ -31,6 +35,11 @@ type lastRequest struct {
 // lastEach reads the last message of each subject that a filter covers, from
 // any replica, in the order of the journal. It is all of them or an error.
 func (j *Journal) lastEach(ctx context.Context, filter string) ([]*jetstream.RawStreamMsg, error) {
+	done, err := gate.Reading(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	replies := make(chan *nats.Msg, answerMessages)
 	subscription, err := j.conn.ChanSubscribe(j.conn.NewInbox(), replies)
 	if err != nil {
@@ -47,6 +56,9 @@ func (j *Journal) lastEach(ctx context.Context, filter string) ([]*jetstream.Raw
 			return nil, j.failed("read the journal", err)
 		}
 		some, end, err := answer(ctx, replies)
+		if _, refused := errors.AsType[*deliberation.Error](err); refused {
+			return nil, err
+		}
 		if err != nil {
 			return nil, j.failed("read the journal", err)
 		}
@@ -72,6 +84,9 @@ func answer(ctx context.Context, replies <-chan *nats.Msg) (messages []*jetstrea
 		case "":
 			stored, err := fromHeaders(message)
 			if err != nil {
+				return nil, answerEnd{}, err
+			}
+			if err := gate.Take(ctx, len(stored.Data)); err != nil {
 				return nil, answerEnd{}, err
 			}
 			messages = append(messages, stored)

@@ -6,6 +6,7 @@ import (
 
 	"rayexecutor/deliberation"
 	"rayexecutor/events"
+	"rayexecutor/gate"
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
@@ -15,14 +16,15 @@ import (
 const (
 	scanWindow   = 20_000
 	scanRequests = 500
-	scanStep     = 128
+	scanBytes    = 32 << 20
+	scanStep     = 32
 	scanLongStep = 4096
 )
 
-// Page returns the stories that a query asks for, newest first. It stops at
-// query.Size stories or after a bounded scan; next is the Before of the next
-// page, 0 at the end.
-func (j *Journal) Page(ctx context.Context, query deliberation.Query) (page []*deliberation.Deliberation, next uint64, err error) {
+// Page summarises the stories that a query asks for, newest first. It stops at
+// query.Size stories, when they are large, or after a bounded scan; next is the
+// Before of the next page, 0 at the end.
+func (j *Journal) Page(ctx context.Context, query deliberation.Query) (summaries []*pb.DeliberationSummary, next uint64, err error) {
 	info, err := j.info(ctx)
 	if err != nil {
 		return nil, 0, err
@@ -32,43 +34,50 @@ func (j *Journal) Page(ctx context.Context, query deliberation.Query) (page []*d
 		high = min(high, query.Before)
 	}
 	floor := max(first, high-min(high, scanWindow))
-	for read, step := 0, uint64(scanStep); high > floor && read < scanRequests; {
+	ctx = withoutResults(ctx)
+	page := deliberation.NewPage(query.Size)
+	for read, bytes, step := 0, 0, uint64(scanStep); high > floor && read < scanRequests && bytes < scanBytes; {
 		low := max(floor, high-min(high, step))
 		requests, err := j.requests(ctx, low, high, query.Pool)
 		if err != nil {
 			return nil, 0, err
 		}
 		for _, request := range slices.Backward(requests) {
-			story, err := j.match(ctx, request, query)
-			if err != nil {
+			if err := j.match(ctx, request, query, page); err != nil {
 				return nil, 0, err
 			}
-			if story == nil {
-				continue
-			}
-			if page = append(page, story); len(page) == query.Size {
-				return page, following(request.Sequence, first), nil
+			if page.Full() {
+				return page.Summaries, following(request.sequence, first), nil
 			}
 		}
 		read += len(requests)
-		if high = low; len(requests) < scanStep/8 {
+		for _, request := range requests {
+			bytes += request.bytes
+		}
+		if high = low; uint64(len(requests)) < step/8 {
 			step = min(2*step, scanLongStep)
 		}
 	}
-	return page, following(high, first), nil
+	return page.Summaries, following(high, first), nil
 }
 
-// match returns a request's story if the query asks for it, else nil.
-func (j *Journal) match(ctx context.Context, request deliberation.Entry, query deliberation.Query) (*deliberation.Deliberation, error) {
-	record := request.Event.(*pb.DeliberationRequested)
-	if query.TaskID != "" && record.GetTaskId() != query.TaskID {
-		return nil, nil
+// match puts a request's story on the page if the query asks for it. The story
+// is not held beyond that.
+func (j *Journal) match(ctx context.Context, request listed, query deliberation.Query, page *deliberation.Page) error {
+	if query.TaskID != "" && request.taskID != query.TaskID {
+		return nil
 	}
-	story, err := j.Story(ctx, record.GetDeliberationId())
-	if err != nil || story.State == deliberation.Unknown || query.State != "" && story.State != query.State {
-		return nil, err
+	ctx, back := gate.Borrow(ctx)
+	defer back()
+	story, err := j.Story(ctx, request.id)
+	if err != nil {
+		return err
 	}
-	return story, nil
+	page.Looked(story)
+	if story.State != deliberation.Unknown && (query.State == "" || story.State == query.State) {
+		page.Add(story)
+	}
+	return nil
 }
 
 // following returns where a page after one that ended at a sequence starts; 0
@@ -80,14 +89,22 @@ func following(sequence, first uint64) uint64 {
 	return sequence
 }
 
+// listed is what a list holds of a request while it looks on: requests may be
+// a megabyte each.
+type listed struct {
+	sequence   uint64
+	id, taskID string
+	bytes      int
+}
+
 // requests reads the requests that stand from low to before high, one by one:
 // with a batch the server counts all that follow, to the journal's end.
-func (j *Journal) requests(ctx context.Context, low, high uint64, pool string) ([]deliberation.Entry, error) {
+func (j *Journal) requests(ctx context.Context, low, high uint64, pool string) ([]listed, error) {
 	subject := events.RequestedSubjects
 	if pool != "" {
 		subject = events.PoolSubject(pool)
 	}
-	var entries []deliberation.Entry
+	var entries []listed
 	for low < high {
 		message, err := j.next(ctx, subject, low)
 		if err != nil {
@@ -100,7 +117,8 @@ func (j *Journal) requests(ctx context.Context, low, high uint64, pool string) (
 		if err != nil {
 			return nil, err
 		}
-		entries = append(entries, entry)
+		record := entry.Event.(*pb.DeliberationRequested)
+		entries = append(entries, listed{entry.Sequence, record.GetDeliberationId(), record.GetTaskId(), len(message.Data)})
 		low = message.Sequence + 1
 	}
 	return entries, nil

@@ -3,6 +3,7 @@ package journal_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 
 	"rayexecutor/deliberation"
@@ -23,7 +24,7 @@ func (w world) list(t *testing.T, query deliberation.Query, between func()) (ids
 			t.Fatalf("a page of %d, asked for %d", len(page), query.Size)
 		}
 		for _, story := range page {
-			ids = append(ids, story.Requested.GetDeliberationId())
+			ids = append(ids, story.GetDeliberationId())
 		}
 		if pages++; next == 0 {
 			return ids, pages
@@ -108,5 +109,25 @@ func TestPageIsBounded(t *testing.T) {
 	ids, pages := w.list(t, deliberation.Query{Size: 5, State: deliberation.Failed}, func() {})
 	if !slices.Equal(ids, []string{"far"}) || pages < 3 {
 		t.Errorf("found %v on %d pages", ids, pages)
+	}
+}
+
+// TestPageOfLargeOnes: an older journal may hold long names. A page of them ends
+// early, and they are all found.
+func TestPageOfLargeOnes(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	for i := range 12 {
+		record := journaltest.Record(fmt.Sprintf("d%02d", i), 1, 300)
+		record.TaskId = strings.Repeat("t", 400_000)
+		must[*pb.DeliberationRequested](t)(w.Accept(t.Context(), record, ""))
+	}
+	page, _, err := w.Page(t.Context(), deliberation.Query{Size: 200})
+	if err != nil || len(page) != 3 {
+		t.Errorf("a page holds %d of 400 kB each, %v", len(page), err)
+	}
+	ids, pages := w.list(t, deliberation.Query{Size: 200}, func() {})
+	if len(ids) != 12 || pages < 4 {
+		t.Errorf("%d are found in %d pages", len(ids), pages)
 	}
 }

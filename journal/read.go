@@ -12,6 +12,7 @@ import (
 
 	"rayexecutor/deliberation"
 	"rayexecutor/events"
+	"rayexecutor/gate"
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
@@ -183,6 +184,11 @@ type getResponse struct {
 }
 
 func (j *Journal) ask(ctx context.Context, request getRequest) (*jetstream.RawStreamMsg, error) {
+	done, err := gate.Reading(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	ctx, cancel := context.WithTimeout(ctx, j.wait)
 	defer cancel()
 	body, err := json.Marshal(request)

@@ -65,7 +65,7 @@ func (j *Journal) restore(ctx context.Context, message proto.Message) error {
 	}
 	reflected := message.ProtoReflect()
 	name := reflected.Get(ref).String()
-	if name == "" {
+	if name == "" || skipsResults(ctx) && bulky.Name() != "request" {
 		return nil
 	}
 	data, err := j.getObject(ctx, j.name(Results), name)
@@ -144,6 +144,9 @@ func (j *Journal) getObject(ctx context.Context, bucket, name string) ([]byte, e
 	store, err := j.js.ObjectStore(ctx, bucket)
 	if err != nil {
 		return nil, j.failed("reach the object store "+bucket, err)
+	}
+	if err := countObject(ctx, store, name); err != nil {
+		return nil, err
 	}
 	// A replica may lag behind the object's writer.
 	data, err := backoff.Retry(ctx, func() ([]byte, error) {

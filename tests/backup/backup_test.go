@@ -128,9 +128,7 @@ func (w world) tell(ids ...string) told {
 	all.Stats = ledger.Stats()
 	page, _, err := w.Page(w.t.Context(), deliberation.Query{Size: 100})
 	w.must(err)
-	for _, one := range page {
-		all.List = append(all.List, one.Summary())
-	}
+	all.List = page
 	all.Dead, err = w.ListDead(w.t.Context())
 	w.must(err)
 	return all
