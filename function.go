@@ -71,7 +71,8 @@ func (f *Function) StartWith(settings config.Config, log *slog.Logger) error {
 		return err
 	}
 	events, err := journal.Connect(journal.Settings{
-		URL: settings.NATSURL, Creds: settings.NATSCreds, CA: settings.NATSCA, Name: "ray-executor functions", Log: log,
+		URL: settings.NATSURL, Creds: settings.NATSCreds, CA: settings.NATSCA, Prefix: settings.NATSPrefix,
+		Name: "ray-executor functions", Log: log,
 	})
 	if err != nil {
 		return err

@@ -28,6 +28,7 @@ func (c *Config) validate() error {
 		readable("NATS_CA", c.NATSCA),
 		areURLs("NATS_URL", c.NATSURL, "nats", "tls", "ws", "wss"),
 		areURLs("WORKER_NATS_URL", c.WorkerNATSURL, "nats", "tls", "ws", "wss"),
+		c.checkPrefix(),
 		isURL("RAY_ADDRESS", c.RayAddress, "ray", "http", "https"),
 		oneOf("LOG_FORMAT", c.LogFormat, "auto", "json", "text"),
 		c.checkModels(),
@@ -55,6 +56,17 @@ var hostName = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?$`)
 func (c *Config) checkHost() error {
 	if _, err := netip.ParseAddr(c.Host); err != nil && !hostName.MatchString(c.Host) {
 		return fmt.Errorf("HOST=%q: must be an address such as 127.0.0.1, 0.0.0.0 or ::, or a host's name, without a port", c.Host)
+	}
+	return nil
+}
+
+// prefix is what every name of a stream or bucket may begin with. The worker's
+// settings.py has the same.
+var prefix = regexp.MustCompile(`^[A-Za-z0-9_-]{0,32}$`)
+
+func (c *Config) checkPrefix() error {
+	if !prefix.MatchString(c.NATSPrefix) {
+		return fmt.Errorf("NATS_PREFIX=%q: must be at most 32 characters of A-Z a-z 0-9 _ -", c.NATSPrefix)
 	}
 	return nil
 }

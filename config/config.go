@@ -44,6 +44,7 @@ type Config struct {
 	NATSCreds     string `env:"NATS_CREDS"`
 	NATSCA        string `env:"NATS_CA"`
 	WorkerNATSURL string `env:"WORKER_NATS_URL"`
+	NATSPrefix    string `env:"NATS_PREFIX"`
 
 	RayAddress     string `env:"RAY_ADDRESS" envDefault:"ray://ray-gpu-head-svc.ray.svc.cluster.local:10001"`
 	RayAuthToken   string `env:"RAY_AUTH_TOKEN"`

@@ -43,7 +43,7 @@ func TestEverySettingIsRead(t *testing.T) {
 	}
 	given := map[string]string{
 		"HOST": "10.0.0.1", "PORT": "1", "GRPC_PORT": "50057", "AUTH": "none", "NATS_URL": "nats://a:4222,tls://b:4222", "NATS_CREDS": creds, "NATS_CA": authority,
-		"WORKER_NATS_URL": "ws://c", "RAY_ADDRESS": "https://ray:8265", "RAY_AUTH_TOKEN": "token", "WORKER_REPLICAS": "2", "WORKER_PIP": "true",
+		"WORKER_NATS_URL": "ws://c", "NATS_PREFIX": "TEAM-A_", "RAY_ADDRESS": "https://ray:8265", "RAY_AUTH_TOKEN": "token", "WORKER_REPLICAS": "2", "WORKER_PIP": "true",
 		"POOLS": "default, gpu:7", "MODEL_HOSTS": "vllm:8000, *.models", "VLLM_URL": "http://vllm:8000/base", "VLLM_MODEL": "m", "VLLM_API_KEY": "key",
 		"FUNCTIONS": "submit, status", "KEEPER": "false", "AGENT_RESPONSES": "true",
 		"K_SINK": "https://broker/ns", "K_CE_OVERRIDES": `{"extensions": {"team": "blue"}}`, "K_CA_CERTS": "PEM", "RELAY_PATIENCE": "1h",
@@ -54,7 +54,7 @@ func TestEverySettingIsRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := config.Config{
-		Host: "10.0.0.1", Port: 1, GRPCPort: 50057, Auth: "none", NATSURL: "nats://a:4222,tls://b:4222", NATSCreds: creds, NATSCA: authority, WorkerNATSURL: "ws://c",
+		Host: "10.0.0.1", Port: 1, GRPCPort: 50057, Auth: "none", NATSURL: "nats://a:4222,tls://b:4222", NATSCreds: creds, NATSCA: authority, WorkerNATSURL: "ws://c", NATSPrefix: "TEAM-A_",
 		RayAddress: "https://ray:8265", RayAuthToken: "token", WorkerReplicas: 2, WorkerPIP: true,
 		PoolList: []string{"default", "gpu:7"}, ModelHosts: []string{"vllm:8000", "*.models"}, VLLMURL: "http://vllm:8000/base", VLLMModel: "m", VLLMAPIKey: "key",
 		Functions: []string{"submit", "status"}, JournalReplicas: 3, JournalMaxAge: 25 * time.Hour, JournalMaxBytes: -1,
@@ -150,6 +150,7 @@ func TestAMalformedSettingNamesItself(t *testing.T) {
 		"LOG_LEVEL=loud":             "DEBUG, INFO, WARN or ERROR",
 		"LOG_FORMAT=xml":             "auto json text",
 		"RAY_CLUSTERS=/nowhere":      "RAY_CLUSTERS: open /nowhere",
+		"NATS_PREFIX=TEAM.A":         "A-Z a-z 0-9 _ -",
 		"AGENT_RESPONSES=1x":         "true or false",
 		"K_SINK=broker":              "http://, https://",
 		"K_CE_OVERRIDES=x":           `{"extensions": {"name": "value"}}`,

@@ -29,6 +29,8 @@ type Options struct {
 	// NATSURL is NATS as the Ray nodes see it: one URL or several, separated
 	// by commas, without user, password or token.
 	NATSURL string
+	// NATSPrefix stands before the names of the journal's stream and buckets.
+	NATSPrefix string
 	// Pools are the pools to pull from, and how many deliberations of each a
 	// replica holds at once.
 	Pools map[string]int
@@ -112,6 +114,7 @@ type runtimeEnv struct {
 // appArgs are what the Python side's Settings read.
 type appArgs struct {
 	NATSURL    string         `json:"nats_url"`
+	NATSPrefix string         `json:"nats_prefix"`
 	Pools      map[string]int `json:"pools"`
 	Cluster    string         `json:"cluster"`
 	ModelHosts []string       `json:"model_hosts"`
@@ -147,7 +150,7 @@ func (o *Options) config(cluster string, pack worker.Package) appConfig {
 		Name: Application, ImportPath: importPath,
 		RuntimeEnv: runtimeEnv{WorkingDir: pack.URI()},
 		Args: appArgs{
-			NATSURL: o.NATSURL, Pools: o.Pools, Cluster: cluster,
+			NATSURL: o.NATSURL, NATSPrefix: o.NATSPrefix, Pools: o.Pools, Cluster: cluster,
 			ModelHosts: append([]string{}, o.ModelHosts...), // never null
 			ModelURL:   o.ModelURL,
 			Version:    pack.Hash, Replicas: o.Replicas,

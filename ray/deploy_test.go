@@ -226,7 +226,7 @@ func TestDeployOnAFreshCluster(t *testing.T) {
 		t.Fatal(err)
 	}
 	pack := packed(t, "x = 1")
-	want := fmt.Sprintf(`{"applications":[{"args":{"cluster":"fake","model_hosts":[],"nats_url":"nats://127.0.0.1:1",`+
+	want := fmt.Sprintf(`{"applications":[{"args":{"cluster":"fake","model_hosts":[],"nats_prefix":"","nats_url":"nats://127.0.0.1:1",`+
 		`"pools":{"default":10},"replicas":2,"version":%q},"import_path":"ray_executor_worker.app:build",`+
 		`"name":"ray-executor","route_prefix":null,"runtime_env":{"working_dir":%q}}],"proxy_location":"Disabled"}`,
 		pack.Hash, pack.URI())

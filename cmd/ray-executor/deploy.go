@@ -128,7 +128,7 @@ func workerOn(cluster config.Cluster, settings config.Config, heartbeats ray.Hea
 		pools[pool.Name] = pool.InFlight
 	}
 	return ray.Options{
-		NATSURL: settings.WorkerNATSURL, Pools: pools, ClusterName: cluster.Name,
+		NATSURL: settings.WorkerNATSURL, NATSPrefix: settings.NATSPrefix, Pools: pools, ClusterName: cluster.Name,
 		ModelHosts: settings.ModelHosts, ModelURL: settings.VLLMURL, Replicas: settings.WorkerReplicas, PIP: settings.WorkerPIP,
 		Heartbeats: heartbeats, Progress: say,
 	}

@@ -46,7 +46,7 @@ func (p program) doctorCommand() *cobra.Command {
 						return "", err
 					}
 					defer events.Close()
-					return "NATS and the stream " + journal.Stream + " are there", awaitReady(ctx, events)
+					return "NATS and the stream " + settings.NATSPrefix + journal.Stream + " are there", awaitReady(ctx, events)
 				}},
 				{"worker", func(ctx context.Context) (string, error) { return checkWorker(ctx, settings, log) }},
 				{"model", func(ctx context.Context) (string, error) { return checkModel(ctx, settings) }},
@@ -83,7 +83,7 @@ const heartbeatsWithin = 3 * time.Second
 // examined is the journal as doctor connects to it.
 func examined(settings config.Config, log *slog.Logger) (*journal.Journal, error) {
 	return journal.Connect(journal.Settings{
-		URL: settings.NATSURL, Creds: settings.NATSCreds, CA: settings.NATSCA,
+		URL: settings.NATSURL, Creds: settings.NATSCreds, CA: settings.NATSCA, Prefix: settings.NATSPrefix,
 		Name: "ray-executor doctor", Wait: 3 * time.Second, Log: log,
 	})
 }

@@ -188,7 +188,8 @@ func keep(ctx context.Context, settings config.Config, metrics prometheus.Regist
 // connect connects to the journal as a part of this program.
 func connect(settings config.Config, part string, log *slog.Logger) (*journal.Journal, error) {
 	return journal.Connect(journal.Settings{
-		URL: settings.NATSURL, Creds: settings.NATSCreds, CA: settings.NATSCA, Name: "ray-executor " + part, Log: log,
+		URL: settings.NATSURL, Creds: settings.NATSCreds, CA: settings.NATSCA, Prefix: settings.NATSPrefix,
+		Name: "ray-executor " + part, Log: log,
 	})
 }
 

@@ -46,9 +46,11 @@ class Heartbeat:
         cluster: str,
         replica: str,
         facts: Callable[[], Message],
+        prefix: str = "",
     ) -> None:
         self._connection = connection
-        self._subject = f"$KV.{BUCKET}.{key(cluster, replica)}"
+        self._bucket = prefix + BUCKET
+        self._subject = f"$KV.{self._bucket}.{key(cluster, replica)}"
         self._facts = facts
         self._wake = asyncio.Event()
         # Whether the last one was stored; and whether it was said that none is.
@@ -96,5 +98,5 @@ class Heartbeat:
             log.warning(
                 "heartbeats are not stored: %s; has `ray-executor deploy` made the bucket %s?",
                 refusal.get("description"),
-                BUCKET,
+                self._bucket,
             )

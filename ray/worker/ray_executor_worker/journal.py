@@ -32,6 +32,7 @@ from .teller import Teller
 
 log = logging.getLogger(f"ray.serve.{__name__}")
 
+# Names on the server, behind the prefix of Settings.
 STREAM = "DELIBERATIONS"
 RESULTS_BUCKET = "DELIBERATION_RESULTS"
 SOURCE = "/ray-executor/worker"
@@ -135,8 +136,10 @@ class Record:
 class Journal:
     """Appends, leader reads and large objects, over one connection."""
 
-    def __init__(self, connection: Connection, clock: JournalClock) -> None:
+    def __init__(self, connection: Connection, clock: JournalClock, prefix: str = "") -> None:
         self._connection = connection
+        self._stream = prefix + STREAM
+        self._results = prefix + RESULTS_BUCKET
         self.clock = clock
         self._reads = asyncio.Semaphore(_READS_AT_ONCE)
         self._teller = Teller(log)
@@ -201,7 +204,7 @@ class Journal:
             try:
                 async with self._reads:
                     reply = await self._connection.request(
-                        f"$JS.API.STREAM.MSG.GET.{STREAM}", query
+                        f"$JS.API.STREAM.MSG.GET.{self._stream}", query
                     )
             except UnavailableError as error:
                 await retry.pause(str(error))
@@ -216,11 +219,11 @@ class Journal:
 
     async def observe_clock(self) -> None:
         """Asks the server for its time; raises UnavailableError."""
-        reply = await self._connection.request(f"$JS.API.STREAM.INFO.{STREAM}", b"")
+        reply = await self._connection.request(f"$JS.API.STREAM.INFO.{self._stream}", b"")
         answered_at = asyncio.get_running_loop().time()
         answer: dict[str, Any] = json.loads(reply.data)
         if "error" in answer:
-            raise UnavailableError(f"stream {STREAM}: {answer['error'].get('description')}")
+            raise UnavailableError(f"stream {self._stream}: {answer['error'].get('description')}")
         if "ts" in answer:
             self.clock.observe(parse_time(answer["ts"]), answered_at)
 
@@ -232,10 +235,10 @@ class Journal:
                 store = await self._store()
                 found = await asyncio.wait_for(store.get(name), _OBJECT_S)
             except ObjectNotFoundError as error:
-                raise UnreadableError(f"object {name} is not in {RESULTS_BUCKET}") from error
+                raise UnreadableError(f"object {name} is not in {self._results}") from error
             except _OBJECT_TROUBLE as error:
                 why = f"{type(error).__name__}: {error}"
-                self._teller.warn(f"{RESULTS_BUCKET} cannot be read: {why}")
+                self._teller.warn(f"{self._results} cannot be read: {why}")
                 await retry.pause(why)
                 continue
             return found.data or b""
@@ -251,7 +254,7 @@ class Journal:
             await asyncio.wait_for(self._put(name, data), _OBJECT_S)
         except _OBJECT_TROUBLE as error:
             why = f"{type(error).__name__}: {error}"
-            self._teller.warn(f"{RESULTS_BUCKET} cannot be written: {why}")
+            self._teller.warn(f"{self._results} cannot be written: {why}")
             raise UnavailableError(f"object {name}: {why}") from error
         slim = type(event.payload)()
         slim.CopyFrom(event.payload)
@@ -275,14 +278,14 @@ class Journal:
             info = await store.get_info(name)
         except ObjectNotFoundError:
             return False
-        parts = f"$O.{RESULTS_BUCKET}.C.{info.nuid}"
+        parts = f"$O.{self._results}.C.{info.nuid}"
         stream = await self._connection.client.jetstream().stream_info(
-            f"OBJ_{RESULTS_BUCKET}", subjects_filter=parts
+            f"OBJ_{self._results}", subjects_filter=parts
         )
         return (stream.state.subjects or {}).get(parts, 0) == info.chunks
 
     async def _store(self) -> ObjectStore:
-        return await self._connection.client.jetstream().object_store(RESULTS_BUCKET)
+        return await self._connection.client.jetstream().object_store(self._results)
 
 
 _OBJECT_TROUBLE = (

@@ -19,7 +19,6 @@ from typing import Any, Callable, Optional
 from nats.aio.msg import Msg
 
 from .connection import Connection, UnavailableError, status_of
-from .journal import STREAM
 from .messages import PoolUse
 from .slots import Place, Slots
 from .teller import Teller
@@ -79,11 +78,13 @@ class Puller:
     def __init__(
         self,
         connection: Connection,
+        stream: str,
         pool: str,
         slots: Slots,
         accept: Callable[[Delivery, bytes], Optional[Place]],
     ) -> None:
         self._connection = connection
+        self._stream = stream
         self._pool = pool
         self.slots = slots
         slots.changed = self._freed
@@ -123,7 +124,7 @@ class Puller:
     async def observe(self) -> None:
         """Asks the server for the ack wait; raises UnavailableError."""
         reply = await self._connection.request(
-            f"$JS.API.CONSUMER.INFO.{STREAM}.pool-{self._pool}", b""
+            f"$JS.API.CONSUMER.INFO.{self._stream}.pool-{self._pool}", b""
         )
         answer: dict[str, Any] = json.loads(reply.data)
         # Without the consumer there is nothing to hold either.
@@ -172,7 +173,7 @@ class Puller:
         self._heard_at = asyncio.get_running_loop().time()
         try:
             await self._connection.publish(
-                f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.pool-{self._pool}",
+                f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.pool-{self._pool}",
                 json.dumps(query).encode(),
                 inbox,
             )

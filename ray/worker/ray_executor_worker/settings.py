@@ -10,6 +10,7 @@ stand for what the config leaves out.
 from __future__ import annotations
 
 import os
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,8 +21,19 @@ from urllib.parse import urlsplit
 # What a pool has in flight where nobody says; config.go has the same.
 _IN_FLIGHT = 1000
 _ARGS = frozenset(
-    {"nats_url", "pools", "cluster", "model_hosts", "model_url", "version", "replicas"}
+    {
+        "nats_url",
+        "nats_prefix",
+        "pools",
+        "cluster",
+        "model_hosts",
+        "model_url",
+        "version",
+        "replicas",
+    }
 )
+# What stream and bucket names may begin with; check.go has the same.
+_PREFIX = re.compile(r"[A-Za-z0-9_-]{0,32}")
 
 
 class SettingError(ValueError):
@@ -42,6 +54,8 @@ class Settings:
     # The package's hash: a new one makes Serve roll the replicas.
     version: str = ""
     replicas: int = 1
+    # Stands before the names of the journal's stream and buckets.
+    nats_prefix: str = ""
 
     @classmethod
     def read(cls, args: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
@@ -61,6 +75,7 @@ class Settings:
             cluster=_text(args, "cluster"),
             version=_text(args, "version"),
             replicas=_count("replicas", args.get("replicas", 1)),
+            nats_prefix=_prefix(_text(args, "nats_prefix")),
         )
 
     def slots(self) -> dict[str, int]:
@@ -74,6 +89,8 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     url = environ.get("WORKER_NATS_URL") or environ.get("NATS_URL")
     if url:
         found["nats_url"] = url
+    if environ.get("NATS_PREFIX"):
+        found["nats_prefix"] = environ["NATS_PREFIX"]
     if environ.get("POOLS"):
         found["pools"] = dict(_pool(entry) for entry in _list(environ["POOLS"]))
     if environ.get("MODEL_HOSTS"):
@@ -106,6 +123,12 @@ def _text(args: Mapping[str, Any], name: str) -> str:
     if not isinstance(value, str):
         raise SettingError(f"{name}: {value!r} is not a string")
     return value
+
+
+def _prefix(text: str) -> str:
+    if not _PREFIX.fullmatch(text):
+        raise SettingError(f"nats_prefix: {text!r} is not at most 32 characters of A-Z a-z 0-9 _ -")
+    return text
 
 
 def _texts(args: Mapping[str, Any], name: str) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from .connection import Connection, UnavailableError
 from .deliberation import Context, Deliberation, Settlement, cancel, weigh
 from .heartbeat import Heartbeat
 from .hosts import AllowedHosts, address_of
-from .journal import AbandonedError, Event, Expectation, Journal, stopped_subject
+from .journal import STREAM, AbandonedError, Event, Expectation, Journal, stopped_subject
 from .messages import Replica, Schema, UnreadableError
 from .model import ModelClient
 from .puller import ACK, IN_PROGRESS, NAK, Delivery, Puller
@@ -82,14 +82,16 @@ class Worker:
             name=f"ray-executor worker {replica}",
             on_connected=self._on_connected,
         )
-        self._journal = Journal(self._connection, JournalClock())
+        self._journal = Journal(self._connection, JournalClock(), settings.nats_prefix)
         hosts = AllowedHosts(settings.model_hosts)
         self._models = models or ModelClient(hosts, secrets.api_key())
         self._reach = Reach([*address_of(settings.model_url), *hosts.addresses()])
         self._replica = Replica(
             settings.cluster, replica, settings.version, ray_version, time.time_ns()
         )
-        self._heartbeat = Heartbeat(self._connection, settings.cluster, replica, self._facts)
+        self._heartbeat = Heartbeat(
+            self._connection, settings.cluster, replica, self._facts, settings.nats_prefix
+        )
         self._context = Context(
             journal=self._journal,
             schema=schema,
@@ -98,7 +100,13 @@ class Worker:
             replica=replica,
         )
         self._pullers = {
-            pool: Puller(self._connection, pool, Slots(slots), partial(self._accept, pool))
+            pool: Puller(
+                self._connection,
+                settings.nats_prefix + STREAM,
+                pool,
+                Slots(slots),
+                partial(self._accept, pool),
+            )
             for pool, slots in settings.slots().items()
         }
         self._held: dict[str, _Held] = {}

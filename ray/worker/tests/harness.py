@@ -117,9 +117,11 @@ class Entry:
 class Journalist:
     """Plays submit, cancel and keeper, and reads the journal."""
 
-    def __init__(self, server: NatsServer, schema: Schema) -> None:
+    def __init__(self, server: NatsServer, schema: Schema, prefix: str = "") -> None:
         self.server = server
         self.schema = schema
+        self.prefix = prefix
+        self.stream, self.results = prefix + STREAM, prefix + RESULTS_BUCKET
         self.nc: Client
 
     async def open(self, ack_wait_s: float = 60.0, pool: str = "default") -> None:
@@ -127,7 +129,7 @@ class Journalist:
         js = self.nc.jetstream()
         await js.add_stream(
             StreamConfig(
-                name=STREAM,
+                name=self.stream,
                 subjects=["deliberation.>"],
                 discard=DiscardPolicy.NEW,
                 storage=StorageType.FILE,
@@ -135,12 +137,12 @@ class Journalist:
                 max_msg_size=1024 * 1024,
             )
         )
-        await js.create_object_store(RESULTS_BUCKET, ObjectStoreConfig())
+        await js.create_object_store(self.results, ObjectStoreConfig())
         await self.add_pool(pool, ack_wait_s)
 
     async def add_pool(self, pool: str, ack_wait_s: float = 60.0) -> None:
         await self.nc.jetstream().add_consumer(
-            STREAM,
+            self.stream,
             ConsumerConfig(
                 durable_name=f"pool-{pool}",
                 filter_subject=f"deliberation.requested.{pool}.*",
@@ -215,14 +217,14 @@ class Journalist:
 
     async def story(self, id_: str) -> list[Entry]:
         """All that the journal has on it, in order."""
-        info = await self.nc.jetstream().stream_info(STREAM, subjects_filter=f"*.*.*.{id_}")
+        info = await self.nc.jetstream().stream_info(self.stream, subjects_filter=f"*.*.*.{id_}")
         entries: list[Entry] = []
         for subject in info.state.subjects or {}:
             sequence = 0
             while True:
                 query = {"seq": sequence + 1, "next_by_subj": subject}
                 reply = await self.nc.request(
-                    f"$JS.API.DIRECT.GET.{STREAM}", json.dumps(query).encode(), timeout=5
+                    f"$JS.API.DIRECT.GET.{self.stream}", json.dumps(query).encode(), timeout=5
                 )
                 headers = dict(reply.headers or {})
                 if "Nats-Sequence" not in headers:
@@ -254,7 +256,7 @@ class Journalist:
 
     async def unsettled(self, pool: str = "default") -> int:
         """Work that is queued, held, or to be delivered again."""
-        info = await self.nc.jetstream().consumer_info(STREAM, f"pool-{pool}")
+        info = await self.nc.jetstream().consumer_info(self.stream, f"pool-{pool}")
         return (info.num_pending or 0) + (info.num_ack_pending or 0)
 
     async def settled(self) -> None:
@@ -432,6 +434,7 @@ async def working(
         pools={"default": slots},
         model_hosts=model_hosts,
         cluster="test",
+        nats_prefix=journalist.prefix,
     )
     worker = Worker(settings, Secrets(environ or {}), journalist.schema, replica)
     worker.start()

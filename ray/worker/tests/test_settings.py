@@ -42,6 +42,8 @@ def test_args() -> None:
         ("model_hosts", "h"),
         ("model_hosts", [1]),
         ("replicas", 0),
+        ("nats_prefix", "TEAM.A"),
+        ("nats_prefix", "x" * 33),
         ("cluster", None),
         ("typo", 1),
     ],
@@ -58,6 +60,7 @@ def test_the_environment_stands_for_what_args_leave_out() -> None:
         "POOLS": "default, gpu:7",
         "VLLM_URL": "http://vllm:8000/base",
         "WORKER_REPLICAS": "3",
+        "NATS_PREFIX": "TEAM-A_",
     }
     read = Settings.read({"cluster": "c"}, environ)
     assert read == Settings(
@@ -67,8 +70,9 @@ def test_the_environment_stands_for_what_args_leave_out() -> None:
         model_url="http://vllm:8000/base",
         cluster="c",
         replicas=3,
+        nats_prefix="TEAM-A_",
     )
-    told = {**ARGS, "model_url": ""}
+    told = {**ARGS, "model_url": "", "nats_prefix": ""}
     assert Settings.read(told, environ) == Settings.read(told, {})
     hosts = Settings.read({}, {**environ, "MODEL_HOSTS": "a:1,*.b", "WORKER_NATS_URL": ""})
     assert hosts.model_hosts == ("a:1", "*.b")

@@ -17,7 +17,15 @@ from ray_executor_worker.clock import JournalClock
 from ray_executor_worker.connection import Connection, UnavailableError
 from ray_executor_worker.deliberation import MAX_DELIVERIES, cancel
 from ray_executor_worker.journal import RESULTS_BUCKET, STREAM, Journal
-from ray_executor_worker.messages import AGENT, COMPLETED, REQUESTED, STARTED, STOPPED, Result
+from ray_executor_worker.messages import (
+    AGENT,
+    COMPLETED,
+    REQUESTED,
+    STARTED,
+    STOPPED,
+    Result,
+    Schema,
+)
 from ray_executor_worker.settings import Secrets
 
 DONE = {"status": "completed"}
@@ -603,6 +611,24 @@ async def test_a_large_result_goes_to_the_object_store(
         message = journalist.schema.parse(name, whole)
         result = message.result if name == AGENT else message.results[0]
         assert len(result.proposal) == 1536 * 1024
+
+
+async def test_a_journal_with_a_prefix(
+    nats_server: NatsServer, schema: Schema, model: FakeModel
+) -> None:
+    journalist = Journalist(nats_server, schema, prefix="TEAM-A_")
+    await journalist.open()
+    js = journalist.nc.jetstream()
+    await js.create_key_value(bucket="TEAM-A_DELIBERATION_WORKERS")
+    async with working(journalist):
+        await journalist.submit("d1", [a("a1", "big")], model.url)
+        _, end = await journalist.end("d1")
+        await journalist.settled()
+    store = await js.object_store("TEAM-A_DELIBERATION_RESULTS")
+    assert (await store.get(end.results_ref)).data
+    # The heartbeat, or that it is over.
+    assert (await js.stream_info("KV_TEAM-A_DELIBERATION_WORKERS")).state.messages == 1
+    await journalist.close()
 
 
 async def test_half_an_object_is_put_again(journalist: Journalist) -> None:
