@@ -17,12 +17,34 @@ GOLANGCI_VERSION      := v2.15.0
 GRPCURL_VERSION       := v1.9.4
 NATSCLI_VERSION       := v0.5.1
 
-TOOLS := $(CURDIR)/.tools
+# Targets are relative, for make splits paths at spaces; what leaves this folder
+# is absolute, and quoted.
+TOOLS := .tools
 VENV  ?= .venv
+HERE  := $(CURDIR)
 
 # Where the tests find what they run.
-export RAY_VENV = $(abspath $(VENV))
-export FUNC_CLI = $(TOOLS)/func
+export RAY_VENV = $(if $(filter /%,$(VENV)),$(VENV),$(HERE)/$(VENV))
+export FUNC_CLI = $(HERE)/$(TOOLS)/func
+
+# Another user's checkout has no version control in go's eyes, and nothing reads
+# its stamp.
+export GOFLAGS := $(strip $(GOFLAGS) -buildvcs=false)
+
+# What would lead Python, pip or cd astray. Where pip finds its packages stays.
+unexport PYTHONPATH PYTHONHOME PYTHONSTARTUP PYTHONUSERBASE PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_REQUIRE_VIRTUALENV CDPATH BASH_ENV
+
+make_venv = @$(PYTHON) -m venv $(@D) || { echo '$(PYTHON) cannot make $(@D): install its venv and ensurepip (on Debian: apt-get install python3-venv)' >&2; exit 1; }
+
+# install_python: $@ is .made in a Python environment of its own, with what the
+# requirements file $< names. pip's options are $(1).
+define install_python
+$(make_venv)
+@echo 'installing $< into $(@D) …'
+@set -o pipefail; $(@D)/bin/python -m pip install --disable-pip-version-check --progress-bar off --require-hashes $(1) -r $< \
+  | sed -un 's/^ *Downloading \([^ ]*\) (\(.* MB\)).*/  downloading \1, \2/p; s/^Installing collected.*/  unpacking …/p'
+@touch $@
+endef
 
 # The worker's Python dependencies travel in the binary.
 WHEELS := ray/worker/wheels/.fetched
@@ -46,7 +68,7 @@ image: $(WHEELS) ## Build the image IMAGE into dist/image: oci/, amd64.tar, arm6
 	  CGO_ENABLED=0 GOOS=linux GOARCH=$$arch $(GO) build -tags image -trimpath -buildvcs=false -ldflags '-s -w -buildid=' \
 	    -o dist/image/bin/$$arch ./cmd/ray-executor || exit 1; \
 	done
-	$(GO) run -C tools/image . -o $(CURDIR)/dist/image -tag $(IMAGE) $(PUSH) $(foreach arch,$(ARCHES),$(arch)=$(CURDIR)/dist/image/bin/$(arch))
+	$(GO) run -C tools/image . -o "$(HERE)/dist/image" -tag $(IMAGE) $(PUSH) $(foreach arch,$(ARCHES),"$(arch)=$(HERE)/dist/image/bin/$(arch)")
 
 push: ## Build the image and push it, as IMAGE=registry/name:tag, with the login of Docker's configuration
 	$(MAKE) image PUSH=-push
@@ -60,7 +82,7 @@ lambda: $(WHEELS) ## Build dist/lambda/{amd64,arm64}/bootstrap.zip, the same byt
 	done
 
 run: build $(VENV)/.made ## Run everything on this machine and send one deliberation through it
-	@bin/ray-executor dev --venv $(VENV)
+	@bin/ray-executor dev --venv "$(RAY_VENV)"
 
 test: test-python test-manifests test-go ## Test everything, on real Ray and real NATS
 
@@ -72,7 +94,7 @@ test-go: build lambda $(VENV)/.made $(TOOLS)/func $(TOOLS)/nats-server $(CLIENTS
 	$(GO) test -timeout 30m -p 1 ./tests/... # one Ray at a time
 
 test-python: $(TOOLS)/worker-venv/.made $(TOOLS)/nats-server ## Test, lint and type-check the Ray worker
-	cd ray/worker && export PATH=$(TOOLS)/worker-venv/bin:$$PATH NATS_SERVER=$(TOOLS)/nats-server && \
+	cd ray/worker && export PATH="$(HERE)/$(TOOLS)/worker-venv/bin:$$PATH" NATS_SERVER="$(HERE)/$(TOOLS)/nats-server" && \
 	  ruff check . && ruff format --check . && mypy && python -m pytest -q
 
 test-manifests: ## Test deploy/ and func.yaml against the types and rules of Kubernetes, Knative, KubeRay and func, and the image's making
@@ -80,7 +102,7 @@ test-manifests: ## Test deploy/ and func.yaml against the types and rules of Kub
 	cd tools/image && $(GO) test ./...
 
 test-ray-249: build .venv-ray-2.49/.made ## Test end to end on the oldest Ray that is supported
-	RAY_VENV=$(CURDIR)/.venv-ray-2.49 $(GO) test -timeout 15m -count 1 ./tests/e2e/...
+	RAY_VENV="$(HERE)/.venv-ray-2.49" $(GO) test -timeout 15m -count 1 ./tests/e2e/...
 
 # How long, and which schedule of faults.
 export SEED
@@ -107,7 +129,7 @@ generate: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-connect-go ## 
 	install -D -m 644 -t proto/buf/validate "$(call module,$(PROTOVALIDATE))"/proto/protovalidate/buf/validate/validate.proto
 	@for file in annotations http; do \
 	  install -D -m 644 -t proto/google/api "$(call module,$(GOOGLEAPIS))"/third_party/googleapis/google/api/$$file.proto; done
-	PATH=$(TOOLS):$$PATH $(TOOLS)/buf generate
+	PATH="$(HERE)/$(TOOLS):$$PATH" $(TOOLS)/buf generate
 
 release-proto: $(TOOLS)/buf ## Take the proto files as they are for what is promised from now on
 	$(TOOLS)/buf build --path proto/ray_executor --exclude-source-info -o proto/released.binpb
@@ -131,64 +153,56 @@ clean: ## Remove what was built, not what was downloaded
 
 tools: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-connect-go $(TOOLS)/golangci-lint $(TOOLS)/func $(TOOLS)/nats-server ## Build the tools
 
-$(WHEELS): ray/worker/requirements.txt
-	$(PYTHON) -m pip download -q --require-hashes --no-deps --only-binary=:all: -d $(@D) -r $<
+# A pip of our own: the machine's Python may have none.
+$(WHEELS): ray/worker/requirements.txt | $(TOOLS)/pip/.made
+	$(TOOLS)/pip/bin/python -m pip download -q --disable-pip-version-check --require-hashes --no-deps --only-binary=:all: -d $(@D) -r $<
+	@touch $@
+
+$(TOOLS)/pip/.made:
+	$(make_venv)
 	@touch $@
 
 $(VENV)/.made: requirements.txt
-	$(PYTHON) -m venv $(VENV)
-	@echo 'installing Ray into $(VENV) …'
-	$(VENV)/bin/python -m pip install -q --require-hashes -r $<
-	@touch $@
+	$(call install_python)
 
 .venv-ray-2.49/.made: requirements-ray-2.49.txt
-	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install -q --require-hashes -r $<
-	@touch $@
+	$(call install_python)
 
 $(TOOLS)/worker-venv/.made: ray/worker/requirements-dev.txt
-	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install -q --require-hashes -r $<
-	@touch $@
+	$(call install_python)
 
 $(TOOLS)/cfn-lint/.made: tools/cfn-lint/requirements.txt
-	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install -q --require-hashes -r $<
-	@touch $@
+	$(call install_python)
 
 $(TOOLS)/tlc/.made: tools/tlc/requirements.txt
-	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install -q --require-hashes --no-deps -r $<
-	@touch $@
-
-$(TOOLS)/buf:
-	GOBIN=$(TOOLS) $(GO) install github.com/bufbuild/buf/cmd/buf@$(BUF_VERSION)
-
-$(TOOLS)/protoc-gen-go:
-	GOBIN=$(TOOLS) $(GO) install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO_VERSION)
-
-$(TOOLS)/protoc-gen-connect-go:
-	GOBIN=$(TOOLS) $(GO) install connectrpc.com/connect/cmd/protoc-gen-connect-go@$(CONNECT_VERSION)
-
-$(TOOLS)/golangci-lint:
-	GOBIN=$(TOOLS) $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
-
-$(TOOLS)/grpcurl:
-	GOBIN=$(TOOLS) $(GO) install github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL_VERSION)
-
-$(TOOLS)/nats:
-	GOBIN=$(TOOLS) $(GO) install github.com/nats-io/natscli/nats@$(NATSCLI_VERSION)
-
-$(TOOLS)/knative-sender: tests/knative/go.mod tests/knative/go.sum tests/knative/main.go
-	cd $(<D) && $(GO) build -o $@ .
+	$(call install_python,--no-deps)
 
 $(TOOLS)/clients-venv/.made: tests/clients/requirements.txt
-	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install -q --require-hashes -r $<
-	@touch $@
+	$(call install_python)
+
+$(TOOLS)/buf:
+	GOBIN="$(HERE)/$(TOOLS)" $(GO) install github.com/bufbuild/buf/cmd/buf@$(BUF_VERSION)
+
+$(TOOLS)/protoc-gen-go:
+	GOBIN="$(HERE)/$(TOOLS)" $(GO) install google.golang.org/protobuf/cmd/protoc-gen-go@$(PROTOC_GEN_GO_VERSION)
+
+$(TOOLS)/protoc-gen-connect-go:
+	GOBIN="$(HERE)/$(TOOLS)" $(GO) install connectrpc.com/connect/cmd/protoc-gen-connect-go@$(CONNECT_VERSION)
+
+$(TOOLS)/golangci-lint:
+	GOBIN="$(HERE)/$(TOOLS)" $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(GOLANGCI_VERSION)
+
+$(TOOLS)/grpcurl:
+	GOBIN="$(HERE)/$(TOOLS)" $(GO) install github.com/fullstorydev/grpcurl/cmd/grpcurl@$(GRPCURL_VERSION)
+
+$(TOOLS)/nats:
+	GOBIN="$(HERE)/$(TOOLS)" $(GO) install github.com/nats-io/natscli/nats@$(NATSCLI_VERSION)
+
+$(TOOLS)/knative-sender: tests/knative/go.mod tests/knative/go.sum tests/knative/main.go
+	$(GO) build -C $(<D) -o "$(HERE)/$@" .
 
 $(TOOLS)/func: tools/func/go.mod
-	cd tools/func && $(GO) build -ldflags "-X knative.dev/func/pkg/version.Vers=$$($(GO) list -m -f "{{.Version}}" knative.dev/func)" -o $@ knative.dev/func/cmd/func
+	cd tools/func && $(GO) build -ldflags "-X knative.dev/func/pkg/version.Vers=$$($(GO) list -m -f "{{.Version}}" knative.dev/func)" -o "$(HERE)/$@" knative.dev/func/cmd/func
 
 $(TOOLS)/nats-server: go.mod
 	$(GO) build -o $@ github.com/nats-io/nats-server/v2

@@ -25,7 +25,7 @@ type rpcEntry struct {
 func launchRPC(tb testing.TB, environ []string) rpcEntry {
 	tb.Helper()
 	program := filepath.Join(tb.TempDir(), "bootstrap")
-	build := exec.Command("go", "build", "-o", program, "./cmd/lambda")
+	build := exec.Command("go", "build", "-buildvcs=false", "-o", program, "./cmd/lambda")
 	build.Dir = system.Root()
 	if printed, err := build.CombinedOutput(); err != nil {
 		tb.Fatalf("%v\n%s", err, printed)
