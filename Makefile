@@ -138,7 +138,7 @@ check-generated: generate ## Fail when generated code is stale
 	git diff --exit-code -- proto
 
 check-model: $(TOOLS)/tlc/.made ## Explore the model of the journal's protocol, and its mutants
-	deliberation/model/check $(TOOLS)/tlc/bin/python
+	deliberation/model/check "$(HERE)/$(TOOLS)/tlc/bin/python"
 
 bench: build lambda image $(VENV)/.made $(TOOLS)/nats-server $(TOOLS)/func ## Measure everything and write docs/benchmarks.md (25 minutes); BENCH=accept,e2e,waiting,stored,cold,fanout prints some
 	$(GO) run ./tests/bench -subjects '$(BENCH)'

@@ -197,11 +197,7 @@ func (d *dev) demonstrate(ctx context.Context, url string) error {
 		return err
 	}
 	d.sayf("submitted deliberation %s of three agents", receipt.GetDeliberationId())
-	var status *pb.GetDeliberationStatusResponse
-	err = during(d.say, "the deliberation is still under way", func() error {
-		status, err = follow(ctx, client, receipt.GetDeliberationId(), newProgress(d.out, true).show)
-		return err
-	})
+	status, err := follow(ctx, client, receipt.GetDeliberationId(), newProgress(d.out, true).show)
 	if err != nil {
 		return err
 	}

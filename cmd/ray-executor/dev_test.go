@@ -14,6 +14,7 @@ import (
 
 	"rayexecutor/journal"
 	"rayexecutor/journal/journaltest"
+	pb "rayexecutor/proto/ray_executor/v1"
 )
 
 // What is amiss is said before anything starts, each with its own advice.
@@ -152,6 +153,22 @@ func TestALongWaitIsTold(t *testing.T) {
 		})
 		if fmt.Sprint(said) != "[Ray is still starting, 10 s Ray is still starting, 20 s]" || err != errUnhealthy { //nolint:errorlint // the same one
 			t.Errorf("%q, %v", said, err)
+		}
+	})
+}
+
+func TestProgressOfADeliberation(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var printed strings.Builder
+		progress := newProgress(&printed, true)
+		for range 25 {
+			progress.show(&pb.GetDeliberationStatusResponse{Status: "queued"})
+			time.Sleep(time.Second)
+		}
+		progress.show(&pb.GetDeliberationStatusResponse{Status: "running"})
+		if want := "  queued\n  still queued, 10 s\n  still queued, 20 s\n  running"; !strings.HasPrefix(printed.String(), want) {
+			t.Errorf("printed %q", printed.String())
 		}
 	})
 }

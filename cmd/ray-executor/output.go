@@ -13,11 +13,14 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// progress shows how a deliberation goes, each change once.
+// progress shows how a deliberation goes, each change once, and every ten
+// seconds that nothing has changed.
 type progress struct {
 	out     io.Writer
 	visible bool
 	state   string
+	changed time.Time       // when the state did
+	said    time.Time       // when anything was
 	told    map[string]bool // agents
 }
 
@@ -29,9 +32,14 @@ func (p *progress) show(status *pb.GetDeliberationStatusResponse) {
 	if !p.visible {
 		return
 	}
-	if status.GetStatus() != p.state {
-		p.state = status.GetStatus()
+	now := time.Now()
+	switch {
+	case status.GetStatus() != p.state:
+		p.state, p.changed, p.said = status.GetStatus(), now, now
 		fmt.Fprintf(p.out, "  %s%s\n", p.state, since(status))
+	case now.Sub(p.said) >= sayEvery:
+		p.said = now
+		fmt.Fprintf(p.out, "  still %s, %.0f s\n", p.state, now.Sub(p.changed).Seconds())
 	}
 	for _, result := range status.GetResults() {
 		if !p.told[result.GetAgentId()] {
