@@ -38,10 +38,6 @@ VLLM_URL, RAY_ADDRESS.`,
 	return command
 }
 
-// rayPatience is how long Ray may take to start: some seconds, and more on a
-// machine that reads its files for the first time.
-const rayPatience = 3 * time.Minute
-
 // dev is everything on one machine.
 type dev struct {
 	program
@@ -100,17 +96,12 @@ func (d *dev) startModel(ctx context.Context) error {
 // startRay starts a Ray on this machine, unless RAY_ADDRESS or
 // RAY_CLUSTERS names one.
 func (d *dev) startRay(ctx context.Context) error {
-	if d.given["RAY_ADDRESS"] != "" || d.given["RAY_CLUSTERS"] != "" {
+	if !d.ownRay() {
 		return nil
 	}
 	d.sayf("Ray is starting …")
-	options := local.Options{Venv: d.venv, LogDir: filepath.Join(d.data, "ray"), Env: workerEnvironment(d.given), Progress: d.say}
-	bounded, cancel := context.WithTimeout(ctx, rayPatience)
-	defer cancel()
-	var ray *local.Ray
-	err := during(d.say, "Ray is still starting", func() (err error) {
-		ray, err = local.Start(bounded, options)
-		return err
+	ray, err := local.Start(ctx, local.Options{
+		Venv: d.venv, LogDir: filepath.Join(d.data, "ray"), Env: workerEnvironment(d.given), Progress: d.say,
 	})
 	if err != nil {
 		return err

@@ -48,6 +48,16 @@ func makeDirectory(parent string) (*directory, error) {
 // files is what Ray is given. It makes it itself, writable by everybody.
 func (d *directory) files() string { return filepath.Join(d.path, "r") }
 
+// link makes a name for a Python environment that has no space in it: Ray starts
+// its workers by a shell, and quotes nothing.
+func (d *directory) link(venv string) (string, error) {
+	name := filepath.Join(d.path, "venv")
+	if err := os.Symlink(venv, name); err != nil {
+		return "", fmt.Errorf("directory for a local Ray: %w", err)
+	}
+	return name, nil
+}
+
 func (d *directory) remove() error {
 	err := os.RemoveAll(d.path)
 	if d.lock != nil {

@@ -208,6 +208,9 @@ func (r *Ray) launch(ctx context.Context, venv string, options Options) error {
 		return err
 	}
 	r.output = output
+	if venv, err = r.dir.link(venv); err != nil {
+		return err
+	}
 	r.family, err = minder.Start(minder.Program{
 		Line: append([]string{python(venv), command(venv)}, r.arguments(options)...), Env: r.environment(venv, options),
 		Dir: r.dir.path, Output: output, Grace: grace, Hold: r.dir.lock, Remove: r.dir.path,

@@ -7,6 +7,8 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -216,4 +218,41 @@ func orphan() {
 	}
 	fmt.Fprintln(os.Stdout, r.dir.path)
 	select {}
+}
+
+// Ray starts its workers by a shell, which takes a path apart at its spaces.
+func TestRealVenvWithASpace(t *testing.T) {
+	venv := filepath.Join(t.TempDir(), "a venv")
+	if err := os.Symlink(realVenv(t), venv); err != nil {
+		t.Fatal(err)
+	}
+	r, err := Start(t.Context(), Options{Venv: venv, NumCPUs: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Stop(context.Background())
+	const job = `{"entrypoint": "python -c 'import ray; ray.init(); print(ray.get(ray.remote(lambda: 7).remote()))'", "submission_id": "seven"}`
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, r.Address()+"/api/jobs/", strings.NewReader(job))
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := r.HTTP().Do(request)
+	if err != nil || response.StatusCode != http.StatusOK {
+		t.Fatal(response, err)
+	}
+	response.Body.Close()
+	for begun := time.Now(); ; time.Sleep(poll) {
+		response, err := r.HTTP().Get(r.Address() + "/api/jobs/seven")
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(response.Body)
+		response.Body.Close()
+		if bytes.Contains(body, []byte(`"SUCCEEDED"`)) {
+			return
+		}
+		if err != nil || bytes.Contains(body, []byte(`"FAILED"`)) || time.Since(begun) > time.Minute {
+			t.Fatalf("%s, %v", body, err)
+		}
+	}
 }
