@@ -11,6 +11,7 @@ back. Where to start reading:
 - ``deliberation``: one deliberation, from claim to end
 - ``journal``: the compare-and-set that decides every race
 - ``prompts``: what each agent is asked, and what is too large
+- ``answers``: what agents answered, and how much of it stays in memory
 - ``model``: one agent's call
 - ``endpoint``: what is known of a model server: its breaker, its retries
 """

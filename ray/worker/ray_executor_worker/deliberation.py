@@ -10,9 +10,10 @@ import asyncio
 import enum
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
+from .answers import LONG_AT_ONCE, MAX_BYTES, Answers, Room
 from .endpoint import CallError
 from .journal import (
     AbandonedError,
@@ -53,6 +54,9 @@ MAX_DELIVERIES = 50
 _GRACE_S = 30.0
 _MAX_REASON_CHARS = 1_000
 _MAX_AGENT_REASON_CHARS = 200
+# What a result repeats of its request: 256 of them would repeat a megabyte.
+_MAX_NAME_CHARS = 256
+_TOO_MUCH = f"the answers of all agents exceed {MAX_BYTES} bytes"
 
 
 class Settlement(enum.Enum):
@@ -84,12 +88,17 @@ class Context:
     models: ModelClient
     cluster: str
     replica: str
+    # Held by a long answer, from its model to the journal, and by an end that
+    # reads long answers again.
+    long_answers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LONG_AT_ONCE))
+    long_ends: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(1))
 
 
 class Deliberation:
     """One attempt at one deliberation."""
 
     __slots__ = (  # thousands are held at once
+        "_answers",
         "_asked",
         "_begun",
         "_context",
@@ -101,9 +110,7 @@ class Deliberation:
         "_over",
         "_progress",
         "_prompts",
-        "_recorded",
         "_requested",
-        "_results",
         "_shrink",
         "_size",
         "_subjects",
@@ -132,9 +139,7 @@ class Deliberation:
         # How many attempts there were, and how many of them were lost, where
         # that makes it EXHAUSTED.
         self._exhausted = (0, 0)
-        self._results: dict[int, Result] = {}
-        # Of these the journal is known to hold the result, by whomever.
-        self._recorded: set[int] = set()
+        self._answers = Answers()
         self._progress: dict[int, Progress] = {}
         # Set by _read; every later step has it.
         self._requested: Requested
@@ -312,7 +317,7 @@ class Deliberation:
 
     async def _recall(self) -> None:
         """Reads what agents came to in other attempts: they are not asked again."""
-        unsure = [i for i in range(len(self._requested.agents)) if i not in self._recorded]
+        unsure = [i for i in range(len(self._requested.agents)) if i not in self._answers.recorded]
         if not unsure:
             return
         if await self._journal.last(self._subjects.agents, self._until_end()) is None:
@@ -324,18 +329,26 @@ class Deliberation:
         record = await self._journal.last(self._subjects.agent(index), until)
         if record is None:
             return
+        # It counts as recorded even where it is unreadable: it can be written only once.
         try:
             message: Any = self._context.schema.parse(AGENT, record.data)
             if message.result_ref:
-                whole = await self._journal.fetch(message.result_ref, until)
-                message = self._context.schema.parse(AGENT, whole)
+                async with self._context.long_answers:
+                    self._answers.add(index, await self._fetch_result(message.result_ref))
+                    self._answers.note_recorded(index)
+                return
+            self._answers.add(index, read_result(message))
         except UnreadableError as error:
-            # It counts as recorded all the same: it can be written only once.
-            log.error("%s: agent %d: unreadable: %s", self._delivery.id, index, error)  # noqa: TRY400
-            self._results[index] = self._failure(index, "unreadable", str(error))
-        else:
-            self._results[index] = read_result(message)
-        self._recorded.add(index)
+            self._answers.add(index, self._unreadable(index, error))
+        self._answers.note_recorded(index)
+
+    async def _fetch_result(self, name: str) -> Result:
+        whole = await self._journal.fetch(name, self._until_end())
+        return read_result(self._context.schema.parse(AGENT, whole))
+
+    def _unreadable(self, index: int, error: UnreadableError) -> Result:
+        log.error("%s: agent %d: unreadable: %s", self._delivery.id, index, error)
+        return self._failure(index, "unreadable", str(error))
 
     # The agents
 
@@ -361,7 +374,7 @@ class Deliberation:
 
     def _answered(self, _task: asyncio.Task[None]) -> None:
         self._asked -= 1
-        self._shrink(weight(self._asked, self._size))
+        self._shrink(weight(self._asked, self._size + self._answers.held))
         if not self._asked:
             self._no_more()
 
@@ -370,15 +383,27 @@ class Deliberation:
             self._over.set_result(None)
 
     async def _ask(self, index: int) -> None:
+        room = Room(self._context.long_answers)
         try:
-            # Model: Ask.
-            result = await self._propose(index)
-        except Exception as error:  # one agent's trouble is not the others'
-            log.exception("%s: agent %d", self._delivery.id, index)
-            result = self._failure(index, "internal", type(error).__name__)
-        # Held before it is recorded: the end tells it even if the deadline
-        # comes while the journal cannot be reached.
-        self._results[index] = result
+            try:
+                # Model: Ask.
+                result = await self._propose(index, room)
+            except Exception as error:  # one agent's trouble is not the others'
+                log.exception("%s: agent %d", self._delivery.id, index)
+                result = self._failure(index, "internal", type(error).__name__)
+            # Held before it is recorded: the end tells it even if the deadline
+            # comes while the journal cannot be reached.
+            self._answers.add(index, result)
+            recorded = await self._record(index, result)
+        finally:
+            room.release()
+        if recorded:
+            self._answers.note_recorded(index)
+        elif recorded is False:
+            await self._recall_agent(index)
+
+    async def _record(self, index: int, result: Result) -> Optional[bool]:
+        """Whether the result was written, or another stands; None where that is unknown."""
         event = Event(
             subject=self._subjects.agent(index),
             id=f"{self._delivery.id}.agent.{index}",
@@ -389,26 +414,27 @@ class Deliberation:
         )
         try:
             # Model: Record.
-            if await self._journal.append(event, Expectation(0), self._deadline):
-                self._recorded.add(index)
-            else:
-                await self._recall_agent(index)
+            return await self._journal.append(event, Expectation(0), self._deadline)
         except AbandonedError as error:
             log.warning("%s: agent %d not recorded: %s", self._delivery.id, index, error)
+            return None
 
-    async def _propose(self, index: int) -> Result:
+    async def _propose(self, index: int, room: Room) -> Result:
         progress = self._progress[index] = Progress()
         begun = self._now()
         try:
             answer = await self._context.models.ask(
-                self._prompts.question(index, self._deadline), progress
+                self._prompts.question(index, self._deadline, room), progress
             )
         except CallError as error:
             return self._failure(index, error.error_type, error.text, self._now() - begun)
         metadata = self._metadata(index, "completed", self._now() - begun)
         metadata.update(answer.metadata)
         agent_id = self._requested.agents[index].id
-        return Result(agent_id, answer.content, answer.reasoning, metadata=metadata)
+        result = Result(agent_id, answer.content, answer.reasoning, metadata=metadata)
+        if not self._answers.fits(result):
+            return self._failure(index, "too_large", _TOO_MUCH, self._now() - begun)
+        return result
 
     def _failure(
         self, index: int, error_type: str, error: str, duration_s: Optional[float] = None
@@ -422,8 +448,8 @@ class Deliberation:
         progress = self._progress.get(index)
         metadata = {
             "status": status,
-            "model": agent.model or self._requested.vllm_model,
-            "role": agent.role or self._requested.role,
+            "model": (agent.model or self._requested.vllm_model)[:_MAX_NAME_CHARS],
+            "role": (agent.role or self._requested.role)[:_MAX_NAME_CHARS],
             "attempts": str(progress.attempts if progress else 0),
         }
         if duration_s is not None:
@@ -431,7 +457,7 @@ class Deliberation:
         return metadata
 
     def _missing(self) -> list[int]:
-        return [i for i in range(len(self._requested.agents)) if i not in self._results]
+        return [i for i in range(len(self._requested.agents)) if i not in self._answers.results]
 
     # The end
 
@@ -442,8 +468,33 @@ class Deliberation:
         await self._recall()
         missing = self._missing()
         for index in missing:
-            self._results[index] = self._cut_off(index, claim)
-        results = [self._results[i] for i in range(len(self._requested.agents))]
+            self._answers.add(index, self._cut_off(index, claim))
+        for index in self._answers.too_many():
+            self._answers.add(index, self._failure(index, "too_large", _TOO_MUCH))
+        if not self._answers.long:
+            await self._tell(claim, missing)
+            return
+        async with self._context.long_ends:
+            await self._restore()
+            await self._tell(claim, missing)
+
+    async def _restore(self) -> None:
+        """Reads long answers again, for an end to tell them."""
+        for index in self._answers.long:
+            until = self._until_end()
+            record = await self._journal.last(self._subjects.agent(index), until)
+            try:
+                if record is None:
+                    raise UnreadableError("its record is gone")  # noqa: TRY301
+                message: Any = self._context.schema.parse(AGENT, record.data)
+                ref = message.result_ref
+                result = await self._fetch_result(ref) if ref else read_result(message)
+            except UnreadableError as error:
+                result = self._unreadable(index, error)
+            self._answers.add(index, result)
+
+    async def _tell(self, claim: Claim, missing: list[int]) -> None:
+        results = [self._answers.results[i] for i in range(len(self._requested.agents))]
         duration = self._now() - self._begun
         schema = self._context.schema
         if any(result.completed for result in results):

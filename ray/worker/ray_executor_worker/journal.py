@@ -256,11 +256,10 @@ class Journal:
             why = f"{type(error).__name__}: {error}"
             self._teller.warn(f"{self._results} cannot be written: {why}")
             raise UnavailableError(f"object {name}: {why}") from error
-        slim = type(event.payload)()
-        slim.CopyFrom(event.payload)
-        slim.ClearField(event.bulky)
-        setattr(slim, f"{event.bulky}_ref", name)
-        return slim.SerializeToString()
+        # In place: it may be 16 MiB, and is there now.
+        event.payload.ClearField(event.bulky)
+        setattr(event.payload, f"{event.bulky}_ref", name)
+        return event.payload.SerializeToString()
 
     async def _put(self, name: str, data: bytes) -> None:
         store = await self._store()

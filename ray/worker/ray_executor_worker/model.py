@@ -15,6 +15,7 @@ from aiohttp.client_proto import ResponseHandler
 from aiohttp.tracing import Trace
 from yarl import URL
 
+from .answers import SHORT_BYTES, Room
 from .chat import Chat
 from .endpoint import CallError, Endpoints
 from .hosts import AllowedHosts
@@ -23,9 +24,12 @@ from .retry import Progress, Retrier, retry_after, retryable_status
 log = logging.getLogger(f"ray.serve.{__name__}")
 
 # A proposal is text; more than this is a server gone wrong.
-MAX_BODY_BYTES = 16 * 1024 * 1024
+MAX_BODY_BYTES = 4 * 1024 * 1024
+# What is left of a long answer comes within this: it keeps others waiting.
+_LONG_S = 60.0
 _MAX_ERROR_BODY_BYTES = 64 * 1024
 _MAX_ERROR_CHARS = 500
+_MAX_REASON_CHARS = 100
 # Below uvicorn's 5 s, vLLM's default: a connection that the server is about
 # to close is not used again.
 _KEEPALIVE_S = 3.0
@@ -55,6 +59,8 @@ class Question:
     max_retries: int
     # On the loop's monotonic clock.
     deadline: float
+    # Taken where the answer is long, and given back where it fails.
+    room: Room
 
 
 class ModelClient:
@@ -74,7 +80,11 @@ class ModelClient:
         self._retrier = retrier or Retrier()
         self._endpoints = Endpoints(self._retrier.now, self._retrier.sleep)
         self._max_body_bytes = max_body_bytes
-        self._headers = {"Content-Type": _JSON, "Accept": _JSON}
+        self._headers = {
+            "Content-Type": _JSON,
+            "Accept": _JSON,
+            "Accept-Encoding": "identity",
+        }
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
         self._session = aiohttp.ClientSession(
@@ -82,6 +92,8 @@ class ModelClient:
             connector=_Connector(self._endpoints, limit=0, keepalive_timeout=_KEEPALIVE_S),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT_S),
             cookie_jar=aiohttp.DummyCookieJar(),
+            # A few bytes of gzip could be any number of an answer's.
+            auto_decompress=False,
         )
 
     async def close(self) -> None:
@@ -130,17 +142,27 @@ class ModelClient:
             ) as response:
                 if response.status != 200:
                     raise await self._refusal(response)
-                return _answer(await self._read(response))
+                return _answer(await self._read(response, question.room))
+        except CallError:
+            question.room.release()
+            raise
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+            question.room.release()
             failure = CallError(
                 "connection", self._clean(_told(error)), retryable=True, broken=True
             )
             log.debug("call of %s failed: %s", url.host, failure.text)
             raise failure from error
 
-    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
-        body = await _read_up_to(response, self._max_body_bytes)
+    async def _read(self, response: aiohttp.ClientResponse, room: Room) -> bytes:
+        """The body of an answer. The connection waits while a long one waits for room."""
+        body = await _read_up_to(response, SHORT_BYTES)
+        if len(body) > SHORT_BYTES:
+            await room.take()
+            rest = _read_up_to(response, self._max_body_bytes - len(body))
+            body += await asyncio.wait_for(rest, _LONG_S)
         if len(body) > self._max_body_bytes:
+            response.close()  # what is left is not wanted
             raise CallError("too_large", f"the answer exceeds {self._max_body_bytes} bytes")
         return body
 
@@ -211,7 +233,6 @@ async def _read_up_to(response: aiohttp.ClientResponse, limit: int) -> bytes:
         chunks.append(chunk)
         size += len(chunk)
         if size > limit:
-            response.close()  # what is left is not wanted
             break
     return b"".join(chunks)
 
@@ -259,7 +280,11 @@ def _answer(body: bytes) -> Answer:
     if content is not None and not isinstance(content, str):
         raise CallError("bad_response", "not a chat completion: content is not a string")
     if not content or not content.strip():
-        why = f" (finish_reason {finish_reason})" if isinstance(finish_reason, str) else ""
+        why = (
+            f" (finish_reason {finish_reason[:_MAX_REASON_CHARS]})"
+            if isinstance(finish_reason, str)
+            else ""
+        )
         raise CallError("empty_content", f"the model answered with empty content{why}")
     return Answer(content, _reasoning(message), _metadata(finish_reason, parsed.get("usage")))
 
@@ -275,7 +300,7 @@ def _reasoning(message: Mapping[str, Any]) -> str:
 def _metadata(finish_reason: Any, usage: Any) -> dict[str, str]:
     told: dict[str, str] = {}
     if isinstance(finish_reason, str):
-        told["finish_reason"] = finish_reason
+        told["finish_reason"] = finish_reason[:_MAX_REASON_CHARS]
     if isinstance(usage, dict):
         for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
             if isinstance(usage.get(name), int):

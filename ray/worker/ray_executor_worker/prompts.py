@@ -10,6 +10,7 @@ import asyncio
 from functools import partial
 
 from . import prompt
+from .answers import Room
 from .chat import Chat
 from .endpoint import CallError
 from .messages import Requested
@@ -47,7 +48,7 @@ class Prompts:
                 self._large.add(index)
                 await asyncio.sleep(0)  # others want the event loop, too
 
-    def question(self, index: int, deadline: float) -> Question:
+    def question(self, index: int, deadline: float, room: Room) -> Question:
         """What an agent asks; raises CallError where it cannot be asked."""
         requested, agent = self._requested, self._requested.agents[index]
         if not (agent.model or requested.vllm_model):
@@ -60,6 +61,7 @@ class Prompts:
             large=index in self._large,
             max_retries=requested.max_retries,
             deadline=deadline,
+            room=room,
         )
 
     def _chat(self, index: int) -> Chat:

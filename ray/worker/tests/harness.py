@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import json
 import os
 import signal
@@ -311,7 +312,8 @@ class FakeModel:
     """An OpenAI-compatible server; the model's name says what it does.
 
     `ok`, `pause` (for a moment), `slow` and `wait-…` (until it is let go), `empty`,
-    `big`, `404`, `500`, `500x1` (once; `500x1-2` and the like count apart),
+    `long`, `big`, `zipped`, `halts` (in the body), `404`, `500`, `500x1` (once;
+    `500x1-2` and the like count apart),
     `string-error`, `broken` (cut off in the body), `cut` (no answer), `full` (503 as
     vLLM's own admission; `fullx1` once).
     """
@@ -366,10 +368,7 @@ class FakeModel:
             self.open -= 1
 
     async def _answer(self, request: web.Request, name: str) -> web.StreamResponse:
-        if name == "slow" or name.startswith("wait-"):
-            await self.let_go.wait()
-        if name == "pause":
-            await asyncio.sleep(0.02)
+        await self._wait(name)
         if name == "moved":
             raise web.HTTPTemporaryRedirect("/elsewhere")
         if name == "string-error":
@@ -384,12 +383,25 @@ class FakeModel:
             headers = {"Retry-After": "0"} if name.startswith("500") else {}
             error = {"error": {"message": f"no {name}"}}
             return web.json_response(error, status=int(name[:3]), headers=headers)
-        if name in {"broken", "cut"}:
+        if name == "zipped":
+            bomb = gzip.compress(b" " * 50_000_000)
+            return web.Response(body=bomb, headers={"Content-Encoding": "gzip"})
+        if name in {"broken", "cut", "halts"}:
             return await self._break_off(request, name)
         return web.json_response(_ANSWERS.get(name) or completion(f"proposal of {name}"))
 
+    async def _wait(self, name: str) -> None:
+        if name == "slow" or name.startswith("wait-"):
+            await self.let_go.wait()
+        if name == "pause":
+            await asyncio.sleep(0.02)
+
     async def _break_off(self, request: web.Request, name: str) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Length": "1000"})
+        response = web.StreamResponse(headers={"Content-Length": "300000"})
+        if name == "halts":
+            await response.prepare(request)
+            await response.write(b"x" * 200_000)
+            await self.let_go.wait()
         if name == "broken":
             await response.prepare(request)
             await response.write(b'{"choices": ')
@@ -413,6 +425,7 @@ def completion(content: Optional[str], **message: str) -> dict[str, Any]:
 
 _ANSWERS: dict[str, dict[str, Any]] = {
     "empty": completion("  \n"),
+    "long": completion("x" * 300_000),
     "big": completion("x" * (1536 * 1024)),
     "reasoned": completion("yes", reasoning_content="because"),
     "nonsense": {"choices": []},

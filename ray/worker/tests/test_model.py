@@ -11,6 +11,7 @@ import pytest_asyncio
 from harness import FakeModel, until
 from yarl import URL
 
+from ray_executor_worker.answers import Room
 from ray_executor_worker.chat import Chat
 from ray_executor_worker.endpoint import CallError, Endpoint
 from ray_executor_worker.hosts import AllowedHosts
@@ -45,9 +46,12 @@ async def ask(  # noqa: PLR0913
     progress: Progress | None = None,
     *,
     large: bool = False,
+    room: Room | None = None,
 ) -> Answer:
     deadline = asyncio.get_running_loop().time() + 20
-    question = Question(url, lambda: said(model, "x"), large, retries, deadline)
+    question = Question(
+        url, lambda: said(model, "x"), large, retries, deadline, room or Room(asyncio.Semaphore())
+    )
     return await client.ask(question, progress or Progress())
 
 
@@ -135,6 +139,41 @@ async def test_a_retry_may_mend_it(client: ModelClient, model: FakeModel) -> Non
     answer = await ask(client, model.url, "500x1", retries=3, progress=progress)
     assert answer.content == "at last"
     assert progress.attempts == 2
+
+
+async def test_a_long_answer_waits_for_room(client: ModelClient, model: FakeModel) -> None:
+    gate = asyncio.Semaphore(1)
+    holding, room = Room(gate), Room(gate)
+    await holding.take()
+    waiting = asyncio.create_task(ask(client, model.url, "long", room=room))
+    await until(lambda: model.calls["long"], 1)
+    assert (await ask(client, model.url, "ok", room=Room(gate))).content == "proposal of ok"
+    assert not waiting.done()
+    holding.release()
+    assert len((await waiting).content) == 300_000
+    assert gate.locked()  # it is held until it is recorded
+    room.release()
+    with pytest.raises(CallError, match="exceeds"):
+        await ask(client, model.url, "big", room=room)
+    assert not gate.locked()
+
+
+async def test_a_long_answer_that_does_not_come_gives_its_room_back(
+    client: ModelClient, model: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray_executor_worker.model._LONG_S", 0.1)
+    room = Room(asyncio.Semaphore(1))
+    with pytest.raises(CallError, match="TimeoutError") as told:
+        await ask(client, model.url, "halts", room=room)
+    assert told.value.error_type == "connection"
+    assert not room._gate.locked()
+
+
+async def test_what_a_server_packs_is_not_unpacked(client: ModelClient, model: FakeModel) -> None:
+    with pytest.raises(CallError) as told:
+        await ask(client, model.url, "zipped")
+    assert told.value.error_type == "bad_response"
+    assert model.headers[0]["Accept-Encoding"] == "identity"
 
 
 async def test_nobody_listens(client: ModelClient) -> None:

@@ -631,6 +631,49 @@ async def test_a_journal_with_a_prefix(
     await journalist.close()
 
 
+async def test_the_answers_of_a_deliberation_are_bounded(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    agents = [a(f"a{i}", "big") for i in range(14)]
+    async with working(journalist, slots=14) as worker:
+        await journalist.submit("d1", agents, model.url, timeout_seconds=60)
+        how, end = await journalist.end("d1")
+        assert not worker._context.long_answers.locked()
+        assert not worker._context.long_ends.locked()
+    assert how == "completed"
+    store = await journalist.nc.jetstream().object_store(RESULTS_BUCKET)
+    whole = journalist.schema.parse(COMPLETED, (await store.get(end.results_ref)).data or b"")
+    told = [r for r in whole.results if r.proposal]
+    assert [len(r.proposal) for r in told] == [1536 * 1024] * 10
+    assert {r.metadata["error"] for r in whole.results if not r.proposal} == {
+        "the answers of all agents exceed 16777216 bytes"
+    }
+    assert sum(r.metadata.get("error_type") == "too_large" for r in whole.results) == 4
+
+
+async def test_an_older_workers_answers_are_bounded_at_the_end(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    await journalist.submit("d1", [a(f"a{i}") for i in range(22)], model.url, timeout_seconds=60)
+    await journalist.start("d1", 1)
+    for i in range(20):
+        await journalist.agent("d1", i, Result(f"a{i}", f"{i % 10}" * 900_000, metadata=DONE))
+    async with working(journalist):
+        _, end = await journalist.end("d1")
+    store = await journalist.nc.jetstream().object_store(RESULTS_BUCKET)
+    whole = journalist.schema.parse(COMPLETED, (await store.get(end.results_ref)).data or b"")
+    # And there is no room for the two that were not asked yet.
+    assert [p[:1] for p in proposals(whole)] == [*(f"{i % 10}" for i in range(18)), *[""] * 4]
+    assert {r.metadata["error_type"] for r in whole.results[18:]} == {"too_large"}
+
+
+async def test_names_are_not_repeated_at_length(journalist: Journalist, model: FakeModel) -> None:
+    async with working(journalist):
+        await journalist.submit("d1", [a("a1", "x" * 10_000, role="r" * 10_000)], model.url)
+        _, end = await journalist.end("d1")
+    assert {len(end.results[0].metadata[name]) for name in ("model", "role")} == {256}
+
+
 async def test_half_an_object_is_put_again(journalist: Journalist) -> None:
     js = journalist.nc.jetstream()
     store = await js.object_store(RESULTS_BUCKET)
