@@ -13,7 +13,7 @@ import logging
 import random
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 from urllib.parse import urlsplit
 
 from nats import errors as nats_errors
@@ -23,6 +23,7 @@ from nats.aio.subscription import Subscription
 
 from .settings import Secrets, SettingError
 from .teller import Teller
+from .trouble import describe, explain, unanswered
 
 log = logging.getLogger(f"ray.serve.{__name__}")
 
@@ -41,6 +42,25 @@ _PING_S = 15
 
 class UnavailableError(Exception):
     """NATS did not answer; what was sent may have arrived or not."""
+
+
+class _SecureClient(Client):
+    """Speaks TLS or not at all, as the Go side does.
+
+    nats-py goes on in plain text, and logs in, where the server does not insist.
+    """
+
+    async def _process_info(
+        self,
+        info: dict[str, Any],
+        initial_connection: bool = False,  # noqa: FBT001, FBT002 - nats-py's own
+    ) -> None:
+        # Before anything is sent. Over ws and wss TLS is the transport's.
+        if initial_connection and not info.get("tls_required"):
+            if not info.get("tls_available"):
+                raise nats_errors.SecureConnWantedError
+            info["tls_required"] = True
+        await super()._process_info(info, initial_connection)
 
 
 @dataclass
@@ -65,12 +85,20 @@ class Connection:
     _client: Optional[Client] = None
     _interests: list[_Interest] = field(default_factory=list)
     _teller: Teller = field(default_factory=lambda: Teller(log))
+    # Why there is no connection; and what the server did not allow, and when.
+    _trouble: str = "not connected yet"
+    _denied: tuple[str, float] = ("", float("-inf"))
+
+    @property
+    def trouble(self) -> str:
+        """Why NATS cannot be reached now, and what to do; empty while it can."""
+        return "" if self.connected else self._trouble or "the connection was lost"
 
     @property
     def client(self) -> Client:
         """The connected client; raises UnavailableError where there is none."""
         if self._client is None:
-            raise UnavailableError("not connected")
+            raise UnavailableError(self.trouble)
         return self._client
 
     @property
@@ -87,14 +115,26 @@ class Connection:
                 subject, data, timeout=REQUEST_TIMEOUT_S, headers=headers
             )
         except (nats_errors.Error, asyncio.TimeoutError, OSError) as error:
-            raise UnavailableError(_describe(error)) from error
+            raise UnavailableError(self._why(subject, error)) from error
+
+    def _why(self, subject: str, error: BaseException) -> str:
+        """Why there was no answer to a request."""
+        if not self.connected:
+            return self.trouble
+        if isinstance(error, nats_errors.NoRespondersError):
+            return unanswered(subject)
+        denied, at = self._denied
+        waited = asyncio.get_running_loop().time() - at <= REQUEST_TIMEOUT_S + 1
+        if denied and waited and isinstance(error, asyncio.TimeoutError):
+            return denied
+        return describe(error)
 
     async def publish(self, subject: str, data: bytes, reply: str = "") -> None:
         """Sends without an answer."""
         try:
             await self.client.publish(subject, data, reply)
         except (nats_errors.Error, OSError) as error:
-            raise UnavailableError(_describe(error)) from error
+            raise UnavailableError(describe(error)) from error
 
     async def subscribe(self, subject: str, handler: Handler) -> None:
         """Hears the subject on this client and on those after it."""
@@ -130,20 +170,37 @@ class Connection:
             try:
                 client = await self._connect(closed)
             except Exception as error:  # noqa: BLE001 - whatever it is, a later try may do better
-                self._teller.warn(f"NATS at {_hosts(self.urls)} cannot be used: {_describe(error)}")
+                self._cannot(error)
                 await asyncio.sleep(wait * random.uniform(0.5, 1))  # noqa: S311
                 wait = min(wait * 2, _RETRY_S[1])
                 continue
             wait = _RETRY_S[0]
             log.info("connected to NATS at %s", _hosts(self.urls))
-            self._client = client
+            self._client, self._trouble = client, ""
             self.on_connected()
             await closed.wait()
             self._client = None
             self._teller.warn("the connection to NATS was closed; connecting anew")
 
+    def _cannot(self, error: BaseException) -> None:
+        """Remembers why there is no connection, and logs it."""
+        self._trouble = f"NATS at {_hosts(self.urls)} {explain(error)}"
+        self._teller.warn(self._trouble)
+
+    def _reported(self, error: Exception) -> None:
+        """Logs what the server says that answers no request."""
+        if "permissions violation" in str(error).lower():
+            text = f"NATS does not allow it to this user: {error}"
+            self._denied = (text, asyncio.get_running_loop().time())
+        self._teller.warn(f"NATS: {describe(error)}")
+
     async def _connect(self, closed: asyncio.Event) -> Client:
-        client = Client()
+        options = self.secrets.nats_options()
+        schemes = {urlsplit(url).scheme for url in self.urls}
+        secure = "tls" in schemes or ("tls" in options and not schemes & {"ws", "wss"})
+        client = _SecureClient() if secure else Client()
+        # nats-py goes on after most errors, until our patience is at its end.
+        seen: list[Exception] = []
 
         async def lost() -> None:
             closed.set()
@@ -152,14 +209,19 @@ class Connection:
             try:
                 _check_version(client)
             except ValueError as error:
-                self._teller.warn(str(error))
+                self._cannot(error)
                 await _discard(client)
                 return
+            self._trouble = ""
             log.info("reconnected to NATS")
             self.on_connected()
 
         async def troubled(error: Exception) -> None:
-            self._teller.warn(f"NATS: {_describe(error)}")
+            seen.append(error)
+            if client.is_connected:
+                self._reported(error)
+            else:
+                self._cannot(error)
 
         try:
             await asyncio.wait_for(
@@ -176,13 +238,18 @@ class Connection:
                     pending_size=0,
                     # Ours are made of ids and pools that submit has checked.
                     skip_subject_validation=True,
-                    **self.secrets.nats_options(),
+                    **options,
                 ),
                 _CONNECT_TIMEOUT_S,
             )
             _check_version(client)
             for interest in self._interests:
                 interest.live = await _attach(client, interest)
+        except asyncio.TimeoutError as late:
+            await _discard(client)
+            if seen:
+                raise seen[-1] from late
+            raise
         except BaseException:
             await _discard(client)
             raise
@@ -233,10 +300,6 @@ def _check_version(client: Client) -> None:
 def _hosts(urls: Sequence[str]) -> str:
     """The servers without what a URL may carry of logins."""
     return ", ".join(urlsplit(u if "//" in u else f"//{u}").netloc.rpartition("@")[2] for u in urls)
-
-
-def _describe(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 def status_of(headers: Optional[Mapping[str, str]], data: bytes) -> Optional[str]:

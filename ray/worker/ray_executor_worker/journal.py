@@ -44,6 +44,7 @@ _EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
 _WRONG_LAST = 10071
 _IN_FLIGHT = 10164
 _NO_MESSAGE = 10037
+_NO_STREAM = 10059
 
 _BACKOFF_S = (0.05, 5.0)
 # The reads of all workers wait in one queue of the server, 10,000 long, which is
@@ -223,7 +224,10 @@ class Journal:
         answered_at = asyncio.get_running_loop().time()
         answer: dict[str, Any] = json.loads(reply.data)
         if "error" in answer:
-            raise UnavailableError(f"stream {self._stream}: {answer['error'].get('description')}")
+            why = f"stream {self._stream}: {answer['error'].get('description')}"
+            if answer["error"].get("err_code") == _NO_STREAM:
+                why += "; has `ray-executor deploy` made it?"
+            raise UnavailableError(why)
         if "ts" in answer:
             self.clock.observe(parse_time(answer["ts"]), answered_at)
 

@@ -25,6 +25,7 @@ from .puller import ACK, IN_PROGRESS, NAK, Delivery, Puller
 from .reach import Reach
 from .settings import Secrets, Settings
 from .slots import Place, Slots
+from .teller import Teller
 
 log = logging.getLogger(f"ray.serve.{__name__}")
 
@@ -113,6 +114,8 @@ class Worker:
         self._helpers: set[asyncio.Task[None]] = set()
         self._checks = asyncio.Semaphore(_CHECKS_AT_ONCE)
         self._connected = asyncio.Event()
+        # Why the journal has not been reached yet.
+        self._trouble = ""
         self._failure: Optional[BaseException] = None
 
     def start(self) -> None:
@@ -188,16 +191,17 @@ class Worker:
         """Pulls once the server's time is known: deadlines need it."""
         for ends in _ENDS:
             await self._connection.subscribe(ends, self._on_end)
-        told = False
+        teller = Teller(log)
         while True:
             await self._connected.wait()
             try:
                 await self._journal.observe_clock()
                 break
             except UnavailableError as error:
-                (log.debug if told else log.warning)("the journal cannot be reached: %s", error)
-                told = True
+                self._trouble = str(error)
+                teller.warn(f"the journal cannot be reached: {error}")
                 await asyncio.sleep(1)
+        self._trouble = ""
         for puller in self._pullers.values():
             self._help(puller.run())
         self._help(self._keep_observing())
@@ -238,7 +242,8 @@ class Worker:
         return self._context.schema.heartbeat(
             self._replica,
             [puller.use for _, puller in pools],
-            [(f"pool {pool}", p.trouble) for pool, p in pools if p.trouble]
+            [("journal", self._trouble)] * bool(self._trouble)
+            + [(f"pool {pool}", p.trouble) for pool, p in pools if p.trouble]
             + self._reach.problems(),
         )
 
