@@ -13,6 +13,7 @@ from typing import Any
 import ray
 from ray import serve
 
+from .doors import close_doors
 from .heartbeat import BEAT_S
 from .messages import Schema
 from .settings import Secrets, Settings
@@ -35,6 +36,7 @@ class Replica:
     """A worker, as Serve starts, checks and stops it."""
 
     def __init__(self, args: dict[str, Any]) -> None:
+        close_doors()
         settings = Settings.read(args, os.environ)
         replica = serve.get_replica_context().replica_id.unique_id
         self._worker = Worker(
