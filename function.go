@@ -81,6 +81,7 @@ func (f *Function) StartWith(settings config.Config, log *slog.Logger) error {
 	served := functions.New(functions.Options{
 		Journal: events, Clusters: clusters, Rules: rules, Serve: settings.Functions, Log: log,
 	})
+	prometheus.WrapRegistererWith(prometheus.Labels{"part": "functions"}, served.Metrics()).MustRegister(events.Metrics()...)
 	f.parts.Store(&parts{journal: events, functions: served, routes: routes(f, served)})
 	return nil
 }

@@ -36,6 +36,9 @@ type Entry struct {
 	Time time.Time
 	// Event is one of the messages of events.proto.
 	Event proto.Message
+	// Unreadable reports that the journal's message could not be read: the event
+	// has no more than its subject tells.
+	Unreadable bool
 }
 
 // Query says which deliberations a page of a list holds.
@@ -70,6 +73,8 @@ type Deliberation struct {
 	GivenUp bool
 	// Sequence is the last entry folded in.
 	Sequence uint64
+	// Unreadable reports that its request could not be read.
+	Unreadable bool
 
 	agents map[int32]*pb.DeliberationResult
 	ending []*pb.DeliberationResult
@@ -93,7 +98,7 @@ func (d *Deliberation) apply(entry Entry) {
 	}
 	switch event := entry.Event.(type) {
 	case *pb.DeliberationRequested:
-		d.request(event, entry.Time)
+		d.request(event, entry)
 	case *pb.DeliberationStarted:
 		d.start(event, entry.Time)
 	case *pb.AgentCompleted:
@@ -113,11 +118,11 @@ func (d *Deliberation) apply(entry Entry) {
 
 // request takes the acceptance. A start that stands before it in the journal
 // is not undone.
-func (d *Deliberation) request(event *pb.DeliberationRequested, at time.Time) {
+func (d *Deliberation) request(event *pb.DeliberationRequested, entry Entry) {
 	if d.Requested != nil {
 		return
 	}
-	d.Requested, d.Submitted = event, at
+	d.Requested, d.Submitted, d.Unreadable = event, entry.Time, entry.Unreadable
 	if d.State == Unknown {
 		d.State = Queued
 	}

@@ -83,7 +83,7 @@ func (f *Functions) activePage(ctx context.Context, query deliberation.Query) (s
 	for place, one := range slices.Backward(open) {
 		err := f.look(ctx, one.ID, func(story *deliberation.Deliberation) {
 			page.Looked(story)
-			if story.State == query.State && (query.TaskID == "" || story.Requested.GetTaskId() == query.TaskID) {
+			if story.State == query.State && !story.Unreadable && (query.TaskID == "" || story.Requested.GetTaskId() == query.TaskID) {
 				page.Add(story)
 			}
 		})

@@ -93,13 +93,30 @@ func (j *Journal) requested(ctx context.Context, id string) (*pb.DeliberationReq
 // End appends an end and reports whether it is the one that stands: completion,
 // failure and cancellation race, and the first to be stored wins. Unavailable:
 // the outcome is unknown; repeating is safe.
+//
+// Where the object store has no room for its results it is written without them:
+// the agents' records have them, and an end must always find its place.
 func (j *Journal) End(ctx context.Context, id string, end proto.Message, traceParent string) (won bool, err error) {
-	_, err = j.append(ctx, end, traceParent, events.EndSubject(id))
+	light, err := j.spill(ctx, end)
+	if deliberation.AsError(err).Code == deliberation.LimitReached {
+		j.log.Warn("an end is written without its results", "deliberation", id, "reason", err)
+		light, err = withoutBulk(end), nil
+	}
+	if err != nil {
+		return false, err
+	}
+	_, err = j.append(ctx, light, traceParent, events.EndSubject(id))
+	if deliberation.AsError(err).Code == deliberation.TooLarge {
+		_, err = j.write(ctx, events.Shorten(withoutBulk(end), shortText), traceParent, events.EndSubject(id))
+	}
 	if errors.Is(err, errStands) {
 		return false, j.stands(ctx, events.EndSubject(id))
 	}
 	return err == nil, err
 }
+
+// shortText is what a text of a message may take that did not fit otherwise.
+const shortText = 16 << 10
 
 // stands makes sure that there is something on a subject where the
 // compare-and-set has found it. A leader that was cut off from the others also

@@ -38,9 +38,9 @@ var (
 	Announcer = Reader{consumer: "keeper-announce", atOnce: 16}
 	// Responder tells of each agent: deploy makes its consumer while
 	// AGENT_RESPONSES=true.
-	Responder = Reader{consumer: "keeper-responses", made: " (deploy makes it while AGENT_RESPONSES=true)", atOnce: 1}
+	Responder = Reader{consumer: "keeper-responses", made: " (deploy makes it while AGENT_RESPONSES=true)", atOnce: 16}
 	// GivenUp sets aside what was given up.
-	GivenUp = Reader{consumer: "keeper-dead", atOnce: 1}
+	GivenUp = Reader{consumer: "keeper-dead", atOnce: 4}
 	// Relay posts the ends to a sink. See PrepareRelay.
 	Relay = Reader{consumer: "relay", atOnce: 64}
 )
@@ -86,7 +86,7 @@ func (j *Journal) Ends(ctx context.Context, reader Reader, tell func(context.Con
 				if err != nil {
 					return j.failed("read the ends", err)
 				}
-				if err := j.settle(ctx, message, tell); err != nil {
+				if err := j.settle(ctx, reader, message, tell); err != nil {
 					return err
 				}
 			}
@@ -96,9 +96,14 @@ func (j *Journal) Ends(ctx context.Context, reader Reader, tell func(context.Con
 }
 
 // settle has an end announced and tells the server how it went. Only what
-// concerns every end is an error: NATS is away, or ctx has ended.
-func (j *Journal) settle(ctx context.Context, message jetstream.Msg, announce func(context.Context, Delivery) error) error {
-	failure := j.deliver(ctx, message, announce)
+// concerns every end is an error: NATS is away, or ctx has ended. Who has
+// several destinations sets a time where one of them does not answer.
+func (j *Journal) settle(ctx context.Context, reader Reader, message jetstream.Msg, announce func(context.Context, Delivery) error) error {
+	attempt, failure := j.deliver(ctx, message, announce)
+	if failure != nil && ctx.Err() == nil && hopeless(failure, attempt) {
+		j.dismiss(reader, message, failure)
+		return nil
+	}
 	if err := conclude(ctx, message, failure); err != nil {
 		j.log.Debug("answer to the journal", "error", err)
 	}
@@ -108,10 +113,48 @@ func (j *Journal) settle(ctx context.Context, message jetstream.Msg, announce fu
 		return nil
 	case ctx.Err() != nil || !set && deliberation.AsError(failure).Code == deliberation.Unavailable:
 		return failure
-	case !set: // who sets a time has its own say
-		j.log.Warn("an end could not be announced; it comes again", "subject", message.Subject(), "error", failure)
+	case !set && j.complaints.due(): // who sets a time has its own say
+		j.log.Warn("an end could not be told; it comes again", "reader", reader.consumer, "subject", message.Subject(), "error", failure)
 	}
 	return nil
+}
+
+// lastAttempt is how often an end is tried whose failure was not foreseen.
+const lastAttempt = 10
+
+// hopeless reports whether an end can never be told. What waits for a
+// dependency or for room comes again for as long as the journal keeps it.
+func hopeless(failure error, attempt uint64) bool {
+	if _, set := errors.AsType[*LaterError](failure); set {
+		return false
+	}
+	if errors.Is(failure, errForeign) {
+		return true
+	}
+	switch deliberation.AsError(failure).Code {
+	case deliberation.Unavailable, deliberation.LimitReached:
+		return false
+	case deliberation.TooLarge:
+		return true
+	default:
+		return attempt >= lastAttempt
+	}
+}
+
+// dismiss sets aside what can never be told: it would come again until it has
+// taken the place of all others. The message stays in the journal, where the log
+// and the server's advisory (MSG_TERMINATED) say which it is.
+func (j *Journal) dismiss(reader Reader, message jetstream.Msg, failure error) {
+	j.setAside.WithLabelValues(reader.consumer).Inc()
+	var sequence uint64
+	if metadata, err := message.Metadata(); err == nil {
+		sequence = metadata.Sequence.Stream
+	}
+	j.log.Error("an end can never be told, and is set aside; the journal keeps it", "reader", reader.consumer,
+		"subject", message.Subject(), "sequence", sequence, "error", failure)
+	if err := message.TermWithReason(oneLine(failure.Error())); err != nil {
+		j.log.Debug("answer to the journal", "error", err)
+	}
 }
 
 // conclude says whether a message is done with, and else when it comes again. One
@@ -155,19 +198,20 @@ func (j *Journal) giveBack(messages jetstream.MessagesContext) {
 	}
 }
 
-func (j *Journal) deliver(ctx context.Context, message jetstream.Msg, announce func(context.Context, Delivery) error) error {
+// deliver hands an end over, and tells which attempt that was.
+func (j *Journal) deliver(ctx context.Context, message jetstream.Msg, announce func(context.Context, Delivery) error) (attempt uint64, failure error) {
 	metadata, err := message.Metadata()
 	if err != nil {
-		return fmt.Errorf("read a journal message's metadata: %w", err)
+		return lastAttempt, fmt.Errorf("read a journal message's metadata: %w", err)
 	}
 	entry, err := j.entry(ctx, &jetstream.RawStreamMsg{
 		Subject: message.Subject(), Sequence: metadata.Sequence.Stream,
 		Header: message.Headers(), Data: message.Data(), Time: metadata.Timestamp,
 	})
-	if err != nil {
-		return err
+	if err == nil {
+		err = announce(ctx, Delivery{Entry: entry, TraceParent: events.Trace(message.Headers()), Attempt: metadata.NumDelivered})
 	}
-	return announce(ctx, Delivery{Entry: entry, TraceParent: events.Trace(message.Headers()), Attempt: metadata.NumDelivered})
+	return metadata.NumDelivered, err
 }
 
 // Announce publishes to whichever stream keeps the subject, ours or the fleet's

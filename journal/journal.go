@@ -17,6 +17,7 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/singleflight"
 )
 
@@ -61,6 +62,10 @@ type Journal struct {
 	beats    heartbeats
 	looks    singleflight.Group // at the room and at the workers, one at a time
 	reached  atomic.Bool
+
+	complaints throttle // of ends that could not be told
+	unreadable *unreadable
+	setAside   *prometheus.CounterVec // ends that a reader can never tell
 }
 
 // Connect starts to connect and returns at once: a NATS that is away is tried
@@ -86,7 +91,10 @@ func Connect(settings Settings) (*Journal, error) {
 		return nil, fmt.Errorf("JetStream: %w", err)
 	}
 	return &Journal{
-		conn: conn, js: js, prefix: settings.Prefix, wait: settings.Wait, log: settings.Log, troubles: troubles,
+		conn: conn, js: js, prefix: settings.Prefix, wait: settings.Wait, log: settings.Log, troubles: troubles, unreadable: newUnreadable(),
+		setAside: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "ray_executor_ends_set_aside_total", Help: "Ends that could never be told, by reader; the log names each.",
+		}, []string{"reader"}),
 	}, nil
 }
 

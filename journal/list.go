@@ -113,13 +113,15 @@ func (j *Journal) requests(ctx context.Context, low, high uint64, pool string) (
 		if message == nil || message.Sequence >= high {
 			break
 		}
+		low = message.Sequence + 1
 		entry, err := j.entry(ctx, message)
 		if err != nil {
 			return nil, err
 		}
-		record := entry.Event.(*pb.DeliberationRequested)
-		entries = append(entries, listed{entry.Sequence, record.GetDeliberationId(), record.GetTaskId(), len(message.Data)})
-		low = message.Sequence + 1
+		if !entry.Unreadable {
+			record := entry.Event.(*pb.DeliberationRequested)
+			entries = append(entries, listed{entry.Sequence, record.GetDeliberationId(), record.GetTaskId(), len(message.Data)})
+		}
 	}
 	return entries, nil
 }

@@ -110,11 +110,16 @@ func (j *Journal) replicaStory(ctx context.Context, id string) ([]deliberation.E
 	if err != nil {
 		return nil, err
 	}
-	entries := make([]deliberation.Entry, len(messages))
-	for i, message := range messages {
-		if entries[i], err = j.entry(ctx, message); err != nil {
+	entries := make([]deliberation.Entry, 0, len(messages))
+	for _, message := range messages {
+		entry, err := j.entry(ctx, message)
+		if errors.Is(err, errForeign) {
+			continue
+		}
+		if err != nil {
 			return nil, err
 		}
+		entries = append(entries, entry)
 	}
 	return entries, nil
 }
@@ -140,14 +145,17 @@ func (j *Journal) each(ctx context.Context, id string, from, last uint64, tell f
 		if err != nil || message == nil {
 			return err
 		}
+		from = message.Sequence + 1
 		entry, err := j.entry(ctx, message)
+		if errors.Is(err, errForeign) {
+			continue
+		}
 		if err != nil {
 			return err
 		}
 		if err := tell(entry); err != nil {
 			return err
 		}
-		from = message.Sequence + 1
 	}
 	return nil
 }
@@ -221,14 +229,21 @@ func (j *Journal) ask(ctx context.Context, request getRequest) (*jetstream.RawSt
 	}, nil
 }
 
-// entry decodes a stored message.
+// errForeign says that a message is part of no story.
+var errForeign = errors.New("is part of no story")
+
+// entry decodes a stored message. One that cannot be read is noted, and told by
+// what its subject says: it must not keep the others from being read.
+// errForeign: it is on a subject that no story has.
 func (j *Journal) entry(ctx context.Context, message *jetstream.RawStreamMsg) (deliberation.Entry, error) {
-	event, err := events.Lifecycle(message.Header, message.Data)
-	if err != nil {
-		return deliberation.Entry{}, fmt.Errorf("message %d of %s: %w", message.Sequence, j.name(Stream), err)
+	event, unread := events.Stored(message.Subject, message.Header, message.Data)
+	if event == nil {
+		return deliberation.Entry{}, fmt.Errorf("message %d of %s: %w", message.Sequence, j.name(Stream), errForeign)
 	}
-	if err := j.restore(ctx, event); err != nil {
+	if unread != nil {
+		j.unreadable.note(j.log, fmt.Sprintf("message %d of %s, on %s", message.Sequence, j.name(Stream), message.Subject), unread)
+	} else if err := j.restore(ctx, event); err != nil {
 		return deliberation.Entry{}, err
 	}
-	return deliberation.Entry{Sequence: message.Sequence, Time: message.Time, Event: event}, nil
+	return deliberation.Entry{Sequence: message.Sequence, Time: message.Time, Event: event, Unreadable: unread != nil}, nil
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"rayexecutor/deliberation"
 	"rayexecutor/events"
 )
 
@@ -154,10 +155,14 @@ func (j *Journal) Undelivered(ctx context.Context, id string) iter.Seq2[Kept, er
 
 func (j *Journal) kept(ctx context.Context, message *jetstream.RawStreamMsg) (Kept, error) {
 	id := strings.TrimPrefix(message.Subject, undeliveredSubject)
-	entry, err := j.entry(ctx, message)
+	event, err := events.Lifecycle(message.Header, message.Data)
+	if err == nil {
+		err = j.restore(ctx, event)
+	}
 	if err != nil {
 		return Kept{ID: id}, fmt.Errorf("read what is kept of %s: %w", id, err)
 	}
+	entry := deliberation.Entry{Sequence: message.Sequence, Time: message.Time, Event: event}
 	kept := Kept{ID: id, Reason: message.Header.Get(headerReason), At: message.Time, sequence: message.Sequence}
 	kept.Delivery = Delivery{Entry: entry, TraceParent: events.Trace(message.Header)}
 	if kept.Time, err = time.Parse(time.RFC3339Nano, message.Header.Get(headerEnded)); err != nil {

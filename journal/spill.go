@@ -45,8 +45,7 @@ func (j *Journal) Lighten(ctx context.Context, message proto.Message) (proto.Mes
 	if err != nil {
 		return nil, fmt.Errorf("marshal for the object store: %w", err)
 	}
-	digest := sha256.Sum256(data)
-	name := "sha256-" + hex.EncodeToString(digest[:])
+	name := objectName(data)
 	if err := j.putObject(ctx, j.name(Results), jetstream.ObjectMeta{Name: name}, data); err != nil {
 		return nil, err
 	}
@@ -56,8 +55,18 @@ func (j *Journal) Lighten(ctx context.Context, message proto.Message) (proto.Mes
 	return light, nil
 }
 
+// withoutBulk returns a message without its bulky field.
+func withoutBulk(message proto.Message) proto.Message {
+	light := proto.Clone(message)
+	if bulky, _ := bulkyField(light); bulky != nil {
+		light.ProtoReflect().Clear(bulky)
+	}
+	return light
+}
+
 // restore puts back what Lighten took out. A message whose object is gone
-// stays light: how a deliberation ended is worth telling without its results.
+// or not what was stored stays light: how a deliberation ended is worth telling
+// without its results.
 func (j *Journal) restore(ctx context.Context, message proto.Message) error {
 	bulky, ref := bulkyField(message)
 	if bulky == nil {
@@ -69,20 +78,42 @@ func (j *Journal) restore(ctx context.Context, message proto.Message) error {
 		return nil
 	}
 	data, err := j.getObject(ctx, j.name(Results), name)
-	if errors.Is(err, jetstream.ErrObjectNotFound) {
+	whole := reflected.New().Interface()
+	if err == nil {
+		err = unpack(name, data, whole)
+	}
+	switch {
+	case errors.Is(err, jetstream.ErrObjectNotFound):
 		j.log.Warn("an object of the journal is gone", "object", name)
 		return nil
-	}
-	if err != nil {
+	case errors.Is(err, errCorrupt):
+		j.unreadable.note(j.log, "object "+name+" of "+j.name(Results), err)
+		return nil
+	case err != nil:
 		return err
-	}
-	whole := reflected.New().Interface()
-	if err := proto.Unmarshal(data, whole); err != nil {
-		return fmt.Errorf("read the object %s: %w", name, err)
 	}
 	reflected.Set(bulky, whole.ProtoReflect().Get(bulky))
 	reflected.Clear(ref)
 	return nil
+}
+
+// errCorrupt says that an object is not what was stored.
+var errCorrupt = errors.New("its content is not what its name says")
+
+// unpack reads an object, whose name is the digest of its content.
+func unpack(name string, data []byte, into proto.Message) error {
+	if objectName(data) != name {
+		return errCorrupt
+	}
+	if err := proto.Unmarshal(data, into); err != nil {
+		return fmt.Errorf("%w: %w", errCorrupt, err)
+	}
+	return nil
+}
+
+func objectName(data []byte) string {
+	digest := sha256.Sum256(data)
+	return "sha256-" + hex.EncodeToString(digest[:])
 }
 
 // bulkyField finds the pair `<field>` and `<field>_ref` of a message.
@@ -139,7 +170,8 @@ func (j *Journal) whole(ctx context.Context, store jetstream.ObjectStore, name s
 // objectStream is the stream that an object store is.
 func objectStream(bucket string) string { return "OBJ_" + bucket }
 
-// getObject reads an object; jetstream.ErrObjectNotFound says that it is gone.
+// getObject reads an object; jetstream.ErrObjectNotFound says that it is gone,
+// errCorrupt that its parts are not what was stored.
 func (j *Journal) getObject(ctx context.Context, bucket, name string) ([]byte, error) {
 	store, err := j.js.ObjectStore(ctx, bucket)
 	if err != nil {
@@ -151,12 +183,15 @@ func (j *Journal) getObject(ctx context.Context, bucket, name string) ([]byte, e
 	// A replica may lag behind the object's writer.
 	data, err := backoff.Retry(ctx, func() ([]byte, error) {
 		data, err := store.GetBytes(ctx, name)
+		if errors.Is(err, jetstream.ErrDigestMismatch) {
+			err = errCorrupt
+		}
 		if err != nil && !errors.Is(err, jetstream.ErrObjectNotFound) {
 			err = backoff.Permanent(err)
 		}
 		return data, err
 	}, backoff.WithBackOff(backoff.NewConstantBackOff(100*time.Millisecond)), backoff.WithMaxTries(4))
-	if err != nil && !errors.Is(err, jetstream.ErrObjectNotFound) {
+	if err != nil && !errors.Is(err, jetstream.ErrObjectNotFound) && !errors.Is(err, errCorrupt) {
 		err = j.failed("read the object "+name, err)
 	}
 	return data, err

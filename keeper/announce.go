@@ -44,16 +44,13 @@ type lightener interface {
 // forAttributes is what an event's attributes may take of an announcement.
 const forAttributes = 4 << 10
 
+// patientFor is how often an end waits for room for its results.
+const patientFor = 5
+
 // endEvent is the CloudEvent that tells of an end, on NATS and to a sink. One
 // that would be too large for NATS comes without its results.
 func endEvent(ctx context.Context, journal lightener, end journal.Delivery, id string) (event.Event, error) {
-	data, err := events.MarshalJSON(end.Event)
-	if err == nil && len(data) > journal.MaxAnnouncement()-forAttributes {
-		var light proto.Message
-		if light, err = journal.Lighten(ctx, end.Event); err == nil {
-			data, err = events.MarshalJSON(light)
-		}
-	}
+	data, err := fitting(ctx, journal, end)
 	if err != nil {
 		return event.Event{}, fmt.Errorf("tell of %s: %w", id, err)
 	}
@@ -69,6 +66,43 @@ func endEvent(ctx context.Context, journal lightener, end journal.Delivery, id s
 	e.SetDataContentType(events.JSON)
 	e.DataEncoded = data
 	return e, nil
+}
+
+// fitting is an end in JSON that NATS takes: whole; or without its results,
+// which an object has; or with short texts too. Control characters take six
+// times their size in JSON.
+func fitting(ctx context.Context, journal lightener, end journal.Delivery) ([]byte, error) {
+	room := journal.MaxAnnouncement() - forAttributes
+	data, err := events.MarshalJSON(end.Event)
+	if err != nil || len(data) <= room {
+		return data, err
+	}
+	light, err := lighten(ctx, journal, end)
+	if err != nil {
+		return nil, err
+	}
+	if data, err = events.MarshalJSON(light); err != nil || len(data) <= room {
+		return data, err
+	}
+	return events.MarshalJSON(events.Shorten(light, room/64))
+}
+
+// lighten moves an end's results to the object store. One that has found no
+// room there for a while goes without: a status has them.
+func lighten(ctx context.Context, journal lightener, end journal.Delivery) (proto.Message, error) {
+	light, err := journal.Lighten(ctx, end.Event)
+	if err != nil && deliberation.AsError(err).Code == deliberation.LimitReached && end.Attempt >= patientFor {
+		return withoutResults(end.Event), nil
+	}
+	return light, err
+}
+
+func withoutResults(end proto.Message) proto.Message {
+	light := proto.Clone(end)
+	if results := light.ProtoReflect().Descriptor().Fields().ByName("results"); results != nil {
+		light.ProtoReflect().Clear(results)
+	}
+	return light
 }
 
 // ended returns what a life-cycle message says has ended, and how.

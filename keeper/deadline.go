@@ -114,6 +114,9 @@ func atDeadline(open deliberation.Open, story *deliberation.Deliberation) proto.
 }
 
 func why(open deliberation.Open, story *deliberation.Deliberation) string {
+	if story.Unreadable {
+		return "the journal's record of the request cannot be read"
+	}
 	if story.Attempts == 0 {
 		return fmt.Sprintf("no worker took it; does one run for pool %s?", open.Pool)
 	}

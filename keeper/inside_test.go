@@ -1,6 +1,7 @@
 package keeper
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -10,12 +11,14 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	"rayexecutor/deliberation"
+	"rayexecutor/events"
 	"rayexecutor/journal"
 	pb "rayexecutor/proto/ray_executor/v1"
 )
@@ -219,5 +222,49 @@ func TestASinkThatCannotBe(t *testing.T) {
 	}
 	if err := relay.Retry(t.Context(), "", nil); err == nil {
 		t.Error("a list that cannot be read is passed over")
+	}
+}
+
+// responsesJournal keeps what it is told on one of the two subjects; the other
+// stream does not answer.
+type responsesJournal struct {
+	Journal
+
+	told [][]byte
+}
+
+func (*responsesJournal) MaxAnnouncement() int { return 1 << 20 }
+
+func (*responsesJournal) Lighten(context.Context, proto.Message) (proto.Message, error) {
+	return &pb.AgentCompleted{ResultRef: "sha256-1"}, nil
+}
+
+func (*responsesJournal) Story(context.Context, string) (*deliberation.Deliberation, error) {
+	return &deliberation.Deliberation{}, nil
+}
+
+func (j *responsesJournal) Respond(_ context.Context, subject, _ string, _ map[string][]string, data []byte) error {
+	if subject == events.ResponseCompleted {
+		return &deliberation.Error{Code: deliberation.Unavailable}
+	}
+	j.told = append(j.told, data)
+	return nil
+}
+
+// TestOneDestinationAway: the other agents are told, and the end comes again by
+// itself. What they say is too large in JSON.
+func TestOneDestinationAway(t *testing.T) {
+	t.Parallel()
+	j := &responsesJournal{}
+	bulk := strings.Repeat("\x01", 300<<10)
+	end := &pb.DeliberationCompleted{DeliberationId: "d1", TaskId: bulk, Results: []*pb.DeliberationResult{
+		{AgentId: "a", Proposal: "yes"}, {AgentId: "b", Metadata: map[string]string{"error": bulk, "role": bulk}},
+	}}
+	err := New(j, slog.New(slog.DiscardHandler)).respond(t.Context(), journal.Delivery{Attempt: 1, Entry: deliberation.Entry{Event: end}})
+	if _, later := errors.AsType[*journal.LaterError](err); !later {
+		t.Errorf("told with %v", err)
+	}
+	if len(j.told) != 1 || len(j.told[0]) > 1<<20 || !bytes.Contains(j.told[0], []byte(`"agent_id":"b"`)) {
+		t.Errorf("%d are told", len(j.told))
 	}
 }

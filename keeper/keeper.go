@@ -63,6 +63,8 @@ type Keeper struct {
 	log       *slog.Logger
 	responses bool
 	clusters  *watch // nil: none
+
+	complaints throttle // of responses that cannot be told
 }
 
 // Option is something that a keeper does on request.

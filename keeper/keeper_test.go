@@ -17,6 +17,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"go.uber.org/goleak"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
 
 	"rayexecutor/deliberation"
@@ -248,6 +249,39 @@ func TestLargeAnnouncement(t *testing.T) {
 	}
 	if _, err := store.GetBytes(t.Context(), data.GetResultsRef()); err != nil {
 		t.Errorf("the object that it names: %v", err)
+	}
+}
+
+// TestNothingIsTooLargeToBeTold: a control character takes six bytes in JSON, and
+// none of these texts is one that the object store could take.
+func TestNothingIsTooLargeToBeTold(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	heard := w.hear(t)
+	bulk := strings.Repeat("\x01", 200<<10)
+	w.keep(t, quiet())
+	for id, end := range map[string]proto.Message{
+		"why":    &pb.DeliberationFailed{DeliberationId: "why", ErrorMessage: bulk},
+		"reason": &pb.DeliberationCancelled{DeliberationId: "reason", Reason: bulk},
+		"task": &pb.DeliberationCompleted{
+			DeliberationId: "task", TaskId: bulk, Results: []*pb.DeliberationResult{journaltest.Result(0, bulk)},
+		},
+	} {
+		if _, err := w.End(t.Context(), id, end, ""); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var got []string
+	for range 3 {
+		event := read(t, next(t, heard))
+		got = append(got, event.Subject)
+		if event.Subject == "task" && !strings.Contains(string(event.Data), "sha256-") {
+			t.Errorf("without its results' name: %.100s", event.Data)
+		}
+	}
+	slices.Sort(got)
+	if want := []string{"reason", "task", "why"}; !slices.Equal(got, want) {
+		t.Errorf("told are %q", got)
 	}
 }
 

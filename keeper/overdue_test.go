@@ -3,10 +3,12 @@ package keeper_test
 import (
 	"context"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"rayexecutor/deliberation"
@@ -170,5 +172,21 @@ func (w world) awaitEnds(b testing.TB, n int) {
 		if info.State.Msgs >= uint64(2*n) {
 			return
 		}
+	}
+}
+
+// TestAnUnreadableRequestEnds at its deadline, as any other.
+func TestAnUnreadableRequestEnds(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	heard := w.hear(t)
+	message := nats.NewMsg("deliberation.requested.default.bad")
+	message.Header.Set("ce-timeoutseconds", "1")
+	if _, err := w.js.PublishMsg(t.Context(), message); err != nil {
+		t.Fatal(err)
+	}
+	w.keep(t, quiet())
+	if told := next(t, heard); told.Subject != "orchestration.deliberation.failed" || !strings.Contains(string(told.Data), "cannot be read") {
+		t.Errorf("on %s: %s", told.Subject, told.Data)
 	}
 }

@@ -144,10 +144,12 @@ func (r *Relay) complain(end journal.Delivery, refused *refusal) {
 func (r *Relay) Retry(ctx context.Context, id string, tell func(kept journal.Kept, refused error)) error {
 	defer r.sink.Close()
 	for kept, err := range r.journal.Undelivered(ctx, id) {
-		if err != nil {
+		if err != nil && kept.ID == "" {
 			return err
 		}
-		err := r.post(ctx, kept.Delivery)
+		if err == nil { // else this one cannot be read, and keeps nothing from the others
+			err = r.post(ctx, kept.Delivery)
+		}
 		if err == nil {
 			err = r.journal.Drop(ctx, kept)
 		}

@@ -105,25 +105,37 @@ func (k *Keeper) respond(ctx context.Context, end journal.Delivery) error {
 		requested = &pb.DeliberationRequested{TaskId: outcome.GetTaskId()}
 	}
 	agents := max(len(requested.GetRequest().GetAgents()), len(outcome.GetResults()))
+	var failure error
 	for index, result := range outcome.GetResults() {
 		told := responseTo(id, end.Time, requested, agents, result)
-		if err := k.sendResponse(ctx, told, index, result); err != nil {
-			return err
+		// The two kinds may be kept by two streams: one keeps nothing from the other.
+		if err := k.sendResponse(ctx, told, index, result, end.Attempt); err != nil {
+			failure = err
+		}
+		if ctx.Err() != nil {
+			break
 		}
 	}
-	return nil
+	if deliberation.AsError(failure).Code == deliberation.Unavailable && ctx.Err() == nil {
+		if k.complaints.due() {
+			k.log.Warn("an agent's response could not be told; it comes again", "deliberation", id, "error", failure)
+		}
+		return &journal.LaterError{After: retryPause(end.Attempt, 0), Cause: failure}
+	}
+	return failure
 }
 
 // sendResponse publishes what is told of an agent; content that no message can
 // hold goes to the object store.
-func (k *Keeper) sendResponse(ctx context.Context, told response, index int, result *pb.DeliberationResult) error {
+func (k *Keeper) sendResponse(ctx context.Context, told response, index int, result *pb.DeliberationResult, attempt uint64) error {
 	data, err := marshalResponse(told)
 	if err != nil {
 		return err
 	}
-	if len(data) > k.journal.MaxAnnouncement() && told.Payload.Proposal != nil {
+	room := k.journal.MaxAnnouncement()
+	if len(data) > room && told.Payload.Proposal != nil {
 		light, err := k.lightResult(ctx, told, index, result)
-		if err != nil {
+		if err != nil && (deliberation.AsError(err).Code != deliberation.LimitReached || attempt < patientFor) {
 			return err
 		}
 		told.Payload.Proposal.Content, told.Payload.ResultRef = "", light
@@ -131,8 +143,33 @@ func (k *Keeper) sendResponse(ctx context.Context, told response, index int, res
 			return err
 		}
 	}
+	if len(data) > room {
+		if data, err = marshalResponse(shorten(told, room/128)); err != nil {
+			return err
+		}
+	}
 	header := map[string][]string{"content-type": {events.JSON}}
 	return k.journal.Announce(ctx, told.EventType, told.IdempotencyKey, header, data)
+}
+
+// shorten cuts every text of a response to so many bytes: in JSON they may take
+// six times as much.
+func shorten(told response, most int) response {
+	payload := &told.Payload
+	texts := []*string{
+		&payload.TaskID, &payload.AgentID, &payload.Role, &payload.Error, &payload.ErrorType, &payload.Model,
+		&payload.Constraints.StoryID, &payload.Constraints.PlanID,
+	}
+	if payload.Proposal != nil {
+		proposal := *payload.Proposal
+		payload.Proposal = &proposal
+		texts = append(texts, &proposal.AuthorID, &proposal.AuthorRole, &proposal.Model)
+	}
+	for _, text := range texts {
+		*text = events.Cut(*text, most)
+	}
+	payload.Constraints.Metadata = map[string]string{}
+	return told
 }
 
 func (k *Keeper) lightResult(ctx context.Context, told response, index int, result *pb.DeliberationResult) (string, error) {

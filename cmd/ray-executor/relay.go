@@ -91,8 +91,14 @@ func (p program) relayListCommand() *cobra.Command {
 func listJSON(ctx context.Context, from *journal.Journal, w io.Writer) error {
 	encoder := json.NewEncoder(w)
 	for kept, err := range from.Undelivered(ctx, "") {
-		if err != nil {
+		if err != nil && kept.ID == "" {
 			return err
+		}
+		kind := ""
+		if err == nil {
+			kind = events.Type(kept.Event)
+		} else { // this one cannot be read
+			kept.Reason = err.Error()
 		}
 		if err := encoder.Encode(struct {
 			DeliberationID string    `json:"deliberation_id"`
@@ -101,7 +107,7 @@ func listJSON(ctx context.Context, from *journal.Journal, w io.Writer) error {
 			GivenUpAt      time.Time `json:"given_up_at"`
 			Attempts       uint64    `json:"attempts"`
 			Reason         string    `json:"reason"`
-		}{kept.ID, events.Type(kept.Event), kept.Time.UTC(), kept.At.UTC(), kept.Attempt, kept.Reason}); err != nil {
+		}{kept.ID, kind, kept.Time.UTC(), kept.At.UTC(), kept.Attempt, kept.Reason}); err != nil {
 			return fmt.Errorf("write the list: %w", err)
 		}
 	}
@@ -112,8 +118,12 @@ func listText(ctx context.Context, from *journal.Journal, w io.Writer) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "DELIBERATION\tENDED\tGIVEN UP\tATTEMPTS\tREASON")
 	for kept, err := range from.Undelivered(ctx, "") {
-		if err != nil {
+		if err != nil && kept.ID == "" {
 			return err
+		}
+		if err != nil {
+			fmt.Fprintf(table, "%s\t\t\t\t%v\n", kept.ID, err)
+			continue
 		}
 		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\n", kept.ID,
 			kept.Time.UTC().Format(time.RFC3339), kept.At.UTC().Format(time.RFC3339), kept.Attempt, kept.Reason)

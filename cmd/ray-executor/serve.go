@@ -173,6 +173,8 @@ func keep(ctx context.Context, settings config.Config, metrics prometheus.Regist
 	}
 	defer kept.Close()
 	clusters.Hear(kept)
+	// The functions of this process have their own.
+	prometheus.WrapRegistererWith(prometheus.Labels{"part": "keeper"}, metrics).MustRegister(kept.Metrics()...)
 	options := []keeper.Option{keeper.WatchClusters(clusters, metrics)}
 	if settings.AgentResponses {
 		options = append(options, keeper.AgentResponses())

@@ -21,8 +21,8 @@ from typing import Any, Optional
 
 from google.protobuf.message import Message
 from nats import errors as nats_errors
+from nats.js.errors import APIError, DigestMismatchError, ObjectNotFoundError
 from nats.js.errors import Error as JetStreamError
-from nats.js.errors import ObjectNotFoundError
 from nats.js.object_store import ObjectStore
 
 from .clock import JournalClock
@@ -45,6 +45,9 @@ _WRONG_LAST = 10071
 _IN_FLIGHT = 10164
 _NO_MESSAGE = 10037
 _NO_STREAM = 10059
+# What a stream answers that has no room: insufficient resources, storage
+# exceeded, not stored.
+_FULL = (10023, 10047, 10077)
 
 _BACKOFF_S = (0.05, 5.0)
 # The reads of all workers wait in one queue of the server, 10,000 long, which is
@@ -232,7 +235,10 @@ class Journal:
             self.clock.observe(parse_time(answer["ts"]), answered_at)
 
     async def fetch(self, name: str, until: float) -> bytes:
-        """A large object's bytes; raises UnreadableError where there is none."""
+        """A large object's bytes.
+
+        Raises UnreadableError where there is none, or not what its name says.
+        """
         retry = _Retry(f"read of object {name}", until)
         while True:
             try:
@@ -240,12 +246,17 @@ class Journal:
                 found = await asyncio.wait_for(store.get(name), _OBJECT_S)
             except ObjectNotFoundError as error:
                 raise UnreadableError(f"object {name} is not in {self._results}") from error
+            except DigestMismatchError as error:
+                raise UnreadableError(f"object {name} is damaged") from error
             except _OBJECT_TROUBLE as error:
                 why = f"{type(error).__name__}: {error}"
                 self._teller.warn(f"{self._results} cannot be read: {why}")
                 await retry.pause(why)
                 continue
-            return found.data or b""
+            data = found.data or b""
+            if _object_name(data) != name:
+                raise UnreadableError(f"object {name} is not what its name says")
+            return data
 
     async def _fit(self, event: Event) -> bytes:
         """The event's data; with its bulk put aside where it is too large."""
@@ -253,13 +264,15 @@ class Journal:
         limit = min(SPILL_BYTES, self._connection.client.max_payload * 7 // 8)
         if len(data) <= limit or not event.bulky:
             return data
-        name = f"sha256-{hashlib.sha256(data).hexdigest()}"
+        name = _object_name(data)
         try:
             await asyncio.wait_for(self._put(name, data), _OBJECT_S)
         except _OBJECT_TROUBLE as error:
             why = f"{type(error).__name__}: {error}"
             self._teller.warn(f"{self._results} cannot be written: {why}")
-            raise UnavailableError(f"object {name}: {why}") from error
+            if not (_is_full(error) and event.subject.startswith("deliberation.done.")):
+                raise UnavailableError(f"object {name}: {why}") from error
+            name = ""  # an end must find its place: the agents' records have the results
         # In place: it may be 16 MiB, and is there now.
         event.payload.ClearField(event.bulky)
         setattr(event.payload, f"{event.bulky}_ref", name)
@@ -318,6 +331,14 @@ class _Retry:
         if left <= 0:
             raise AbandonedError(f"{self._what}: {why}")
         await asyncio.sleep(min(wait, left))
+
+
+def _is_full(error: BaseException) -> bool:
+    return isinstance(error, APIError) and error.err_code in _FULL
+
+
+def _object_name(data: bytes) -> str:
+    return f"sha256-{hashlib.sha256(data).hexdigest()}"
 
 
 def _headers(event: Event, expected: Expectation) -> dict[str, str]:

@@ -312,7 +312,7 @@ class FakeModel:
     """An OpenAI-compatible server; the model's name says what it does.
 
     `ok`, `pause` (for a moment), `slow` and `wait-…` (until it is let go), `empty`,
-    `long`, `big`, `zipped`, `halts` (in the body), `404`, `500`, `500x1` (once;
+    `long`, `half`, `big`, `zipped`, `halts` (in the body), `404`, `500`, `500x1` (once;
     `500x1-2` and the like count apart),
     `string-error`, `broken` (cut off in the body), `cut` (no answer), `full` (503 as
     vLLM's own admission; `fullx1` once).
@@ -427,6 +427,7 @@ _ANSWERS: dict[str, dict[str, Any]] = {
     "empty": completion("  \n"),
     "long": completion("x" * 300_000),
     "big": completion("x" * (1536 * 1024)),
+    "half": completion("x" * (600 * 1024)),
     "reasoned": completion("yes", reasoning_content="because"),
     "nonsense": {"choices": []},
 }

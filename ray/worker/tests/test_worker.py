@@ -741,6 +741,35 @@ async def test_prompts_that_are_too_large_fail_alone(
     assert longest() < 0.2
 
 
+async def test_a_damaged_object_is_not_used(journalist: Journalist, model: FakeModel) -> None:
+    message = journalist.request("d1", [a("a1")], model.url)
+    other = journalist.request("d1", [a("a1"), a("a2")], model.url).SerializeToString()
+    message.ClearField("request")
+    message.request_ref = f"sha256-{hashlib.sha256(b'another').hexdigest()}"
+    store = await journalist.nc.jetstream().object_store(RESULTS_BUCKET)
+    await store.put(message.request_ref, other)
+    await journalist.append("deliberation.requested.default.d1", message)
+    async with working(journalist):
+        how, end = await journalist.end("d1")
+    assert how == "failed"
+    assert "not what its name says" in end.error_message
+    assert not model.requests
+
+
+async def test_an_end_needs_no_object_store(journalist: Journalist, model: FakeModel) -> None:
+    js = journalist.nc.jetstream()
+    config = (await js.stream_info(f"OBJ_{RESULTS_BUCKET}")).config
+    config.max_bytes = 1024
+    await js.update_stream(config)
+    # Each is small enough for a message, together they are not.
+    async with working(journalist):
+        await journalist.submit("d1", [a("a1", "half"), a("a2", "half")], model.url)
+        how, end = await journalist.end("d1")
+    assert how == "completed"
+    assert not end.results
+    assert not end.results_ref
+
+
 async def test_what_cannot_be_read_fails(journalist: Journalist) -> None:
     await journalist.append("deliberation.requested.default.d1", b"\xff\xff")
     missing = journalist.schema._classes[REQUESTED](
