@@ -10,6 +10,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+	"unicode"
+
+	"rayexecutor/deliberation"
 )
 
 // minJournalAge is a little more than the longest timeout, a day: what was
@@ -71,14 +74,10 @@ func (c *Config) checkPrefix() error {
 	return nil
 }
 
-// modelHost is `host`, `host:port`, `*.domain` or `*.domain:port`; an IPv6
-// address stands in brackets where a port follows.
-var modelHost = regexp.MustCompile(`^(((\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?|[0-9A-Fa-f:.]+)$`)
-
 func (c *Config) checkModels() error {
 	for _, host := range c.ModelHosts {
-		if !modelHost.MatchString(host) {
-			return fmt.Errorf("MODEL_HOSTS: %q must be host, host:port or *.domain, without http:// or a path", redact(host))
+		if _, err := deliberation.ParseHostPattern(host); err != nil {
+			return fmt.Errorf("MODEL_HOSTS: %w", err)
 		}
 	}
 	if c.VLLMURL == "" {
@@ -142,7 +141,7 @@ func areURLs(name, value string, schemes ...string) error {
 
 func isURL(name, value string, schemes ...string) error {
 	parsed, err := url.Parse(value)
-	if err != nil || parsed.Hostname() == "" || !slices.Contains(schemes, parsed.Scheme) {
+	if err != nil || parsed.Hostname() == "" || !slices.Contains(schemes, parsed.Scheme) || strings.ContainsFunc(value, unicode.IsSpace) {
 		return fmt.Errorf("%s: %q must be a URL with %s and a host", name, redact(value), strings.Join(schemes, "://, ")+"://")
 	}
 	return nil

@@ -112,6 +112,7 @@ func Load(environ []string) (Config, error) {
 // is not in it.
 func Given(environ []string) (map[string]string, error) {
 	settings := env.ToMap(environ)
+	trim(settings)
 	file, err := readFile(File)
 	if err != nil {
 		return nil, err
@@ -126,8 +127,7 @@ func Given(environ []string) (map[string]string, error) {
 
 // Parse reads settings by name; defaults stand for what is not there.
 func Parse(settings map[string]string) (Config, error) {
-	// An empty value is no value: manifests often carry such.
-	maps.DeleteFunc(settings, func(_, value string) bool { return value == "" })
+	trim(settings)
 	var config Config
 	if err := env.ParseWithOptions(&config, env.Options{Environment: settings}); err != nil {
 		return Config{}, named(err, settings)
@@ -140,6 +140,15 @@ func Parse(settings map[string]string) (Config, error) {
 		return Config{}, err
 	}
 	return config, nil
+}
+
+// trim takes off the spaces around values, in the environment as in File. An empty
+// value is no value: manifests often carry such.
+func trim(settings map[string]string) {
+	for name, value := range settings {
+		settings[name] = strings.TrimSpace(value)
+	}
+	maps.DeleteFunc(settings, func(_, value string) bool { return value == "" })
 }
 
 // named says a parse error with the setting's name in place of the field's.
@@ -262,11 +271,11 @@ func (c *Config) pools() ([]Pool, error) {
 			return nil, fmt.Errorf("POOLS: %q stands there twice", name)
 		}
 		if limited {
-			n, err := strconv.Atoi(inFlight)
+			n, err := strconv.ParseUint(inFlight, 10, 32) // no sign, as the worker reads it
 			if err != nil || n < 1 || n > 100_000 {
 				return nil, fmt.Errorf("POOLS: %q: what a pool has in flight must be 1 to 100000", entry)
 			}
-			pool.InFlight = n
+			pool.InFlight = int(n)
 		}
 		pools = append(pools, pool)
 	}

@@ -30,7 +30,7 @@ const (
 // silent. Make it with NewRules.
 type Rules struct {
 	pools      []string
-	modelHosts []string
+	modelHosts []HostPattern
 	modelURL   string
 	model      string
 	validator  protovalidate.Validator
@@ -56,8 +56,14 @@ func NewRules(settings Settings) (*Rules, error) {
 	if err != nil {
 		return nil, fmt.Errorf("compile the rules of the proto files: %w", err)
 	}
+	hosts := make([]HostPattern, len(settings.ModelHosts))
+	for i, host := range settings.ModelHosts {
+		if hosts[i], err = ParseHostPattern(host); err != nil {
+			return nil, fmt.Errorf("MODEL_HOSTS: %w", err)
+		}
+	}
 	return &Rules{
-		pools: settings.Pools, modelHosts: settings.ModelHosts,
+		pools: settings.Pools, modelHosts: hosts,
 		modelURL: settings.ModelURL, model: settings.Model,
 		validator: validator,
 	}, nil
@@ -202,7 +208,7 @@ func (r *Rules) checkModelURL(raw string) error {
 		return Invalidf(field, "must not carry a user or password; the operator's VLLM_API_KEY is sent to the hosts that MODEL_HOSTS allows")
 	case parsed.RawQuery != "" || parsed.ForceQuery || parsed.Fragment != "" || strings.Contains(raw, "#"):
 		return Invalidf(field, "must not carry a query or a fragment")
-	case !HostAllowed(r.modelHosts, parsed):
+	case !slices.ContainsFunc(r.modelHosts, func(p HostPattern) bool { return p.Covers(parsed) }):
 		return Invalidf(field, "host %q is not allowed; ask the operator to add it to MODEL_HOSTS", Short(parsed.Host))
 	}
 	return nil
@@ -219,44 +225,4 @@ func plainHost(target *url.URL) bool {
 	}
 	port, err := strconv.Atoi(target.Port())
 	return target.Port() == "" || err == nil && port > 0 && port <= 65535
-}
-
-// HostAllowed reports whether a URL's host is covered by one of the patterns:
-// `host` (any port), `host:port`, or `*.domain` (its subdomains, any port;
-// `*.domain:port` for one port).
-func HostAllowed(patterns []string, target *url.URL) bool {
-	host := canonicalHost(target.Hostname())
-	port := target.Port()
-	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[target.Scheme]
-	}
-	return slices.ContainsFunc(patterns, func(pattern string) bool {
-		name, wanted := splitPattern(pattern)
-		name = canonicalHost(name)
-		if wanted != "" && wanted != port {
-			return false
-		}
-		if domain, ok := strings.CutPrefix(name, "*."); ok {
-			return domain != "" && len(host) > len(domain)+1 && strings.HasSuffix(host, "."+domain)
-		}
-		return host == name
-	})
-}
-
-// canonicalHost is how a host compares: without case, and without the dot that
-// DNS allows at the end.
-func canonicalHost(host string) string { return strings.ToLower(strings.TrimSuffix(host, ".")) }
-
-// splitPattern takes a host pattern apart; an IPv6 address stands in brackets
-// where a port follows.
-func splitPattern(pattern string) (host, port string) {
-	if rest, ok := strings.CutPrefix(pattern, "["); ok {
-		host, after, _ := strings.Cut(rest, "]")
-		return host, strings.TrimPrefix(after, ":")
-	}
-	if strings.Count(pattern, ":") != 1 {
-		return pattern, ""
-	}
-	host, port, _ = strings.Cut(pattern, ":")
-	return host, port
 }

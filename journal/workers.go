@@ -23,8 +23,9 @@ const (
 	// heartbeatAge is when the server forgets a heartbeat; workers send one about
 	// every 10 s.
 	heartbeatAge = time.Minute
-	// workersBytes is the bucket's room: a heartbeat takes some 300 bytes.
-	workersBytes = 8 << 20
+	// WorkersBytes is the room of the bucket of heartbeats, which take some 300
+	// bytes each.
+	WorkersBytes = 8 << 20
 	// maxHeartbeatBytes bounds one that is read, maxHeartbeats how many are.
 	maxHeartbeatBytes = 16 << 10
 	maxHeartbeats     = 10_000
@@ -38,7 +39,7 @@ const (
 func (j *Journal) workersBucket(layout Layout) jetstream.KeyValueConfig {
 	return jetstream.KeyValueConfig{
 		Bucket: j.name(Workers), Description: "The Ray workers' heartbeats.", History: 1, TTL: heartbeatAge,
-		MaxValueSize: maxHeartbeatBytes, MaxBytes: workersBytes, Storage: jetstream.FileStorage, Replicas: layout.Replicas,
+		MaxValueSize: maxHeartbeatBytes, MaxBytes: WorkersBytes, Storage: jetstream.FileStorage, Replicas: layout.Replicas,
 	}
 }
 

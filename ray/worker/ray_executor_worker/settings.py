@@ -16,10 +16,25 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional
-from urllib.parse import urlsplit
 
-# What a pool has in flight where nobody says; config.go has the same.
-_IN_FLIGHT = 1000
+from .values import (
+    DEFAULT_POOL,
+    IN_FLIGHT,
+    MAX_IN_FLIGHT,
+    MAX_REPLICAS,
+    SettingError,
+    check_pool,
+    entries,
+    model_hosts,
+    model_url,
+    nats_urls,
+    pools,
+    value,
+    whole,
+)
+
+__all__ = ["Secrets", "SettingError", "Settings"]
+
 _ARGS = frozenset(
     {
         "nats_url",
@@ -34,10 +49,6 @@ _ARGS = frozenset(
 )
 # What stream and bucket names may begin with; check.go has the same.
 _PREFIX = re.compile(r"[A-Za-z0-9_-]{0,32}")
-
-
-class SettingError(ValueError):
-    """A setting is missing or malformed; the text names it."""
 
 
 @dataclass(frozen=True)
@@ -64,18 +75,18 @@ class Settings:
         if unknown:
             raise SettingError(f"args: unknown {', '.join(unknown)}")
         args = {**_from_environment(environ), **args}
-        urls = tuple(part for part in _text(args, "nats_url").replace(" ", "").split(",") if part)
+        urls = _text(args, "nats_url").strip()
         if not urls:
             raise SettingError("nats_url: missing; neither is NATS_URL in the environment")
         return cls(
-            nats_urls=urls,
+            nats_urls=nats_urls("nats_url", urls),
             pools=_pools(args.get("pools")),
-            model_hosts=_texts(args, "model_hosts"),
+            model_hosts=tuple(model_hosts("model_hosts", _texts(args, "model_hosts"))),
             model_url=_text(args, "model_url"),
             cluster=_text(args, "cluster"),
             version=_text(args, "version"),
-            replicas=_count("replicas", args.get("replicas", 1)),
-            nats_prefix=_prefix(_text(args, "nats_prefix")),
+            replicas=_count("replicas", args.get("replicas", 1), MAX_REPLICAS),
+            nats_prefix=_prefix("nats_prefix", _text(args, "nats_prefix")),
         )
 
     def slots(self) -> dict[str, int]:
@@ -85,69 +96,60 @@ class Settings:
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
     """The settings that are there, as args. docs/settings.md says what they mean."""
-    found: dict[str, Any] = {}
-    url = environ.get("WORKER_NATS_URL") or environ.get("NATS_URL")
-    if url:
-        found["nats_url"] = url
-    if environ.get("NATS_PREFIX"):
-        found["nats_prefix"] = environ["NATS_PREFIX"]
-    if environ.get("POOLS"):
-        found["pools"] = dict(_pool(entry) for entry in _list(environ["POOLS"]))
-    if environ.get("MODEL_HOSTS"):
-        found["model_hosts"] = _list(environ["MODEL_HOSTS"])
-    elif environ.get("VLLM_URL"):
-        found["model_hosts"] = [urlsplit(environ["VLLM_URL"]).netloc]
-    if environ.get("VLLM_URL"):
-        found["model_url"] = environ["VLLM_URL"]
-    if environ.get("WORKER_REPLICAS"):
-        found["replicas"] = _whole(environ["WORKER_REPLICAS"])
+    found: dict[str, Any] = {"pools": {DEFAULT_POOL: IN_FLIGHT}}
+    for name in ("WORKER_NATS_URL", "NATS_URL"):
+        if url := value(environ, name):
+            nats_urls(name, url)
+            found["nats_url"] = url
+            break
+    if text := value(environ, "NATS_PREFIX"):
+        found["nats_prefix"] = _prefix("NATS_PREFIX", text)
+    if text := value(environ, "POOLS"):
+        found["pools"] = pools("POOLS", text)
+    if url := value(environ, "VLLM_URL"):
+        found["model_url"], host = model_url("VLLM_URL", url)
+        found["model_hosts"] = [host]
+    if text := value(environ, "MODEL_HOSTS"):
+        found["model_hosts"] = model_hosts("MODEL_HOSTS", entries(text))
+    if text := value(environ, "WORKER_REPLICAS"):
+        found["replicas"] = whole("WORKER_REPLICAS", text, MAX_REPLICAS)
     return found
 
 
-def _list(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",")]
-
-
-def _pool(entry: str) -> tuple[str, Any]:
-    name, limited, limit = entry.partition(":")
-    return name, _whole(limit) if limited else _IN_FLIGHT
-
-
-def _whole(text: str) -> Any:
-    """The number, or the text itself, which the check of the arg then names."""
-    return int(text) if text.isdecimal() else text
-
-
 def _text(args: Mapping[str, Any], name: str) -> str:
-    value = args.get(name, "")
-    if not isinstance(value, str):
-        raise SettingError(f"{name}: {value!r} is not a string")
-    return value
+    given = args.get(name, "")
+    if not isinstance(given, str):
+        raise SettingError(f"{name}: {given!r} is not a string")
+    return given
 
 
-def _prefix(text: str) -> str:
+def _prefix(name: str, text: str) -> str:
     if not _PREFIX.fullmatch(text):
-        raise SettingError(f"nats_prefix: {text!r} is not at most 32 characters of A-Z a-z 0-9 _ -")
+        raise SettingError(f"{name}: {text!r} is not at most 32 characters of A-Z a-z 0-9 _ -")
     return text
 
 
-def _texts(args: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    value = args.get(name, [])
-    if not isinstance(value, (list, tuple)) or not all(isinstance(v, str) for v in value):
-        raise SettingError(f"{name}: {value!r} is not a list of strings")
-    return tuple(value)
+def _texts(args: Mapping[str, Any], name: str) -> list[str]:
+    given = args.get(name, [])
+    if not isinstance(given, (list, tuple)) or not all(isinstance(v, str) for v in given):
+        raise SettingError(f"{name}: {given!r} is not a list of strings")
+    return list(given)
 
 
-def _count(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise SettingError(f"{name}: {value!r} is not a whole number of at least 1")
-    return value
+def _count(name: str, given: Any, most: int) -> int:
+    if isinstance(given, bool) or not isinstance(given, int) or not 1 <= given <= most:
+        raise SettingError(f"{name}: {given!r} is not a whole number, 1 to {most}")
+    return given
 
 
-def _pools(value: Any) -> dict[str, int]:
-    if not isinstance(value, dict) or not value:
-        raise SettingError(f"pools: {value!r} is not a map of pool to in-flight")
-    return {str(name): _count(f"pools.{name}", limit) for name, limit in value.items()}
+def _pools(given: Any) -> dict[str, int]:
+    if not isinstance(given, dict) or not given:
+        raise SettingError(f"pools: {given!r} is not a map of pool to in-flight")
+    for name in given:
+        check_pool("pools", str(name))
+    return {
+        str(name): _count(f"pools.{name}", limit, MAX_IN_FLIGHT) for name, limit in given.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -183,7 +185,7 @@ class Secrets:
         ):
             if self._value(name):
                 options[option] = self._reader(name)
-        if self.environ.get("NATS_CREDS"):
+        if value(self.environ, "NATS_CREDS"):
             options["user_credentials"] = self._creds()
         tls = self._tls()
         if tls is not None:
@@ -194,9 +196,9 @@ class Secrets:
         return lambda: self._value(name)
 
     def _value(self, name: str) -> str:
-        path = self.environ.get(f"{name}_FILE", "")
+        path = value(self.environ, f"{name}_FILE")
         if not path:
-            return self.environ.get(name, "")
+            return value(self.environ, name)
         try:
             return Path(path).read_text(encoding="utf-8").strip()
         except OSError as error:
@@ -214,12 +216,12 @@ class Secrets:
 
     def _tls(self) -> Optional[ssl.SSLContext]:
         names = ("NATS_CA", "NATS_CERT", "NATS_KEY")
-        if not any(self.environ.get(name) for name in names):
+        if not any(value(self.environ, name) for name in names):
             return None
         context = ssl.create_default_context(
-            cafile=self._file("NATS_CA") if self.environ.get("NATS_CA") else None
+            cafile=self._file("NATS_CA") if value(self.environ, "NATS_CA") else None
         )
-        if self.environ.get("NATS_CERT") or self.environ.get("NATS_KEY"):
+        if value(self.environ, "NATS_CERT") or value(self.environ, "NATS_KEY"):
             try:
                 context.load_cert_chain(self._file("NATS_CERT"), self._file("NATS_KEY"))
             except ssl.SSLError as error:
@@ -227,7 +229,7 @@ class Secrets:
         return context
 
     def _file(self, name: str) -> str:
-        path = self.environ.get(name, "")
+        path = value(self.environ, name)
         if not Path(path).is_file():
             raise SettingError(f"{name}: {path or 'nothing'} is not a file")
         return path

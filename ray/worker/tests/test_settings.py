@@ -83,9 +83,8 @@ def test_the_environment_stands_for_what_args_leave_out() -> None:
     ("name", "value", "says"),
     [
         ("NATS_URL", "", "NATS_URL"),
-        ("POOLS", "", "pools"),
-        ("POOLS", "gpu:x", "pools.gpu: 'x'"),
-        ("WORKER_REPLICAS", "-1", "replicas: '-1'"),
+        ("POOLS", "gpu:x", "POOLS: gpu: 'x'"),
+        ("WORKER_REPLICAS", "-1", "WORKER_REPLICAS: '-1'"),
     ],
 )
 def test_an_error_says_what_the_environment_holds(name: str, value: str, says: str) -> None:

@@ -1,0 +1,99 @@
+package config_test
+
+import (
+	"encoding/json"
+	"os"
+	"reflect"
+	"strings"
+	"testing"
+
+	"rayexecutor/config"
+)
+
+// shared reads what both sides, Go and the Python worker, are held to.
+func shared[T any](t *testing.T, name string) []T {
+	t.Helper()
+	data, err := os.ReadFile("../tests/vectors/" + name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var list []T
+	if err := json.Unmarshal(data, &list); err != nil || len(list) == 0 {
+		t.Fatalf("%s: %d vectors, %v", name, len(list), err)
+	}
+	return list
+}
+
+func inFlight(pools []config.Pool) map[string]int {
+	named := make(map[string]int)
+	for _, pool := range pools {
+		named[pool.Name] = pool.InFlight
+	}
+	return named
+}
+
+func TestPoolVectors(t *testing.T) {
+	t.Parallel()
+	for _, v := range shared[struct {
+		Input    string
+		Expected map[string]int
+		Error    bool
+	}](t, "pools.json") {
+		settings, err := config.Parse(map[string]string{"POOLS": v.Input})
+		if (err != nil) != v.Error || err == nil && !reflect.DeepEqual(inFlight(settings.Pools()), v.Expected) {
+			t.Errorf("%q: %v, %v", v.Input, inFlight(settings.Pools()), err)
+		}
+	}
+}
+
+func TestNATSURLVectors(t *testing.T) {
+	t.Parallel()
+	for _, v := range shared[struct {
+		Input    string
+		Expected []string
+		Error    bool
+	}](t, "natsurls.json") {
+		settings, err := config.Parse(map[string]string{"NATS_URL": v.Input})
+		var urls []string
+		for url := range strings.SplitSeq(settings.NATSURL, ",") {
+			urls = append(urls, strings.TrimSpace(url))
+		}
+		if (err != nil) != v.Error || err == nil && !reflect.DeepEqual(urls, v.Expected) {
+			t.Errorf("%q: %q, %v", v.Input, urls, err)
+		}
+	}
+}
+
+// told is what the settings tell a worker.
+type told struct {
+	NATSURL    string         `json:"nats_url"`
+	Pools      map[string]int `json:"pools"`
+	ModelHosts []string       `json:"model_hosts"`
+	ModelURL   string         `json:"model_url"`
+	Replicas   int            `json:"replicas"`
+	Prefix     string         `json:"nats_prefix"`
+}
+
+func TestSettingVectors(t *testing.T) {
+	t.Parallel()
+	for _, v := range shared[struct {
+		Environment map[string]string
+		Expected    told
+		Error       string
+	}](t, "settings.json") {
+		settings, err := config.Parse(v.Environment)
+		if v.Error != "" {
+			if err == nil || !strings.HasPrefix(err.Error(), v.Error) {
+				t.Errorf("%q: %v, want %s", v.Environment, err, v.Error)
+			}
+			continue
+		}
+		got := told{
+			settings.WorkerNATSURL, inFlight(settings.Pools()), append([]string{}, settings.ModelHosts...),
+			settings.VLLMURL, settings.WorkerReplicas, settings.NATSPrefix,
+		}
+		if err != nil || !reflect.DeepEqual(got, v.Expected) {
+			t.Errorf("%q: %+v, %v; want %+v", v.Environment, got, err, v.Expected)
+		}
+	}
+}

@@ -1,0 +1,76 @@
+package deliberation
+
+import (
+	"fmt"
+	"net/netip"
+	"net/url"
+	"regexp"
+	"strconv"
+	"strings"
+)
+
+// HostPattern says which hosts agents may call: `host` (any port), `host:port`, or
+// `*.domain` (what is below it, not itself; `*.domain:port` for one port). An IPv6
+// address stands in brackets where a port follows. The worker's hosts.py reads
+// patterns and URLs the same way: tests/vectors/hosts.json holds both to it.
+type HostPattern struct {
+	host  string
+	port  int // 0: any
+	below bool
+}
+
+// pattern is a host with or without a port; the second form is a bare IPv6 address.
+var pattern = regexp.MustCompile(`^(?:((?:\*\.)?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?|([0-9A-Fa-f:.]+))$`)
+
+// ParseHostPattern reads a pattern; spaces around it are no part of it. The error
+// quotes no more of it than what stands behind a user and password.
+func ParseHostPattern(text string) (HostPattern, error) {
+	text = strings.TrimSpace(text)
+	bad := fmt.Errorf("%q must be host, host:port or *.domain, without http:// or a path", text[strings.LastIndex(text, "@")+1:])
+	match := pattern.FindStringSubmatch(text)
+	if match == nil {
+		return HostPattern{}, bad
+	}
+	read := HostPattern{host: match[1] + match[3]}
+	if match[2] != "" {
+		if read.port, _ = strconv.Atoi(match[2]); read.port < 1 || read.port > 65535 {
+			return HostPattern{}, bad
+		}
+	}
+	if bare := strings.Trim(read.host, "[]"); bare != read.host || match[3] != "" {
+		if address, err := netip.ParseAddr(bare); err != nil || !address.Is6() {
+			return HostPattern{}, bad
+		}
+		read.host = bare
+	}
+	read.host, read.below = strings.CutPrefix(read.host, "*.")
+	read.host = canonicalHost(read.host)
+	return read, nil
+}
+
+// Covers reports whether a URL's host and port are among those of the pattern.
+func (p HostPattern) Covers(target *url.URL) bool {
+	port := target.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[target.Scheme]
+	}
+	if number, err := strconv.Atoi(port); err != nil || p.port != 0 && p.port != number {
+		return false
+	}
+	host := canonicalHost(target.Hostname())
+	if p.below {
+		return len(host) > len(p.host)+1 && strings.HasSuffix(host, "."+p.host)
+	}
+	return host == p.host
+}
+
+// canonicalHost is how a host compares: without case and the dot that DNS allows
+// at the end, an IPv6 address in its usual form.
+func canonicalHost(host string) string {
+	if strings.Contains(host, ":") {
+		if address, err := netip.ParseAddr(host); err == nil {
+			return address.String()
+		}
+	}
+	return strings.ToLower(strings.TrimSuffix(host, "."))
+}
