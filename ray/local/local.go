@@ -37,8 +37,9 @@ const (
 	// start is told of.
 	poll   = 100 * time.Millisecond
 	report = 15 * time.Second
-	// startLimit bounds a start, which takes 5 to 40 s.
-	startLimit = 2 * time.Minute
+	// startLimit bounds a start, which takes 5 to 40 s, more where Python first
+	// compiles its modules.
+	startLimit = 3 * time.Minute
 	// grace is how long Ray may take to stop by itself.
 	grace = 6 * time.Second
 )
@@ -93,7 +94,7 @@ type Ray struct {
 }
 
 // Start starts Ray and returns once its dashboard answers and its node is
-// alive, some seconds later, or with an error after two minutes. ctx bounds the
+// alive, some seconds later, or with an error after three minutes. ctx bounds the
 // start alone. The error tells what Ray printed last; nothing runs then.
 func Start(ctx context.Context, options Options) (*Ray, error) {
 	// Ray runs in another directory than this process.

@@ -33,6 +33,9 @@ log="$home/vllm-$port.log"
 # A changed recipe is another model.
 model="$home/tiny-$(cksum <"$here/make_tiny.py" | cut -d' ' -f1)"
 
+# Records the server in $pid_file, finds it and stops it, and no other.
+owned() { python3 "$here/../owned/owned.py" "$@"; }
+
 die() { echo "up.sh: $*" >&2; exit 1; }
 
 make_venv() {
@@ -104,8 +107,8 @@ x.bind(('$host', $port))" 2>/dev/null
 # Outlives `start`; ends with the server.
 watch_owner() {
   trap '' INT TERM HUP
-  while kill -0 "$1" && kill -0 "$OWNER"; do sleep 1; done
-  if kill -0 "$1"; then stop; fi
+  while owned alive "$pid_file" && owned alive "$pid_file.owner"; do sleep 1; done
+  stop
 }
 
 start() {
@@ -117,11 +120,14 @@ start() {
   # A session of its own, so that `stop` can take the engine along: it outlives an API server that was killed.
   setsid nohup "$venv/bin/vllm" "${args[@]}" >"$log" 2>&1 </dev/null &
   local pid=$!
-  echo "$pid" >"$pid_file"
+  owned record "$pid_file" "$pid" || die "vLLM ended at once; all it said: $log"
   trap 'stop; exit 1' INT TERM
-  if [ -n "${OWNER:-}" ]; then watch_owner "$pid" >/dev/null 2>&1 </dev/null & fi
+  if [ -n "${OWNER:-}" ]; then
+    owned record "$pid_file.owner" "$OWNER" || { stop; die "OWNER $OWNER has ended"; }
+    watch_owner >/dev/null 2>&1 </dev/null &
+  fi
   until healthy; do
-    kill -0 "$pid" 2>/dev/null || { tail -20 "$log" >&2; rm -f "$pid_file"; die "vLLM ended; all it said: $log"; }
+    owned alive "$pid_file" >/dev/null || { tail -20 "$log" >&2; rm -f "$pid_file"; die "vLLM ended; all it said: $log"; }
     [ "$SECONDS" -lt "${START_TIMEOUT:-240}" ] || { stop; die "vLLM was not up in time; what it said: $log"; }
     sleep 1
   done
@@ -130,13 +136,9 @@ start() {
 
 stop() {
   [ -f "$pid_file" ] || return 0
-  local pid
-  pid="$(cat "$pid_file")"
-  kill "$pid" 2>/dev/null || true
-  for _ in $(seq 100); do kill -0 "$pid" 2>/dev/null || break; sleep .1; done
-  kill -9 -- "-$pid" 2>/dev/null || true # engine and workers, where they are left
-  rm -f "$pid_file"
-  echo "stopped $pid"
+  owned stop "$pid_file" 10 # and the engine and workers, where they are left
+  rm -f "$pid_file" "$pid_file.owner"
+  echo "stopped vLLM on port $port"
 }
 
 case "${1:-start}" in

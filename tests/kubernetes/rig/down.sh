@@ -1,22 +1,14 @@
 #!/usr/bin/env bash
-# Stops what up.sh has started, by the process ids that it kept, with its pods
+# Stops what up.sh has started, by the records that it kept, with its pods
 # and its network. Usage: down.sh [--wipe]    --wipe: the cluster's state too;
 # what was built stays.
 . "$(dirname "${BASH_SOURCE[0]}")/env.sh"
 set +e
 
-# stop NAME asks a recorded process to end, and ends it after some seconds.
+# stop NAME asks a recorded process to end, and ends it after some seconds, with
+# what is left of its session: containerd's shims are of containerd's.
 stop() {
-  local pid _
-  if mine "$1"; then
-    pid=$(cat "$RIG/run/pids/$1")
-    kill "$pid"
-    for _ in $(seq 40); do
-      mine "$1" || break
-      sleep 0.1
-    done
-    mine "$1" && kill -9 "$pid"
-  fi
+  owned stop "$RIG/run/pids/$1" 4
   rm -f "$RIG/run/pids/$1"
 }
 
@@ -30,9 +22,6 @@ done
 for each in $(ctr tasks ls -q); do ctr tasks rm -f "$each" > /dev/null; done
 for each in $(ctr containers ls -q); do ctr containers rm "$each" > /dev/null; done
 stop containerd
-for each in /proc/[0-9]*; do
-  tr '\0' ' ' < "$each/cmdline" 2> /dev/null | grep -q "^/usr/bin/containerd-shim-runc-v2 .*-address $SOCK" && kill "${each#/proc/}"
-done
 stop kube-apiserver
 stop etcd
 grep -o " $RIG/[^ ]*" /proc/mounts | sort -r | while read -r each; do umount -l "$each"; done

@@ -36,10 +36,13 @@ k() { inside kubectl "$@"; }
 # moddir MODULE VERSION prints the module's folder in the module cache.
 moddir() { go mod download -C / -json "$1@$2" | sed -n 's/.*"Dir": "\(.*\)",/\1/p'; }
 
-# mine NAME: the process that was recorded under this name lives, and is it.
+# owned records, finds and stops processes that we started, and no others.
+owned() { python3 "$ROOT/tests/owned/owned.py" "$@"; }
+
+# mine NAME: the process that was recorded under this name lives, and runs it.
 mine() {
   local pid
-  pid=$(cat "$RIG/run/pids/$1" 2>/dev/null) && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "${1:0:15}" ]
+  pid=$(owned alive "$RIG/run/pids/$1") && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "${1:0:15}" ]
 }
 
 # patiently runs a command until it succeeds, for a minute.

@@ -101,7 +101,7 @@ webhook() {
       CONFIG_LOGGING_NAME=config-logging CONFIG_OBSERVABILITY_NAME=config-observability METRICS_DOMAIN=knative.dev/rig \
       SINK_BINDING_SELECTION_MODE=exclusion METRICS_PROMETHEUS_PORT="$health" PROFILING_PORT="$((health + 1))" \
       nsenter --net=/run/netns/$NS setsid "$program" >> "$RIG/out/$program.log" 2>&1 < /dev/null &
-    echo $! > "$RIG/run/pids/$program"
+    owned record "$RIG/run/pids/$program" $!
   }
   apply << YAML
 apiVersion: discovery.k8s.io/v1

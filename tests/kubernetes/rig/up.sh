@@ -67,7 +67,7 @@ put() {
 start() {
   mine "$1" && return
   nsenter --net=/run/netns/$NS setsid "$@" >> "$RIG/out/$1.log" 2>&1 < /dev/null &
-  echo $! > "$RIG/run/pids/$1"
+  owned record "$RIG/run/pids/$1" $!
   patiently mine "$1"
 }
 
