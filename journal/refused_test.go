@@ -72,7 +72,9 @@ func TestSmallStreamMessages(t *testing.T) {
 // The server's own limit, where the journal has none.
 func TestServerStoreIsFull(t *testing.T) {
 	t.Parallel()
-	server := journaltest.Start(t, func(options *server.Options) { options.JetStreamMaxStore = 2 << 20 })
+	server := journaltest.Start(t, func(options *server.Options) {
+		options.JetStreamMaxStore = 10 << 20 // 8 of them are kept for heartbeats
+	})
 	w := world{server: server, Journal: journaltest.Connect(t, server.URL), worker: journaltest.NewWorker(t, server.URL)}
 	accepted, err := w.fill(t, 100<<10)
 	if told := wantCode(t, err, deliberation.LimitReached); !strings.Contains(told.Message, "JOURNAL_MAX_BYTES") || told.RetryAfter <= 0 {
