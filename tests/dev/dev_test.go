@@ -35,6 +35,7 @@ func TestMakeRunAndTheREADME(t *testing.T) {
 	for i, block := range readme(t) {
 		t.Run(fmt.Sprintf("README block %d", i+1), func(t *testing.T) { runBlock(t, block) })
 	}
+	besideIt(t)
 	ours := descendants(t, run.command.Process.Pid)
 	if len(ours) < 5 {
 		t.Errorf("it runs %d processes; a Ray has more", len(ours))
@@ -46,6 +47,22 @@ func TestMakeRunAndTheREADME(t *testing.T) {
 	for pid, line := range ours {
 		if line != "" && commandLine(pid) == line {
 			t.Errorf("process %d is left: %.200s", pid, line)
+		}
+	}
+}
+
+// besideIt runs the operator's commands with nothing set, as a newcomer does:
+// they find what runs. A second dev is refused.
+func besideIt(t *testing.T) {
+	t.Helper()
+	for command, want := range map[string]string{
+		"doctor": "worker   ok", "dead list": "DELIBERATION", "relay list": "DELIBERATION", "dev": "another dev (pid ",
+	} {
+		cmd := exec.CommandContext(t.Context(), filepath.Join("bin", "ray-executor"), strings.Fields(command)...)
+		cmd.Dir, cmd.Env = system.Root(), system.Newcomer(os.Environ())
+		printed, err := cmd.CombinedOutput()
+		if (err != nil) != (command == "dev") || !strings.Contains(string(printed), want) {
+			t.Errorf("%s: %v, printed\n%s", command, err, printed)
 		}
 	}
 }
