@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"os/exec"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -21,6 +23,7 @@ const (
 type Family struct {
 	minder *os.Process
 	orders *os.File
+	pid    int
 	exited chan struct{}
 	err    error
 	grace  time.Duration
@@ -32,7 +35,11 @@ func Start(program Program) (*Family, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer listening.Close()
+	told, telling, err := os.Pipe()
+	if err != nil {
+		return nil, errors.Join(err, listening.Close(), orders.Close())
+	}
+	defer told.Close()
 	// This program, even where its file was replaced meanwhile.
 	command := exec.Command("/proc/self/exe") //nolint:noctx // ended by Stop and Kill
 	command.Args = append([]string{name, program.Grace.String(), program.Remove}, program.Line...)
@@ -40,18 +47,33 @@ func Start(program Program) (*Family, error) {
 	if program.Output != nil {
 		command.Stdout, command.Stderr = program.Output, program.Output
 	}
+	command.ExtraFiles = []*os.File{telling}
 	if program.Hold != nil {
-		command.ExtraFiles = []*os.File{program.Hold}
+		command.ExtraFiles = append(command.ExtraFiles, program.Hold)
 	}
 	// Out of reach of the terminal's signals and of those to our group.
 	command.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if err := command.Start(); err != nil {
+	err = command.Start()
+	telling.Close()
+	listening.Close()
+	if err != nil {
 		return nil, errors.Join(err, orders.Close())
 	}
 	f := &Family{minder: command.Process, orders: orders, exited: make(chan struct{}), grace: program.Grace}
 	go f.wait(command)
+	word, err := io.ReadAll(told)
+	if err == nil {
+		_, err = fmt.Sscanf(string(word), "started %d", &f.pid)
+	}
+	if err != nil {
+		<-f.exited
+		return nil, errors.New(strings.TrimSpace(string(word)))
+	}
 	return f, nil
 }
+
+// Pid is the program's, to look at: Signal takes it for as long as it is its own.
+func (f *Family) Pid() int { return f.pid }
 
 func (f *Family) wait(command *exec.Cmd) {
 	f.err = command.Wait()

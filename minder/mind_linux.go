@@ -30,9 +30,14 @@ func mind(patience, remove string, line []string) int {
 		return complain(err)
 	}
 	m := &minder{grace: grace}
+	// The owner reads how the start went.
+	status := os.NewFile(3, "status")
 	if err := m.start(line); err != nil {
-		return complain(err)
+		fmt.Fprintln(status, err)
+		return 127
 	}
+	fmt.Fprintln(status, "started", m.head.Pid)
+	status.Close()
 	m.loop()
 	if m.orphaned && remove != "" {
 		if err := os.RemoveAll(remove); err != nil { //nolint:gosec // the owner names it
@@ -71,7 +76,8 @@ func (m *minder) start(line []string) error {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		return fmt.Errorf("become a subreaper: %w", err)
 	}
-	syscall.CloseOnExec(3) // Program.Hold
+	syscall.CloseOnExec(3)
+	syscall.CloseOnExec(4) // Program.Hold
 	nothing, err := os.Open(os.DevNull)
 	if err != nil {
 		return err

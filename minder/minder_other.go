@@ -20,6 +20,9 @@ func Start(Program) (*Family, error) { return nil, ErrLinux }
 // Exited is closed once nothing of the family is left.
 func (*Family) Exited() <-chan struct{} { return nil }
 
+// Pid is the program's.
+func (*Family) Pid() int { return 0 }
+
 // Err is how the program ended.
 func (*Family) Err() error { return nil }
 

@@ -24,6 +24,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"rayexecutor/minder"
 	"rayexecutor/tests/system"
 )
 
@@ -257,29 +258,32 @@ func (b *bench) scaffold(ctx context.Context, front *system.System) (string, err
 	}
 	b.sayf("func builds the function")
 	address := "127.0.0.1:" + strconv.Itoa(port)
-	command := exec.CommandContext(ctx, cmp.Or(os.Getenv("FUNC_CLI"), filepath.Join(system.Root(), ".tools", "func")), "run", "--builder=host", "--address", address)
-	// Without cgo, as func builds it for an image.
-	command.Dir, command.Env = work, append(os.Environ(), "XDG_CONFIG_HOME="+b.dir, "FUNC_VERBOSE=false", "CGO_ENABLED=0")
-	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	var told bytes.Buffer
-	command.Stdout, command.Stderr = &told, &told
-	if err := command.Start(); err != nil {
+	output, err := os.Create(filepath.Join(b.dir, "func.log"))
+	if err != nil {
 		return "", err
 	}
-	defer func() {
-		_ = syscall.Kill(-command.Process.Pid, syscall.SIGKILL) // its group: the function too
-		_ = command.Wait()
-	}()
+	defer output.Close()
+	binary := cmp.Or(os.Getenv("FUNC_CLI"), filepath.Join(system.Root(), ".tools", "func"))
+	family, err := minder.Start(minder.Program{
+		Line: []string{binary, "run", "--builder=host", "--address", address},
+		// Without cgo, as func builds it for an image.
+		Env: append(os.Environ(), "XDG_CONFIG_HOME="+b.dir, "FUNC_VERBOSE=false", "CGO_ENABLED=0"), Dir: work, Output: output, Grace: time.Second,
+	})
+	if err != nil {
+		return "", err
+	}
+	defer family.Kill() // the function too
 	data, err := protojson.MarshalOptions{UseProtoNames: true}.Marshal(request(3))
 	if err != nil {
 		return "", err
 	}
 	for end := time.Now().Add(8 * time.Minute); knock(ctx, address, data) != nil; time.Sleep(200 * time.Millisecond) {
 		if time.Now().After(end) || ctx.Err() != nil {
-			return "", fmt.Errorf("the function does not start: %s", told.String())
+			told, _ := os.ReadFile(output.Name())
+			return "", fmt.Errorf("the function does not start: %s", told)
 		}
 	}
-	running, err := exec.CommandContext(ctx, "pgrep", "-P", strconv.Itoa(command.Process.Pid)).Output()
+	running, err := exec.CommandContext(ctx, "pgrep", "-P", strconv.Itoa(family.Pid())).Output()
 	if err != nil {
 		return "", err
 	}

@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"rayexecutor/minder"
 	"rayexecutor/tests/system"
 )
 
@@ -36,7 +37,7 @@ func TestMakeRunAndTheREADME(t *testing.T) {
 		t.Run(fmt.Sprintf("README block %d", i+1), func(t *testing.T) { runBlock(t, block) })
 	}
 	besideIt(t)
-	ours := descendants(t, run.command.Process.Pid)
+	ours := descendants(t, run.family.Pid())
 	if len(ours) < 5 {
 		t.Errorf("it runs %d processes; a Ray has more", len(ours))
 	}
@@ -108,30 +109,36 @@ func commandLine(pid int) string {
 
 // running is `make run` while it runs.
 type running struct {
-	command *exec.Cmd
-	lines   chan string
-	mu      sync.Mutex
-	text    strings.Builder
+	family *minder.Family
+	lines  chan string
+	mu     sync.Mutex
+	text   strings.Builder
 }
 
 func start(t *testing.T) *running {
 	t.Helper()
-	command := exec.Command("make", "run")
-	command.Dir = system.Root()
-	// No variable of ours: CI was green for months because VENV was passed here.
-	command.Env = system.Newcomer(os.Environ())
-	// A group of its own, which gets the Ctrl-C as a terminal's would.
-	command.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	output, err := command.StdoutPipe()
+	output, printing, err := os.Pipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	command.Stderr = command.Stdout
-	if err := command.Start(); err != nil {
+	defer printing.Close()
+	program, err := exec.LookPath("make")
+	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = syscall.Kill(-command.Process.Pid, syscall.SIGKILL) })
-	r := &running{command: command, lines: make(chan string, 1000)}
+	// No variable of ours: CI was green for months because VENV was passed here.
+	family, err := minder.Start(minder.Program{
+		Line: []string{program, "run"}, Env: system.Newcomer(os.Environ()), Dir: system.Root(), Output: printing, Grace: time.Minute,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := family.Kill(); err != nil {
+			t.Error(err)
+		}
+	})
+	r := &running{family: family, lines: make(chan string, 1000)}
 	go r.read(output)
 	return r
 }
@@ -172,12 +179,23 @@ func (r *running) await(t *testing.T, want string) {
 
 func (r *running) interrupt(t *testing.T) {
 	t.Helper()
-	if err := syscall.Kill(-r.command.Process.Pid, syscall.SIGINT); err != nil {
+	// As a terminal does: to all of make's process group.
+	leader := r.family.Pid()
+	group, err := syscall.Getpgid(leader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pid := range descendants(t, leader) {
+		if its, err := syscall.Getpgid(pid); err == nil && its == group {
+			_ = r.family.Signal(pid, syscall.SIGINT) // it may just have ended
+		}
+	}
+	if err := r.family.Signal(leader, syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
 	for range r.lines { // until its end
 	}
-	_ = r.command.Wait() // make tells an interrupt as an error
+	<-r.family.Exited()
 }
 
 // readme returns the blocks of the README that are to be run as they stand.

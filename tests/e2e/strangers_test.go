@@ -194,7 +194,7 @@ func askHTTP(address, path string) {
 	// Counters, and the page that asks for the token.
 	harmless := bytes.HasPrefix(body, []byte("# HELP")) || path == "/" && bytes.HasPrefix(body, []byte("<!doctype html>"))
 	if response.StatusCode < 400 && !harmless {
-		fmt.Printf("GET %s%s: %s: %.200s\n", address, path, response.Status, body)
+		fmt.Fprintf(os.Stdout, "GET %s%s: %s: %.200s\n", address, path, response.Status, body)
 	}
 }
 
@@ -208,7 +208,7 @@ func askGRPC(address, method string) {
 	client := &http.Client{Timeout: 10 * time.Second, Transport: &http.Transport{Protocols: protocols, DisableKeepAlives: true}}
 	request, err := http.NewRequest(http.MethodPost, "http://"+address+method, bytes.NewReader(append(frame, message...)))
 	if err != nil {
-		fmt.Println(err)
+		fmt.Fprintln(os.Stdout, err)
 		return
 	}
 	request.Header = http.Header{"Content-Type": {"application/grpc"}, "Te": {"trailers"}}
@@ -220,6 +220,6 @@ func askGRPC(address, method string) {
 	body, _ := io.ReadAll(response.Body)
 	status := response.Header.Get("Grpc-Status") + response.Trailer.Get("Grpc-Status")
 	if response.StatusCode == http.StatusOK && (len(body) > 0 || status == "" || status == "0") {
-		fmt.Printf("%s%s: gRPC status %q: %.200q\n", address, method, status, body)
+		fmt.Fprintf(os.Stdout, "%s%s: gRPC status %q: %.200q\n", address, method, status, body)
 	}
 }

@@ -19,6 +19,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"rayexecutor/minder"
 )
 
 const (
@@ -78,10 +80,9 @@ type Function struct {
 	// Dir is the copy of the repository that it was built from and works in.
 	Dir string
 
-	command *exec.Cmd
-	output  *output
-	ended   chan struct{} // closed once func has ended
-	stop    func() error
+	family *minder.Family // func and the function
+	output *output
+	stop   func() error
 }
 
 // Run copies the repository at dir, without what git ignores, and runs its
@@ -123,26 +124,28 @@ func Run(tb testing.TB, dir, address string, settings ...string) *Function {
 	return f
 }
 
-// start starts func in a process group of its own.
+// start starts func, which ends with the test binary, even one that is killed.
 func start(binary, work, address, home string) (*Function, error) {
 	f := &Function{
 		URL: "http://" + address, Dir: work,
-		output: newOutput(), ended: make(chan struct{}),
+		output: newOutput(),
 	}
 	f.stop = sync.OnceValue(f.stopOnce)
-	f.command = exec.Command(binary, "run", "--builder=host", "--address", address)
-	f.command.Dir = work
-	f.command.Env = environ(home)
-	f.command.Stdout, f.command.Stderr = f.output, f.output
-	// The function inherits the pipe: do not wait for it for ever.
-	f.command.WaitDelay = time.Second
-	f.command.SysProcAttr = attributes()
-	if err := f.command.Start(); err != nil {
+	printed, printing, err := os.Pipe()
+	if err != nil {
 		return nil, err
 	}
+	defer printing.Close()
+	f.family, err = minder.Start(minder.Program{
+		Line: []string{binary, "run", "--builder=host", "--address", address}, Env: environ(home), Dir: work,
+		Output: printing, Grace: time.Second,
+	})
+	if err != nil {
+		return nil, errors.Join(err, printed.Close())
+	}
 	go func() {
-		_ = f.command.Wait() // what it says is in the output
-		close(f.ended)
+		defer printed.Close()
+		_, _ = io.Copy(f.output, printed)
 	}()
 	return f, nil
 }
@@ -166,7 +169,7 @@ func (f *Function) waitReady(ctx context.Context) error {
 		}
 		select {
 		case <-changed:
-		case <-f.ended:
+		case <-f.family.Exited():
 			return errors.New("func ended before the function was ready")
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -203,39 +206,35 @@ func (f *Function) Output() string {
 func (f *Function) Stop() error { return f.stop() }
 
 func (f *Function) stopOnce() error {
-	defer f.killGroup() // whatever is left
 	if err := f.terminate(); err != nil {
-		return err
+		return errors.Join(err, f.family.Kill())
 	}
 	select {
-	case <-f.ended:
+	case <-f.family.Exited():
 		return nil
 	case <-time.After(stopLimit):
-		return fmt.Errorf("not stopped within %v", stopLimit)
+		return errors.Join(fmt.Errorf("not stopped within %v", stopLimit), f.family.Kill())
 	}
 }
 
 // terminate signals the function once it runs, else func.
 func (f *Function) terminate() error {
 	select {
-	case <-f.ended:
+	case <-f.family.Exited():
 		return nil
 	default:
 	}
 	if !strings.Contains(f.Output(), running) {
 		// It builds or starts, and a func that is stopped now leaves its
-		// children alone: the group is killed.
-		f.killGroup()
-		return nil
+		// children alone.
+		return f.family.Kill()
 	}
-	child, err := childOf(f.command.Process.Pid)
+	child, err := childOf(f.family.Pid())
 	if err != nil {
 		return fmt.Errorf("finding the function's process: %w", err)
 	}
-	return syscall.Kill(child, syscall.SIGTERM)
+	return f.family.Signal(child, syscall.SIGTERM)
 }
-
-func (f *Function) killGroup() { _ = syscall.Kill(-f.command.Process.Pid, syscall.SIGKILL) }
 
 // childOf is the only child of a process.
 func childOf(pid int) (int, error) {

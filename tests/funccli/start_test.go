@@ -53,7 +53,7 @@ func (f *Function) Handle(http.ResponseWriter, *http.Request)    {}
 		t.Error(err)
 	}
 	select {
-	case <-f.ended:
+	case <-f.family.Exited():
 	case <-time.After(10 * time.Second):
 		t.Error("func goes on")
 	}

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -507,36 +506,6 @@ func oneRayCluster(t *testing.T) error {
 		return fmt.Errorf("Ray clusters %v, the RayService's Ready and UpgradeInProgress are %s", clusters, status)
 	}
 	return nil
-}
-
-// processes finds those whose command line holds a text.
-func processes(t *testing.T, text string) []int {
-	t.Helper()
-	paths, err := filepath.Glob("/proc/[0-9]*/cmdline")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var found []int
-	for _, path := range paths {
-		line, err := os.ReadFile(path)
-		if err != nil || !strings.Contains(string(line), text) {
-			continue
-		}
-		var id int
-		if _, err := fmt.Sscanf(path, "/proc/%d/", &id); err == nil {
-			found = append(found, id)
-		}
-	}
-	return found
-}
-
-func signal(t *testing.T, processes []int, what syscall.Signal) {
-	t.Helper()
-	for _, id := range processes {
-		if err := syscall.Kill(id, what); err != nil {
-			t.Error(err)
-		}
-	}
 }
 
 // nodeAddress is where pods reach what runs beside them, as this test does.

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import gzip
 import json
-import os
 import signal
 import subprocess
 import time
@@ -98,11 +97,11 @@ class NatsServer:
     def freeze(self) -> None:
         """Stops answering while connections stay open."""
         assert self._process is not None
-        os.kill(self._process.pid, signal.SIGSTOP)
+        self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         assert self._process is not None
-        os.kill(self._process.pid, signal.SIGCONT)
+        self._process.send_signal(signal.SIGCONT)
 
 
 @dataclass(frozen=True)
