@@ -70,10 +70,7 @@ func (f *Function) StartWith(settings config.Config, log *slog.Logger) error {
 	if err != nil {
 		return err
 	}
-	events, err := journal.Connect(journal.Settings{
-		URL: settings.NATSURL, Creds: settings.NATSCreds, CA: settings.NATSCA, Prefix: settings.NATSPrefix,
-		Name: "ray-executor functions", Log: log,
-	})
+	events, err := journal.Connect(NATS(settings, "functions", log))
 	if err != nil {
 		return err
 	}
@@ -84,6 +81,20 @@ func (f *Function) StartWith(settings config.Config, log *slog.Logger) error {
 	prometheus.WrapRegistererWith(prometheus.Labels{"part": "functions"}, served.Metrics()).MustRegister(events.Metrics()...)
 	f.parts.Store(&parts{journal: events, functions: served, routes: routes(f, served)})
 	return nil
+}
+
+// NATS is how a part of the system reaches the journal by the settings.
+func NATS(settings config.Config, part string, log *slog.Logger) journal.Settings {
+	return journal.Settings{
+		URL: settings.NATSURL, Creds: settings.NATSCreds, CA: settings.NATSCA, Prefix: settings.NATSPrefix,
+		Login: journal.Login{
+			User:     journal.Secret{Value: settings.NATSUser, File: settings.NATSUserFile},
+			Password: journal.Secret{Value: settings.NATSPassword, File: settings.NATSPasswordFile},
+			Token:    journal.Secret{Value: settings.NATSToken, File: settings.NATSTokenFile},
+			Cert:     settings.NATSCert, Key: settings.NATSKey,
+		},
+		Name: "ray-executor " + part, Log: log,
+	}
 }
 
 // Fleet is the Ray clusters that the settings name, without speaking to any.

@@ -29,6 +29,7 @@ func (c *Config) validate() error {
 		oneOf("JOURNAL_REPLICAS", c.JournalReplicas, 1, 3, 5),
 		readable("NATS_CREDS", c.NATSCreds),
 		readable("NATS_CA", c.NATSCA),
+		c.checkLogin(),
 		areURLs("NATS_URL", c.NATSURL, "nats", "tls", "ws", "wss"),
 		areURLs("WORKER_NATS_URL", c.WorkerNATSURL, "nats", "tls", "ws", "wss"),
 		c.checkPrefix(),
@@ -113,6 +114,25 @@ func readable(name, path string) error {
 		return fmt.Errorf("%s: %w: name a file that can be read", name, err)
 	}
 	return file.Close()
+}
+
+// checkLogin checks the files of a login at NATS.
+func (c *Config) checkLogin() error {
+	for name, path := range map[string]string{
+		"NATS_USER_FILE": c.NATSUserFile, "NATS_PASSWORD_FILE": c.NATSPasswordFile, "NATS_TOKEN_FILE": c.NATSTokenFile,
+		"NATS_CERT": c.NATSCert, "NATS_KEY": c.NATSKey,
+	} {
+		if err := readable(name, path); err != nil {
+			return err
+		}
+	}
+	switch {
+	case c.NATSCert != "" && c.NATSKey == "":
+		return errors.New("NATS_KEY: must be set with NATS_CERT")
+	case c.NATSCert == "" && c.NATSKey != "":
+		return errors.New("NATS_CERT: must be set with NATS_KEY")
+	}
+	return nil
 }
 
 func inRange(name string, value, low, high int) error {

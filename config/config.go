@@ -40,9 +40,20 @@ type Config struct {
 	// Auth says who may call.
 	Auth string `env:"AUTH"`
 
-	NATSURL       string `env:"NATS_URL" envDefault:"nats://nats.swe-ai-fleet.svc.cluster.local:4222"`
-	NATSCreds     string `env:"NATS_CREDS"`
-	NATSCA        string `env:"NATS_CA"`
+	NATSURL   string `env:"NATS_URL" envDefault:"nats://nats.swe-ai-fleet.svc.cluster.local:4222"`
+	NATSCreds string `env:"NATS_CREDS"`
+	NATSCA    string `env:"NATS_CA"`
+	// The login at NATS, as the Ray worker reads it: each value, or the file that
+	// it is in, which is read at each connect. A user in NATS_URL comes first.
+	NATSUser         string `env:"NATS_USER"`
+	NATSUserFile     string `env:"NATS_USER_FILE"`
+	NATSPassword     string `env:"NATS_PASSWORD"`
+	NATSPasswordFile string `env:"NATS_PASSWORD_FILE"`
+	NATSToken        string `env:"NATS_TOKEN"`
+	NATSTokenFile    string `env:"NATS_TOKEN_FILE"`
+	// NATSCert and NATSKey are the files of a client's certificate.
+	NATSCert      string `env:"NATS_CERT"`
+	NATSKey       string `env:"NATS_KEY"`
 	WorkerNATSURL string `env:"WORKER_NATS_URL"`
 	NATSPrefix    string `env:"NATS_PREFIX"`
 
@@ -59,7 +70,8 @@ type Config struct {
 	VLLMModel  string   `env:"VLLM_MODEL"`
 	// VLLMAPIKey is for the cluster: `dev` passes it on to the Ray that it
 	// starts, nobody else reads it here.
-	VLLMAPIKey string `env:"VLLM_API_KEY"`
+	VLLMAPIKey     string `env:"VLLM_API_KEY"`
+	VLLMAPIKeyFile string `env:"VLLM_API_KEY_FILE"`
 
 	Functions []string `env:"FUNCTIONS" envDefault:"all"`
 	Keeper    bool     `env:"KEEPER" envDefault:"true"`
@@ -233,7 +245,10 @@ func (c *Config) fill(settings map[string]string) {
 // absolute makes the paths independent of the working directory: Ray's
 // processes run elsewhere.
 func (c *Config) absolute() error {
-	for _, path := range []*string{&c.NATSCreds, &c.NATSCA, &c.RayClusters} {
+	for _, path := range []*string{
+		&c.NATSCreds, &c.NATSCA, &c.NATSCert, &c.NATSKey, &c.RayClusters,
+		&c.NATSUserFile, &c.NATSPasswordFile, &c.NATSTokenFile, &c.VLLMAPIKeyFile,
+	} {
 		if *path == "" {
 			continue
 		}

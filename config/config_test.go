@@ -43,6 +43,8 @@ func TestEverySettingIsRead(t *testing.T) {
 	}
 	given := map[string]string{
 		"HOST": "10.0.0.1", "PORT": "1", "GRPC_PORT": "50057", "AUTH": "none", "NATS_URL": "nats://a:4222,tls://b:4222", "NATS_CREDS": creds, "NATS_CA": authority,
+		"NATS_USER": "me", "NATS_USER_FILE": creds, "NATS_PASSWORD": "p", "NATS_PASSWORD_FILE": creds, "NATS_TOKEN": "t", "NATS_TOKEN_FILE": creds,
+		"NATS_CERT": creds, "NATS_KEY": creds, "VLLM_API_KEY_FILE": creds,
 		"WORKER_NATS_URL": "ws://c", "NATS_PREFIX": "TEAM-A_", "RAY_ADDRESS": "https://ray:8265", "RAY_AUTH_TOKEN": "token", "WORKER_REPLICAS": "2", "WORKER_PIP": "true",
 		"POOLS": "default, gpu:7", "MODEL_HOSTS": "vllm:8000, *.models", "VLLM_URL": "http://vllm:8000/base", "VLLM_MODEL": "m", "VLLM_API_KEY": "key",
 		"FUNCTIONS": "submit, status", "KEEPER": "false", "AGENT_RESPONSES": "true",
@@ -54,7 +56,9 @@ func TestEverySettingIsRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := config.Config{
-		Host: "10.0.0.1", Port: 1, GRPCPort: 50057, Auth: "none", NATSURL: "nats://a:4222,tls://b:4222", NATSCreds: creds, NATSCA: authority, WorkerNATSURL: "ws://c", NATSPrefix: "TEAM-A_",
+		Host: "10.0.0.1", Port: 1, GRPCPort: 50057, Auth: "none", NATSURL: "nats://a:4222,tls://b:4222", NATSCreds: creds, NATSCA: authority,
+		NATSUser: "me", NATSUserFile: creds, NATSPassword: "p", NATSPasswordFile: creds, NATSToken: "t", NATSTokenFile: creds,
+		NATSCert: creds, NATSKey: creds, VLLMAPIKeyFile: creds, WorkerNATSURL: "ws://c", NATSPrefix: "TEAM-A_",
 		RayAddress: "https://ray:8265", RayAuthToken: "token", WorkerReplicas: 2, WorkerPIP: true,
 		PoolList: []string{"default", "gpu:7"}, ModelHosts: []string{"vllm:8000", "*.models"}, VLLMURL: "http://vllm:8000/base", VLLMModel: "m", VLLMAPIKey: "key",
 		Functions: []string{"submit", "status"}, JournalReplicas: 3, JournalMaxAge: 25 * time.Hour, JournalMaxBytes: -1,

@@ -97,3 +97,41 @@ func TestSettingVectors(t *testing.T) {
 		}
 	}
 }
+
+// The files are read by the journal at each connect; which of them a setting names
+// is read here.
+func TestLoginVectors(t *testing.T) {
+	for _, v := range shared[struct {
+		Environment, Files map[string]string
+		Expected           map[string]string
+		Error              string
+	}](t, "logins.json") {
+		t.Chdir(t.TempDir())
+		for name, text := range v.Files {
+			if err := os.WriteFile(name, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		settings, err := config.Parse(v.Environment)
+		if v.Error != "" {
+			if err == nil || !strings.HasPrefix(err.Error(), v.Error) {
+				t.Errorf("%q: %v, want %s", v.Environment, err, v.Error)
+			}
+			continue
+		}
+		got := map[string]string{}
+		for name, value := range map[string][2]string{
+			"user": {settings.NATSUser, settings.NATSUserFile}, "password": {settings.NATSPassword, settings.NATSPasswordFile},
+			"token": {settings.NATSToken, settings.NATSTokenFile}, "api_key": {settings.VLLMAPIKey, settings.VLLMAPIKeyFile},
+		} {
+			got[name] = value[0]
+			if value[1] != "" {
+				text, _ := os.ReadFile(value[1])
+				got[name] = strings.TrimSpace(string(text))
+			}
+		}
+		if err != nil || !reflect.DeepEqual(got, v.Expected) {
+			t.Errorf("%q: %q, %v; want %q", v.Environment, got, err, v.Expected)
+		}
+	}
+}

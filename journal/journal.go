@@ -40,6 +40,8 @@ type Settings struct {
 	// certificate authority; both may be empty.
 	Creds string
 	CA    string
+	// Login is how to log in where neither URL nor Creds say it.
+	Login Login
 	// Prefix stands before the name of every stream and bucket; it may be empty.
 	// Subjects have none.
 	Prefix string
@@ -152,7 +154,7 @@ func options(settings Settings, troubles *troubles) []nats.Option {
 	if settings.CA != "" {
 		options = append(options, nats.RootCAs(settings.CA))
 	}
-	return options
+	return append(options, settings.Login.options(settings.URL)...)
 }
 
 // Close sends what is under way and closes the connection.

@@ -68,14 +68,14 @@ func cureFor(cures []cure, err error) cure {
 
 // noConnection has the cures for servers that no connection comes about with.
 var noConnection = []cure{
-	{oneOf(nats.ErrAuthorization, nats.ErrAuthRevoked), "NATS_URL", "refuses the login: check NATS_CREDS, or the user and password in NATS_URL", true},
+	{oneOf(nats.ErrAuthorization, nats.ErrAuthRevoked), "NATS_URL", "refuses the login: check NATS_CREDS, NATS_USER and NATS_PASSWORD, NATS_TOKEN, or the user and password in NATS_URL", true},
 	{oneOf(nats.ErrAuthExpired, nats.ErrAccountAuthExpired), "NATS_CREDS", "refuses the login, which has expired: get new credentials", true},
 	{oneOf(fs.ErrNotExist, fs.ErrPermission), "NATS_CREDS", "is not asked, as a file cannot be read", true},
 	{says("nkey", "key pair"), "NATS_CREDS", "is not asked, as the file does not hold credentials: get it anew, as `nsc generate creds` writes it", true},
 	{isType[x509.UnknownAuthorityError], "NATS_CA", "shows a certificate of an unknown authority: name the authority's file", true},
 	{isType[x509.HostnameError], "NATS_URL", "shows a certificate for other names: use one of them", true},
 	{isType[x509.CertificateInvalidError], "NATS_CA", "shows a certificate that is not valid: renew it, or name its authority's file", true},
-	{says("certificate required", "bad certificate"), "NATS_URL", "asks for a client's certificate, which is not supported here: let it ask for credentials, or a user and password", true},
+	{says("certificate required", "bad certificate"), "NATS_URL", "asks for a client's certificate: set NATS_CERT and NATS_KEY", true},
 	{oneOf(nats.ErrSecureConnWanted), "NATS_URL", "has no TLS: write nats:// in place of tls://, and leave NATS_CA empty", true},
 	{isType[tls.RecordHeaderError], "NATS_URL", "does not answer with TLS: check the port, and whether it wants tls:// or nats://", true},
 	{isType[*net.DNSError], "NATS_URL", "cannot be looked up: check the host name, and this machine's DNS", false},

@@ -27,7 +27,7 @@ import (
 // advice is what to do about each trouble that NATS can be in; no other error
 // has it.
 var advice = map[string]string{
-	"login":        "refuses the login: check NATS_CREDS, or the user and password in NATS_URL",
+	"login":        "refuses the login: check NATS_CREDS, NATS_USER and NATS_PASSWORD, NATS_TOKEN, or the user and password in NATS_URL",
 	"refused":      "cannot be reached: is it up?",
 	"no host":      "check the host name",
 	"creds file":   "NATS_CREDS: open ",

@@ -145,24 +145,21 @@ type remedy struct {
 // remedies are looked through in their order; the last one fits everything.
 var remedies = []remedy{
 	{
-		regexp.MustCompile(`(?i)authorization|authentication|permissions violation|user authentication`),
+		regexp.MustCompile(`(?i)refuses the login|authorization|authentication|permissions violation|does not allow`),
 		"NATS refuses the login: set NATS_USER and NATS_PASSWORD, NATS_TOKEN or NATS_CREDS in the Ray nodes' environment", true,
 	},
 	{regexp.MustCompile(`is too old`), "WORKER_NATS_URL={url} leads to an older NATS: upgrade it", true},
+	{regexp.MustCompile(`SettingError`), "set it right in the Ray nodes' environment, and restart Ray there", true},
 	{
-		regexp.MustCompile(`(?i)SettingError`),
-		"set it right in the Ray nodes' environment, and restart Ray there", true,
+		regexp.MustCompile(`certificate|TLS|SSL`),
+		"mend it by NATS_CA, NATS_CERT and NATS_KEY in the Ray nodes' environment, or by WORKER_NATS_URL={url}", true,
 	},
 	{
-		regexp.MustCompile(`(?i)certificate|SSL`),
-		"NATS's certificate is not trusted on the Ray nodes: set NATS_CA in their environment to a file that is there", true,
-	},
-	{
-		regexp.MustCompile(`heartbeats are not stored|stream .*not found|no responders`),
+		regexp.MustCompile(`heartbeats are not stored|has no JetStream`),
 		"WORKER_NATS_URL={url} is another NATS or another account than NATS_URL: the journal is not there", false,
 	},
 	{
-		regexp.MustCompile(`cannot be used|Refused|Timeout|gaierror|Unreachable`),
+		regexp.MustCompile(`cannot be|does not answer|Nobody listens|Refused|Timeout|gaierror|Unreachable`),
 		"the Ray nodes cannot reach WORKER_NATS_URL={url}: set WORKER_NATS_URL to NATS as they see it", false,
 	},
 	{

@@ -61,11 +61,11 @@ func TestPathsForTheWorker(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	d := &dev{program: program{environ: []string{"NATS_KEY=./key", "NATS_USER=u", "PATH=relative"}}, venv: "venv", data: "data"}
+	d := &dev{program: program{environ: []string{"NATS_KEY=./key", "NATS_CERT=./key", "NATS_USER=u", "PATH=relative"}}, venv: "venv", data: "data"}
 	if err := d.readSettings(); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"NATS_CA=" + here + "/ca", "NATS_KEY=" + here + "/key", "NATS_USER=u", "VLLM_API_KEY=k"}
+	want := []string{"NATS_CA=" + here + "/ca", "NATS_CERT=" + here + "/key", "NATS_KEY=" + here + "/key", "NATS_USER=u", "VLLM_API_KEY=k"}
 	if got := workerEnvironment(d.given); !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}

@@ -82,10 +82,9 @@ const heartbeatsWithin = 3 * time.Second
 
 // examined is the journal as doctor connects to it.
 func examined(settings config.Config, log *slog.Logger) (*journal.Journal, error) {
-	return journal.Connect(journal.Settings{
-		URL: settings.NATSURL, Creds: settings.NATSCreds, CA: settings.NATSCA, Prefix: settings.NATSPrefix,
-		Name: "ray-executor doctor", Wait: 3 * time.Second, Log: log,
-	})
+	reached := function.NATS(settings, "doctor", log)
+	reached.Wait = 3 * time.Second
+	return journal.Connect(reached)
 }
 
 // awaitReady gives the connection a moment to come about.
@@ -105,7 +104,7 @@ func awaitReady(ctx context.Context, events *journal.Journal) error {
 
 func checkServer(ctx context.Context, server string) (string, error) {
 	url := strings.TrimRight(server, "/") + "/health/readiness"
-	status, body, err := get(ctx, url)
+	status, body, err := get(ctx, http.DefaultClient, url)
 	if err != nil {
 		return "", fmt.Errorf("%w; start it with `ray-executor serve`, or name it with --server", err)
 	}
@@ -159,11 +158,14 @@ func workerFound(cluster *pb.Cluster) string {
 	return fmt.Sprintf("%s, %d of them heard over NATS, the last %.0f s ago", found, cluster.GetWorkerHeartbeats(), cluster.GetHeartbeatAgeSeconds())
 }
 
+// direct asks without a proxy, as the workers ask their models.
+var direct = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+
 func checkModel(ctx context.Context, settings config.Config) (string, error) {
 	if settings.VLLMURL == "" {
 		return "VLLM_URL is not set: each request must name its model server", nil
 	}
-	status, body, err := get(ctx, strings.TrimRight(settings.VLLMURL, "/")+"/v1/models")
+	status, body, err := get(ctx, direct, strings.TrimRight(settings.VLLMURL, "/")+"/v1/models")
 	switch {
 	case err != nil:
 		return "", fmt.Errorf("VLLM_URL: %w", err)
@@ -175,12 +177,12 @@ func checkModel(ctx context.Context, settings config.Config) (string, error) {
 	return settings.VLLMURL + " answers", nil
 }
 
-func get(ctx context.Context, url string) (status int, body string, err error) {
+func get(ctx context.Context, client *http.Client, url string) (status int, body string, err error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {
 		return 0, "", err
 	}
-	response, err := http.DefaultClient.Do(request)
+	response, err := client.Do(request)
 	if err != nil {
 		return 0, "", err
 	}

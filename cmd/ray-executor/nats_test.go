@@ -69,7 +69,7 @@ func TestServersWaitForNATS(t *testing.T) {
 		timeout, ticker := time.After(30*time.Second), time.NewTicker(50*time.Millisecond)
 		defer ticker.Stop()
 		for {
-			got, body, err := get(t.Context(), open.url()+"/health/readiness")
+			got, body, err := get(t.Context(), http.DefaultClient, open.url()+"/health/readiness")
 			if err == nil && got == status && strings.Contains(body, says) {
 				return
 			}

@@ -189,10 +189,7 @@ func keep(ctx context.Context, settings config.Config, metrics prometheus.Regist
 
 // connect connects to the journal as a part of this program.
 func connect(settings config.Config, part string, log *slog.Logger) (*journal.Journal, error) {
-	return journal.Connect(journal.Settings{
-		URL: settings.NATSURL, Creds: settings.NATSCreds, CA: settings.NATSCA, Prefix: settings.NATSPrefix,
-		Name: "ray-executor " + part, Log: log,
-	})
+	return journal.Connect(function.NATS(settings, part, log))
 }
 
 func newServer(handler http.Handler) *http.Server {

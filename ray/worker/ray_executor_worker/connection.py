@@ -195,7 +195,7 @@ class Connection:
         self._teller.warn(f"NATS: {describe(error)}")
 
     async def _connect(self, closed: asyncio.Event) -> Client:
-        options = self.secrets.nats_options()
+        options = self.secrets.nats_options(self.urls)
         schemes = {urlsplit(url).scheme for url in self.urls}
         secure = "tls" in schemes or ("tls" in options and not schemes & {"ws", "wss"})
         client = _SecureClient() if secure else Client()

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -171,19 +171,20 @@ class Secrets:
         """The models' key, or nothing where they need none."""
         return self._value("VLLM_API_KEY")
 
-    def nats_options(self) -> dict[str, Any]:
+    def nats_options(self, urls: Sequence[str] = ()) -> dict[str, Any]:
         """nats-py's options for logging in.
 
         Values are given as callbacks, so that a mounted file that was rotated
-        is read anew by the next reconnect.
+        is read anew by the next reconnect. A user in a URL comes first.
         """
         options: dict[str, Any] = {}
+        named = any("@" in url for url in urls)
         for option, name in (
             ("user", "NATS_USER"),
             ("password", "NATS_PASSWORD"),
             ("token", "NATS_TOKEN"),
         ):
-            if self._value(name):
+            if not named and self._value(name):
                 options[option] = self._reader(name)
         if value(self.environ, "NATS_CREDS"):
             options["user_credentials"] = self._creds()

@@ -103,6 +103,7 @@ def test_secrets_are_read_when_they_are_used(tmp_path: Path) -> None:
     assert options["token"]() == "two"
     assert secrets.api_key() == "k"
     assert list(options) == ["token"]
+    assert not secrets.nats_options(["nats://me:secret@a"])
     assert "k" not in repr(secrets).replace("Secrets", "")
 
 
