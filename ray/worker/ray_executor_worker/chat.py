@@ -33,19 +33,27 @@ class Chat:
         body = json.dumps({"model": self.model, "messages": asked}, ensure_ascii=False)
         return body.encode("utf-8", errors="replace")
 
-    async def length(self) -> int:
-        """The body's bytes; the event loop goes on meanwhile."""
+    async def length(self, turn: asyncio.Lock) -> int:
+        """The bytes of `whole`; made one chunk a turn."""
         size = 0
-        for chunk in self._chunks():
+        async for chunk in self.chunks(turn):
             size += len(chunk)
-            await asyncio.sleep(0)
         return size
 
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The same bytes as `whole`; the event loop goes on meanwhile."""
-        for chunk in self._chunks():
+    async def chunks(self, turn: asyncio.Lock) -> AsyncIterator[bytes]:
+        """The same bytes as `whole`.
+
+        The turn is the replica's: a thousand agents together make one chunk in a
+        round of the event loop, so that the work of others goes on.
+        """
+        chunks = self._chunks()
+        while True:
+            async with turn:
+                chunk = next(chunks, None)
+                await asyncio.sleep(0)
+            if chunk is None:
+                return
             yield chunk
-            await asyncio.sleep(0)
 
     def _chunks(self) -> Iterator[bytes]:
         yield f'{{"model": {_json(self.model)}, "messages": ['.encode("utf-8", errors="replace")

@@ -519,8 +519,8 @@ class Deliberation:
         progress = self._progress.get(index)
         if progress is None:
             return self._failure(index, error_type, f"{error}, before it was asked")
-        if progress.last_error is not None:
-            error = f"{error}; the last call but this one failed: {progress.last_error.text}"
+        if progress.last_error:
+            error = f"{error}; the last call but this one failed: {progress.last_error}"
         return self._failure(index, error_type, error, self._now() - self._begun)
 
     def _cut_off_reason(self, claim: Claim) -> str:

@@ -80,6 +80,8 @@ class ModelClient:
         self._retrier = retrier or Retrier()
         self._endpoints = Endpoints(self._retrier.now, self._retrier.sleep)
         self._max_body_bytes = max_body_bytes
+        # Held by whoever makes a chunk of a large body.
+        self._turn = asyncio.Lock()
         self._headers = {
             "Content-Type": _JSON,
             "Accept": _JSON,
@@ -131,8 +133,8 @@ class ModelClient:
         chat, headers = question.chat(), self._headers
         body: Union[bytes, AsyncIterator[bytes]]
         if question.large:
-            headers = {**headers, "Content-Length": str(await chat.length())}
-            body = chat.chunks()
+            headers = {**headers, "Content-Length": str(await chat.length(self._turn))}
+            body = chat.chunks(self._turn)
         else:
             body = chat.whole()
         try:
@@ -156,14 +158,16 @@ class ModelClient:
 
     async def _read(self, response: aiohttp.ClientResponse, room: Room) -> bytes:
         """The body of an answer. The connection waits while a long one waits for room."""
-        body = await _read_up_to(response, SHORT_BYTES)
+        most = self._max_body_bytes
+        # One that tells that it is too long is not read at all.
+        told = response.content_length or 0
+        body = b"" if told > most else await _read_up_to(response, SHORT_BYTES)
         if len(body) > SHORT_BYTES:
             await room.take()
-            rest = _read_up_to(response, self._max_body_bytes - len(body))
-            body += await asyncio.wait_for(rest, _LONG_S)
-        if len(body) > self._max_body_bytes:
+            body += await asyncio.wait_for(_read_up_to(response, most - len(body)), _LONG_S)
+        if max(told, len(body)) > most:
             response.close()  # what is left is not wanted
-            raise CallError("too_large", f"the answer exceeds {self._max_body_bytes} bytes")
+            raise CallError("too_large", f"the answer exceeds {most} bytes")
         return body
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> CallError:

@@ -70,7 +70,8 @@ class Progress:
     """How far a call has come; told when the deadline cuts it off."""
 
     attempts: int = 0
-    last_error: Optional[CallError] = None
+    # Its text alone: an error holds on to all that was there when it was raised.
+    last_error: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Retrier:
             try:
                 return await _call(call, endpoint)
             except CallError as error:
-                progress.last_error = error
+                progress.last_error = error.text
                 retry = progress.attempts
                 if not error.retryable or retry > max_retries:
                     raise

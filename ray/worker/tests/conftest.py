@@ -15,15 +15,21 @@ from ray_executor_worker.messages import Schema
 
 
 @pytest.fixture(scope="session")
-def schema(tmp_path_factory: pytest.TempPathFactory) -> Schema:
-    """The payloads as they are shipped."""
+def schema_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The payloads as they are shipped, in a file."""
     path = tmp_path_factory.mktemp("schema") / "descriptors.binpb"
     subprocess.run(
         ["go", "run", "./ray/worker/describe", str(path)],  # noqa: S607 - the toolchain's go
         cwd=MODULE,
         check=True,
     )
-    return Schema(path.read_bytes())
+    return path
+
+
+@pytest.fixture(scope="session")
+def schema(schema_file: Path) -> Schema:
+    """The payloads as they are shipped."""
+    return Schema(schema_file.read_bytes())
 
 
 @pytest.fixture(scope="session")

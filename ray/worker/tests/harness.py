@@ -244,11 +244,11 @@ class Journalist:
         name = {"completed": COMPLETED, "failed": FAILED}.get(how)
         return how, self.schema.parse(name, entry.data) if name else None
 
-    async def wait_for(self, subject: str) -> Entry:
+    async def wait_for(self, subject: str, patience_s: float = PATIENCE_S) -> Entry:
         """Waits until the journal has a message there."""
         subscription = await self.nc.jetstream().subscribe(subject, ordered_consumer=True)
         try:
-            message = await subscription.next_msg(timeout=PATIENCE_S)
+            message = await subscription.next_msg(timeout=patience_s)
         finally:
             await subscription.unsubscribe()
         sequence = message.metadata.sequence.stream

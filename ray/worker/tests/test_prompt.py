@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import tracemalloc
@@ -116,9 +117,9 @@ async def test_fuzzed_templates(seed: int) -> None:
     text = Text(template, named)
     assert text.size() == len(str(text).encode())
     chat = Chat('a "model"', prompt.messages(template, named))
-    chunks = [chunk async for chunk in chat.chunks()]
+    chunks = [chunk async for chunk in chat.chunks(asyncio.Lock())]
     assert b"".join(chunks) == chat.whole()
-    assert await chat.length() == len(chat.whole())
+    assert await chat.length(asyncio.Lock()) == len(chat.whole())
     assert json.loads(chat.whole())["messages"] == messages(template, named)
 
 
@@ -137,13 +138,13 @@ async def test_a_large_prompt_is_whole_nowhere(template: str, value: str) -> Non
     tracemalloc.start()
     try:
         size, most = 0, 0
-        async for chunk in chat.chunks():
+        async for chunk in chat.chunks(asyncio.Lock()):
             size += len(chunk)
             most = max(most, len(chunk))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert size == await chat.length()
+    assert size == await chat.length(asyncio.Lock())
     assert most < 500_000
     assert peak < 2_000_000
 
@@ -151,5 +152,5 @@ async def test_a_large_prompt_is_whole_nowhere(template: str, value: str) -> Non
 async def test_the_event_loop_goes_on_while_a_prompt_is_made() -> None:
     chat = Chat("m", prompt.messages("{x}" * 340_000, {**NAMED, "x": "abc"}))
     async with stretches() as longest:
-        await chat.length()
+        await chat.length(asyncio.Lock())
     assert longest() < 0.05
