@@ -1,6 +1,7 @@
 package deliberation
 
 import (
+	"errors"
 	"strings"
 	"time"
 
@@ -89,6 +90,24 @@ func NewLedger(snapshot *pb.StatsSnapshot) *Ledger {
 
 // Sequence is the last entry folded in.
 func (l *Ledger) Sequence() uint64 { return l.counts.GetSequence() }
+
+// ErrOtherLedger says that a ledger does not go on with the journal as it is: a
+// newer one does.
+var ErrOtherLedger = errors.New("the ledger does not go on from here")
+
+// Created is when the journal was made that the ledger is of; zero for any.
+func (l *Ledger) Created() time.Time {
+	if l.counts.GetJournalCreated() == nil {
+		return time.Time{}
+	}
+	return l.counts.GetJournalCreated().AsTime()
+}
+
+// Of says which journal the ledger is of.
+func (l *Ledger) Of(created time.Time) { l.counts.JournalCreated = timestamp(created) }
+
+// Resume has the ledger go on behind a sequence.
+func (l *Ledger) Resume(sequence uint64) { l.counts.Sequence = sequence }
 
 // put adds what is open.
 func (l *Ledger) put(id string, open slot) {

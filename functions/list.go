@@ -2,7 +2,6 @@ package functions
 
 import (
 	"context"
-	"slices"
 	"strconv"
 
 	"google.golang.org/protobuf/proto"
@@ -70,17 +69,18 @@ func (f *Functions) page(ctx context.Context, query deliberation.Query) ([]*pb.D
 
 // activePage finds what has not ended in the ledger.
 func (f *Functions) activePage(ctx context.Context, query deliberation.Query) (summaries []*pb.DeliberationSummary, next uint64, err error) {
-	open, err := f.open(ctx)
+	asked := func(one deliberation.Open) bool {
+		return (query.Before == 0 || one.Sequence < query.Before) &&
+			(query.Pool == "" || one.Pool == query.Pool) &&
+			one.Started.IsZero() == (query.State == deliberation.Queued)
+	}
+	var open []deliberation.Open
+	err = f.withLedger(ctx, func(ledger *deliberation.Ledger) { open = ledger.Newest(maxLooks, asked) })
 	if err != nil {
 		return nil, 0, err
 	}
-	open = slices.DeleteFunc(open, func(one deliberation.Open) bool {
-		return query.Before > 0 && one.Sequence >= query.Before ||
-			query.Pool != "" && one.Pool != query.Pool ||
-			one.Started.IsZero() != (query.State == deliberation.Queued)
-	})
 	page := deliberation.NewPage(query.Size)
-	for place, one := range slices.Backward(open) {
+	for place, one := range open {
 		err := f.look(ctx, one.ID, func(story *deliberation.Deliberation) {
 			page.Looked(story)
 			if story.State == query.State && !story.Unreadable && (query.TaskID == "" || story.Requested.GetTaskId() == query.TaskID) {
@@ -90,7 +90,7 @@ func (f *Functions) activePage(ctx context.Context, query deliberation.Query) (s
 		if err != nil {
 			return nil, 0, err
 		}
-		if page.Full() || len(open)-place == maxLooks {
+		if page.Full() || place+1 == maxLooks {
 			return page.Summaries, one.Sequence, nil
 		}
 	}

@@ -3,6 +3,7 @@ package functions
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -82,12 +83,15 @@ func reasons(clusters []*pb.Cluster) []string {
 // Jobs lists what is queued or running, the oldest first, at most 1,000 and a
 // megabyte of them.
 func (f *Functions) Jobs(ctx context.Context, _ *pb.GetActiveJobsRequest, _ Origin) (*pb.GetActiveJobsResponse, error) {
-	open, err := f.open(ctx)
+	var open []deliberation.Open
+	err := f.withLedger(ctx, func(ledger *deliberation.Ledger) {
+		open = ledger.Oldest(maxJobs, func(deliberation.Open) bool { return true })
+	})
 	if err != nil {
 		return nil, err
 	}
 	response := &pb.GetActiveJobsResponse{}
-	for told, place := 0, 0; place < min(len(open), maxJobs) && told < deliberation.MaxPageBytes; place++ {
+	for told, place := 0, 0; place < len(open) && told < deliberation.MaxPageBytes; place++ {
 		err := f.look(ctx, open[place].ID, func(story *deliberation.Deliberation) {
 			if !story.Unreadable && (story.State == deliberation.Queued || story.State == deliberation.Running) {
 				job := story.Job(time.Now())
@@ -102,13 +106,6 @@ func (f *Functions) Jobs(ctx context.Context, _ *pb.GetActiveJobsRequest, _ Orig
 	return response, gate.Take(ctx, proto.Size(response))
 }
 
-// open returns what has not ended, the oldest first.
-func (f *Functions) open(ctx context.Context) ([]deliberation.Open, error) {
-	var open []deliberation.Open
-	err := f.withLedger(ctx, func(ledger *deliberation.Ledger) { open = ledger.Open() })
-	return open, err
-}
-
 // withLedger reads the ledger as of now. It is kept between calls and caught
 // up, so that a call costs what happened since the last one. Calls take turns.
 func (f *Functions) withLedger(ctx context.Context, read func(*deliberation.Ledger)) error {
@@ -119,17 +116,21 @@ func (f *Functions) withLedger(ctx context.Context, read func(*deliberation.Ledg
 		return ctx.Err()
 	}
 	defer func() { f.ledger <- ledger }()
-	if ledger == nil {
-		fresh, _, err := f.journal.Ledger(ctx)
-		if err != nil {
-			return err
+	var err error
+	for range 2 {
+		if ledger == nil {
+			if ledger, _, err = f.journal.Ledger(ctx); err != nil {
+				return err
+			}
 		}
-		ledger = fresh
+		// What a call has no time for, the next one need not count again.
+		if err = f.journal.CatchUp(ctx, ledger); !errors.Is(err, deliberation.ErrOtherLedger) {
+			break
+		}
+		ledger = nil // the journal is another one now, or has lost what was not counted here
 	}
-	if err := f.journal.CatchUp(ctx, ledger); err != nil {
-		ledger = nil // read again: the journal may be another one now
-		return err
+	if err == nil {
+		read(ledger)
 	}
-	read(ledger)
-	return nil
+	return err
 }

@@ -288,3 +288,83 @@ func TestLedgerOfAnotherJournal(t *testing.T) {
 		t.Errorf("the new journal's snapshot: saved %v, %v", saved, err)
 	}
 }
+
+// TestALedgerLeftBehind has a reader that was idle while the journal counted and
+// lost a hundred: the snapshot has them.
+func TestALedgerLeftBehind(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	idle, revision := w.ledger(t)
+	seed(t, w.server.URL, "seed", 100)
+	w.accept(t, "open", 1)
+	kept := w.catchUp(t, deliberation.NewLedger(nil))
+	if _, saved, err := w.SaveSnapshot(t.Context(), kept.Snapshot(), revision); err != nil || !saved {
+		t.Fatal(saved, err)
+	}
+	_, js := journaltest.Dial(t, w.server.URL)
+	stream := must[jetstream.Stream](t)(js.Stream(t.Context(), journal.Stream))
+	if err := stream.Purge(t.Context()); err != nil { // as its age does
+		t.Fatal(err)
+	}
+	w.accept(t, "new1", 1)
+	w.accept(t, "new2", 1)
+	if err := w.CatchUp(t.Context(), idle); !errors.Is(err, deliberation.ErrOtherLedger) {
+		t.Errorf("what has lost a hundred goes on with %v", err)
+	}
+	fresh, _ := w.ledger(t)
+	stats := w.catchUp(t, fresh).Stats()
+	if stats.GetTotalDeliberations() != 103 || stats.GetActiveDeliberations() != 2 || stats.GetForgottenDeliberations() != 1 {
+		t.Errorf("the statistics are %v", stats)
+	}
+}
+
+// TestAJournalIsKnownByItsCreation: one that tells an older end than the
+// snapshot is the same, and its history is not counted anew.
+func TestAJournalIsKnownByItsCreation(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	w.accept(t, "d1", 1)
+	snapshot := w.recount(t).Snapshot()
+	snapshot.Sequence, snapshot.Total, snapshot.Completed = 1000, 500, 499
+	if _, saved, err := w.SaveSnapshot(t.Context(), snapshot, 0); err != nil || !saved {
+		t.Fatal(saved, err)
+	}
+	same, _ := w.ledger(t)
+	w.accept(t, "d2", 1)
+	if stats := w.catchUp(t, same).Stats(); stats.GetTotalDeliberations() != 501 || stats.GetActiveDeliberations() != 2 {
+		t.Errorf("the same journal, which has lost its end: %v", stats)
+	}
+	_, js := journaltest.Dial(t, w.server.URL)
+	if err := js.DeleteStream(t.Context(), journal.Stream); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Deploy(t.Context(), journaltest.Layout()); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.CatchUp(t.Context(), same); !errors.Is(err, deliberation.ErrOtherLedger) {
+		t.Errorf("another journal: %v", err)
+	}
+	other, _ := w.ledger(t)
+	wantCounts(t, w.catchUp(t, other), 0, 0, 0, 0, 0, 0)
+}
+
+// TestCatchUpSlowly goes on from where a call had no more time.
+func TestCatchUpSlowly(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	seed(t, w.server.URL, "seed", 5000)
+	ledger, _ := w.ledger(t)
+	for calls := 0; ; calls++ {
+		before := ledger.Sequence()
+		ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		err := w.CatchUp(ctx, ledger)
+		cancel()
+		if err == nil {
+			break
+		}
+		if ledger.Sequence() < before || calls > 500 {
+			t.Fatalf("call %d got from %d to %d", calls, before, ledger.Sequence())
+		}
+	}
+	wantCounts(t, ledger, 5000, 0, 0, 5000, 0, 0)
+}

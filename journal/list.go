@@ -38,7 +38,7 @@ func (j *Journal) Page(ctx context.Context, query deliberation.Query) (summaries
 	page := deliberation.NewPage(query.Size)
 	for read, bytes, step := 0, 0, uint64(scanStep); high > floor && read < scanRequests && bytes < scanBytes; {
 		low := max(floor, high-min(high, step))
-		requests, err := j.requests(ctx, low, high, query.Pool)
+		requests, looked, err := j.requests(ctx, low, high, query.Pool)
 		if err != nil {
 			return nil, 0, err
 		}
@@ -50,11 +50,11 @@ func (j *Journal) Page(ctx context.Context, query deliberation.Query) (summaries
 				return page.Summaries, following(request.sequence, first), nil
 			}
 		}
-		read += len(requests)
+		read += looked
 		for _, request := range requests {
 			bytes += request.bytes
 		}
-		if high = low; uint64(len(requests)) < step/8 {
+		if high = low; uint64(looked) < step/8 {
 			step = min(2*step, scanLongStep)
 		}
 	}
@@ -97,31 +97,32 @@ type listed struct {
 	bytes      int
 }
 
-// requests reads the requests that stand from low to before high, one by one:
-// with a batch the server counts all that follow, to the journal's end.
-func (j *Journal) requests(ctx context.Context, low, high uint64, pool string) ([]listed, error) {
-	subject := events.RequestedSubjects
-	if pool != "" {
-		subject = events.PoolSubject(pool)
-	}
-	var entries []listed
+// requests reads the requests that stand from low to before high, one by one,
+// and tells how many there were, those of other pools included. With a batch the
+// server counts all that follow, to the journal's end; asked for one pool, it
+// searches for the next request of it as far, and under a lock.
+func (j *Journal) requests(ctx context.Context, low, high uint64, pool string) (entries []listed, looked int, err error) {
 	for low < high {
-		message, err := j.next(ctx, subject, low)
+		message, err := j.next(ctx, events.RequestedSubjects, low)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		if message == nil || message.Sequence >= high {
 			break
 		}
 		low = message.Sequence + 1
+		looked++
+		if _, its, _, _ := events.ParseSubject(message.Subject); pool != "" && its != pool {
+			continue
+		}
 		entry, err := j.entry(ctx, message)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		if !entry.Unreadable {
 			record := entry.Event.(*pb.DeliberationRequested)
 			entries = append(entries, listed{entry.Sequence, record.GetDeliberationId(), record.GetTaskId(), len(message.Data)})
 		}
 	}
-	return entries, nil
+	return entries, looked, nil
 }

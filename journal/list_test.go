@@ -131,3 +131,18 @@ func TestPageOfLargeOnes(t *testing.T) {
 		t.Errorf("%d are found in %d pages", len(ids), pages)
 	}
 }
+
+// TestARarePool is looked for as any other: the server is never asked to search
+// for it, which it does under a lock.
+func TestARarePool(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	rare := journaltest.Record("rare", 1, 300)
+	rare.Pool = "rare"
+	must[*pb.DeliberationRequested](t)(w.Accept(t.Context(), rare, ""))
+	seed(t, w.server.URL, "seed", 1500)
+	ids, pages := w.list(t, deliberation.Query{Size: 5, Pool: "rare"}, func() {})
+	if !slices.Equal(ids, []string{"rare"}) || pages < 3 {
+		t.Errorf("found %v on %d pages", ids, pages)
+	}
+}

@@ -12,8 +12,14 @@ import (
 // rest belongs to what was accepted, so that it can always end.
 const watermarkShare = 0.8
 
-// roomFor is how long a look at the stream's state is believed.
-const roomFor = time.Second
+const (
+	// roomFor is how long a look at the stream's state is believed.
+	roomFor = time.Second
+	// roomTrusted is how long it is believed while there is no newer one.
+	roomTrusted = time.Minute
+	// lookPatience is how long such a newer one is waited for.
+	lookPatience = 250 * time.Millisecond
+)
 
 // watermark remembers how full the journal is.
 type watermark struct {
@@ -54,11 +60,19 @@ func (w *watermark) reached() bool {
 	return above(w.bytes, w.maxBytes) || above(w.messages, w.maxMsgs)
 }
 
+// known reports whether the last look can stand in for one that is not answered.
+func (w *watermark) known() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return time.Since(w.seen) <= roomTrusted
+}
+
 // checkRoom refuses, with LimitReached, while the journal is above the
-// watermark.
+// watermark. Publishing may work while the stream's state is not told: then the
+// last look counts for a while, with what was stored from here since.
 func (j *Journal) checkRoom(ctx context.Context) error {
 	if !j.room.fresh() {
-		if err := j.look(ctx); err != nil {
+		if err := j.look(ctx, j.room.known()); err != nil && !j.room.known() {
 			return err
 		}
 	}
@@ -69,8 +83,13 @@ func (j *Journal) checkRoom(ctx context.Context) error {
 }
 
 // look reads the journal's state, once for all who wait for it; each waits no
-// longer than its own context.
-func (j *Journal) look(ctx context.Context) error {
+// longer than its own context, and only a moment where it can do without.
+func (j *Journal) look(ctx context.Context, briefly bool) error {
+	if briefly {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, lookPatience)
+		defer cancel()
+	}
 	looked := j.looks.DoChan("", func() (any, error) {
 		info, err := j.info(context.WithoutCancel(ctx))
 		if err == nil {

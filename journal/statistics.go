@@ -21,9 +21,8 @@ const snapshotKey = "snapshot"
 const heartbeat = 2 * time.Second
 
 // Ledger returns the ledger as of the last snapshot, to CatchUp or Follow
-// from. revision is what SaveSnapshot compares with. A snapshot that is ahead
-// of the journal is of another one, which was deleted or lost its end: what
-// there is now is counted from its beginning.
+// from. revision is what SaveSnapshot compares with. Where the snapshot is of
+// another journal, what there is now is counted from its beginning.
 func (j *Journal) Ledger(ctx context.Context) (ledger *deliberation.Ledger, revision uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, j.wait)
 	defer cancel()
@@ -44,20 +43,36 @@ func (j *Journal) Ledger(ctx context.Context) (ledger *deliberation.Ledger, revi
 	return nil, 0, unavailable("statistics", "the snapshot's object is gone; try again", nil)
 }
 
+// ledgerOf starts a ledger from a snapshot. A journal is known by when it was
+// made: a leader that was paused may tell an older end of the same one.
 func (j *Journal) ledgerOf(ctx context.Context, snapshot *pb.StatsSnapshot) (*deliberation.Ledger, error) {
-	if snapshot.GetSequence() == 0 {
-		return deliberation.NewLedger(nil), nil
-	}
 	info, err := j.info(ctx)
 	if err != nil {
 		return nil, err
 	}
-	if info.State.LastSeq < snapshot.GetSequence() {
+	ledger := deliberation.NewLedger(snapshot)
+	made := ledger.Created()
+	switch behind := info.State.LastSeq < ledger.Sequence(); {
+	case !made.IsZero() && !made.Equal(info.Created), made.IsZero() && behind:
 		j.log.Warn("the statistics' snapshot is of another journal; counting anew",
-			"snapshot", snapshot.GetSequence(), "journal", info.State.LastSeq)
-		return deliberation.NewLedger(nil), nil
+			"snapshot", ledger.Sequence(), "journal", info.State.LastSeq)
+		ledger = deliberation.NewLedger(nil)
+	case behind:
+		if err := j.led(ctx); err != nil {
+			return nil, err
+		}
+		j.log.Warn("the journal has lost its end; counting on from there",
+			"snapshot", ledger.Sequence(), "journal", info.State.LastSeq)
+		ledger.Resume(info.State.LastSeq)
+	case ledger.Sequence()+1 < info.State.FirstSeq:
+		j.log.Warn("the journal has lost messages that no statistics have counted",
+			"snapshot", ledger.Sequence(), "first", info.State.FirstSeq)
 	}
-	return deliberation.NewLedger(snapshot), nil
+	if info.State.FirstSeq > ledger.Sequence()+1 {
+		ledger.Resume(info.State.FirstSeq - 1)
+	}
+	ledger.Of(info.Created)
+	return ledger, nil
 }
 
 // snapshot reads the snapshot as it is stored; an empty one of revision 0
@@ -129,8 +144,10 @@ func (j *Journal) putSnapshot(ctx context.Context, snapshot proto.Message, revis
 }
 
 // CatchUp folds into a ledger all that the journal held when it was called.
-// The leader says how far that is. A ledger that is ahead of the journal is of
-// another one: Unavailable, until the caller asks for the Ledger again.
+// The leader says how far that is. Unavailable, until the caller asks for the
+// Ledger again: the ledger is of another journal, or the journal has lost what it
+// has not folded. One that takes too long is Unavailable too, and goes on from
+// where it was when it is called again.
 func (j *Journal) CatchUp(ctx context.Context, ledger *deliberation.Ledger) error {
 	ctx, cancel := context.WithTimeout(ctx, 6*j.wait)
 	defer cancel()
@@ -138,31 +155,54 @@ func (j *Journal) CatchUp(ctx context.Context, ledger *deliberation.Ledger) erro
 	if err != nil {
 		return err
 	}
-	if info.State.LastSeq < ledger.Sequence() {
-		return unavailable("statistics", "the journal was made anew; try again", nil)
-	}
-	target, err := j.lastSequence(ctx, info)
-	if err != nil || target <= ledger.Sequence() {
+	if err := suits(ledger, info); err != nil {
 		return err
 	}
-	return j.follow(ctx, ledger.Sequence()+1, func(mark deliberation.Mark) bool {
-		ledger.Apply(mark)
-		return mark.Sequence < target
-	})
+	ledger.Of(info.Created)
+	target, err := j.lastSequence(ctx, info, ledger.Sequence())
+	if err != nil {
+		return err
+	}
+	if target > ledger.Sequence() {
+		err = j.follow(ctx, ledger.Sequence()+1, func(mark deliberation.Mark) bool {
+			ledger.Apply(mark)
+			return mark.Sequence < target
+		})
+	}
+	if err == nil {
+		ledger.ForgetBefore(info.State.FirstSeq)
+	}
+	return err
+}
+
+// suits reports whether a ledger goes on with the journal. One that belongs to
+// none yet counts what there is.
+func suits(ledger *deliberation.Ledger, info *jetstream.StreamInfo) error {
+	created := ledger.Created()
+	switch {
+	case info.State.LastSeq < ledger.Sequence(), !created.IsZero() && !created.Equal(info.Created):
+		return unavailable("statistics", "the journal was made anew; try again", deliberation.ErrOtherLedger)
+	case !created.IsZero() && ledger.Sequence()+1 < info.State.FirstSeq:
+		return unavailable("statistics", "the journal has lost what was not counted here; try again", deliberation.ErrOtherLedger)
+	default:
+		return nil
+	}
 }
 
 // lastSequence returns the sequence of the last message that stands, from the
-// leader.
-func (j *Journal) lastSequence(ctx context.Context, info *jetstream.StreamInfo) (uint64, error) {
-	if info.State.Msgs == 0 {
+// leader; or any up to have, where nothing stands behind it.
+func (j *Journal) lastSequence(ctx context.Context, info *jetstream.StreamInfo, have uint64) (uint64, error) {
+	if info.State.Msgs == 0 || info.State.LastSeq <= have {
 		return 0, nil
 	}
 	if info.State.NumDeleted == 0 {
 		return info.State.LastSeq, nil
 	}
-	// Somebody deleted messages, perhaps the last ones. The server searches
-	// long for this, which is why it is not asked always.
-	message, err := j.last(ctx, events.JournalSubjects)
+	// Somebody deleted messages: seldom the last one, which is found at once.
+	message, err := j.ask(ctx, getRequest{Sequence: info.State.LastSeq})
+	if err == nil && message == nil {
+		message, err = j.last(ctx, events.JournalSubjects) // the server searches long for this
+	}
 	if err != nil || message == nil {
 		return 0, err
 	}

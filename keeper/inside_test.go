@@ -243,7 +243,7 @@ func (*responsesJournal) Story(context.Context, string) (*deliberation.Deliberat
 	return &deliberation.Deliberation{}, nil
 }
 
-func (j *responsesJournal) Respond(_ context.Context, subject, _ string, _ map[string][]string, data []byte) error {
+func (j *responsesJournal) Announce(_ context.Context, subject, _ string, _ map[string][]string, data []byte) error {
 	if subject == events.ResponseCompleted {
 		return &deliberation.Error{Code: deliberation.Unavailable}
 	}
@@ -266,5 +266,16 @@ func TestOneDestinationAway(t *testing.T) {
 	}
 	if len(j.told) != 1 || len(j.told[0]) > 1<<20 || !bytes.Contains(j.told[0], []byte(`"agent_id":"b"`)) {
 		t.Errorf("%d are told", len(j.told))
+	}
+}
+
+func TestLargeSnapshotsAreSeldom(t *testing.T) {
+	t.Parallel()
+	for open, want := range map[int64]time.Duration{
+		0: 0, 19_999: 0, 100_000: 25 * time.Second, 1_000_000: 250 * time.Second, 1 << 40: snapshotSlowest,
+	} {
+		if got := snapshotPause(open); got != want {
+			t.Errorf("with %d open: %s, want %s", open, got, want)
+		}
 	}
 }

@@ -16,8 +16,12 @@ const (
 	// grace is how long the workers have to write an end at the deadline
 	// themselves.
 	grace = 2 * time.Second
-	// snapshotEvery is how often a snapshot is stored if anything happened.
-	snapshotEvery = 5 * time.Second
+	// snapshotEvery is how often a snapshot is stored if anything happened. One
+	// that is large, as much is open, is stored less often: as much later for each
+	// snapshotOpen, up to snapshotSlowest. Whoever reads it counts on from there.
+	snapshotEvery   = 5 * time.Second
+	snapshotOpen    = 20_000
+	snapshotSlowest = 5 * time.Minute
 )
 
 // book is the ledger as it is being kept.
@@ -26,6 +30,7 @@ type book struct {
 	ledger   *deliberation.Ledger
 	revision uint64 // of the last snapshot
 	saved    uint64 // the sequence that it has
+	tried    time.Time
 
 	complaints throttle // of ends that cannot be written
 }
@@ -71,13 +76,15 @@ func every(ctx context.Context, interval time.Duration, call func() error) error
 // on from the newer snapshot: it never goes back.
 func (k *Keeper) snapshot(ctx context.Context, kept *book) error {
 	kept.mu.Lock()
-	if kept.ledger.Sequence() <= kept.saved {
+	open := kept.ledger.Stats().GetActiveDeliberations()
+	if kept.ledger.Sequence() <= kept.saved || time.Since(kept.tried) < snapshotPause(open) {
 		kept.mu.Unlock()
 		return nil
 	}
 	snapshot := kept.ledger.Snapshot()
 	kept.mu.Unlock()
 
+	kept.tried = time.Now()
 	revision, saved, err := k.journal.SaveSnapshot(ctx, snapshot, kept.revision)
 	if err != nil {
 		return err
@@ -92,4 +99,9 @@ func (k *Keeper) snapshot(ctx context.Context, kept *book) error {
 	}
 	kept.revision, kept.saved = revision, theirs.Sequence()
 	return nil
+}
+
+// snapshotPause is how long a snapshot waits at least after the one before.
+func snapshotPause(open int64) time.Duration {
+	return min(time.Duration(open/snapshotOpen)*snapshotEvery, snapshotSlowest)
 }
