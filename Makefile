@@ -144,7 +144,7 @@ bench: build lambda image $(VENV)/.made $(TOOLS)/nats-server $(TOOLS)/func ## Me
 	$(GO) run ./tests/bench -subjects '$(BENCH)'
 
 bench-go: ## Print the figures and allocations of the hot paths
-	$(GO) test -run '^$$' -bench . -benchmem ./deliberation ./events ./functions ./journal
+	$(GO) test -run '^$$' -bench . -benchmem ./deliberation ./events ./functions ./gate ./journal
 
 clean: ## Remove what was built, not what was downloaded
 	rm -rf bin dist .func .ray-executor

@@ -11,7 +11,7 @@ const (
 	// deliberation fits always: those of an older journal may have long names.
 	MaxPageBytes = 1 << 20
 	// maxPageReads is the most that a page reads for it.
-	maxPageReads = 16 << 20
+	maxPageReads = 4 << 20
 )
 
 // Page collects what a list tells of deliberations. It holds no more of a story

@@ -3,7 +3,6 @@ package functions_test
 import (
 	"fmt"
 	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 
@@ -84,19 +83,4 @@ func TestStreamsAboveTheLimit(t *testing.T) {
 		t.Error(err)
 	}
 	first.Body.Close()
-}
-
-// TestAReplyThatNeverFits is refused for good.
-func TestAReplyThatNeverFits(t *testing.T) {
-	t.Parallel()
-	f := setup(t, func(o *functions.Options) {
-		o.Limits = gate.Limits{Requests: 1, Streams: 1, Reads: 1, Bytes: 1}
-	})
-	got := httptest.NewRecorder()
-	mux := http.NewServeMux()
-	f.Mount(mux)
-	r := httptest.NewRequest(http.MethodPost, "/v1/deliberations", strings.NewReader(`{"task_description":"`+strings.Repeat("x", 1<<20)+`"}`))
-	if mux.ServeHTTP(got, r); got.Code != http.StatusRequestEntityTooLarge {
-		t.Errorf("answered %d %s", got.Code, got.Body)
-	}
 }

@@ -32,7 +32,9 @@ type body struct {
 	source io.ReadCloser
 	plain  io.Reader // source, or what decompresses it
 	zip    *gzip.Reader
-	left   int64
+	length int64 // as declared; below 1: unknown
+	read   int64
+	held   int64 // counted bytes
 	failed error
 }
 
@@ -44,15 +46,15 @@ func (v *visit) setBody(r *http.Request, door *Door) error {
 		return nil
 	}
 	b := &v.body
-	*b = body{visit: v, door: door, source: r.Body, plain: r.Body, left: door.MaxBody}
+	*b = body{visit: v, door: door, source: r.Body, plain: r.Body, length: r.ContentLength}
 	r.Body = b
 	switch coding := r.Header.Get("Content-Encoding"); {
 	case isGzip(coding):
 		r.Header.Del("Content-Encoding")
-		r.ContentLength = -1
+		r.ContentLength, b.length = -1, -1
 		b.plain = &inflating{from: b}
 	case isGzip(r.Header.Get("Grpc-Encoding")), isGzip(r.Header.Get("Connect-Content-Encoding")):
-		b.plain = &frames{from: b}
+		b.plain, b.length = &frames{from: b}, -1
 	case coding != "" && !strings.EqualFold(coding, "identity"):
 		return deliberation.Invalidf("content-encoding", "%q is not read here: send gzip, or the body as it is", deliberation.Short(coding))
 	}
@@ -81,11 +83,36 @@ func (b *body) Read(p []byte) (int, error) {
 
 // count counts what has been read.
 func (b *body) count(n int64) error {
-	b.left -= n
-	if b.left < 0 {
+	b.read += n
+	return b.need(b.read)
+}
+
+// usual is what a body is taken to have when it does not say: a request, and
+// what frames it.
+const usual = 1<<20 + 64<<10
+
+// need counts a body that has so many bytes at least. It counts all that is to
+// come at once: bodies that wait for more of what others hold, while those do
+// the same, would all wait in vain. One that sends little counts nothing.
+func (b *body) need(bytes int64) error {
+	if bytes > b.door.MaxBody {
 		return errBody
 	}
-	return b.visit.take(b.visit.Context, n)
+	if bytes <= small || bytes <= b.held {
+		return nil
+	}
+	whole := b.door.MaxBody
+	switch {
+	case bytes <= b.length:
+		whole = b.length
+	case bytes <= usual:
+		whole = min(usual, whole)
+	}
+	if err := wait(b.visit.Context, b.visit.gate.bodies, whole-b.held, "memory"); err != nil {
+		return err
+	}
+	b.held = whole
+	return nil
 }
 
 // told is an error as the door understands it.
@@ -117,8 +144,12 @@ func (b *body) unzip(from io.Reader) (*gzip.Reader, error) {
 	return b.zip, b.zip.Reset(from)
 }
 
-// release lets others use what the body was decompressed with.
+// release gives back what the body holds.
 func (b *body) release() {
+	if b.held > 0 {
+		b.visit.gate.bodies.Release(b.held)
+		b.held = 0
+	}
 	if b.zip != nil {
 		unzippers.Put(b.zip)
 		b.zip = nil

@@ -61,7 +61,7 @@ func (f *frames) next() error {
 
 // inflate decompresses a message of a size, as far as the limit goes.
 func (f *frames) inflate(size int64) error {
-	if size > f.from.left {
+	if size > f.from.door.MaxBody {
 		return errBody
 	}
 	compressed := io.LimitReader(f.from.source, size)
@@ -70,12 +70,9 @@ func (f *frames) inflate(size int64) error {
 		return malformed(err)
 	}
 	part := make([]byte, 4<<10)
-	for most := f.from.left; ; {
+	for {
 		n, err := reader.Read(part)
-		if most -= int64(n); most < 0 {
-			return errBody
-		}
-		if counting := f.from.visit.take(f.from.visit.Context, int64(n)); counting != nil {
+		if counting := f.from.need(f.from.read + int64(f.out.Len()+n)); counting != nil {
 			return counting
 		}
 		f.out.Write(part[:n])

@@ -11,7 +11,7 @@ import (
 )
 
 // patience is how long a request waits for its turn.
-const patience = 2 * time.Second
+const patience = 5 * time.Second
 
 // Gate holds the limits of one instance. Make it with New.
 type Gate struct {
@@ -19,7 +19,9 @@ type Gate struct {
 	requests *semaphore.Weighted
 	streams  *semaphore.Weighted
 	reads    *semaphore.Weighted
-	bytes    *semaphore.Weighted
+	bodies   *semaphore.Weighted
+	replies  *semaphore.Weighted
+	sends    *semaphore.Weighted
 }
 
 // New returns a gate.
@@ -29,7 +31,9 @@ func New(limits Limits) *Gate {
 		requests: semaphore.NewWeighted(int64(limits.Requests)),
 		streams:  semaphore.NewWeighted(int64(limits.Streams)),
 		reads:    semaphore.NewWeighted(int64(limits.Reads)),
-		bytes:    semaphore.NewWeighted(limits.Bytes),
+		bodies:   semaphore.NewWeighted(limits.Bodies),
+		replies:  semaphore.NewWeighted(limits.Replies),
+		sends:    semaphore.NewWeighted(limits.Sends),
 	}
 }
 
@@ -64,6 +68,7 @@ func (g *Gate) pass(door *Door, w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	v := &visit{Context: r.Context(), gate: g, response: w}
+	v.whole = v
 	v.inside.Store(true)
 	defer v.leave()
 	through := r.WithContext(v)

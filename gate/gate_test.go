@@ -19,7 +19,7 @@ import (
 	"rayexecutor/gate"
 )
 
-var limits = gate.Limits{Requests: 2, Streams: 1, Connections: 2, Reads: 1, Bytes: gate.MaxBody}
+var limits = gate.Limits{Requests: 2, Streams: 1, Connections: 2, Reads: 1, Bodies: gate.MaxBody, Replies: gate.MaxBody, Sends: 1}
 
 // knock sends a request through a gate to a handler and returns how it was
 // refused, nil where it was not.
@@ -50,11 +50,11 @@ func wantCode(t *testing.T, err error, code deliberation.Code) {
 // TestLimitsFitTheMemory, in any process.
 func TestLimitsFitTheMemory(t *testing.T) {
 	t.Parallel()
-	if got := gate.For(256 << 20 * 9 / 10); got.Streams < 900 || got.Streams > 1000 || got.Bytes < gate.MaxBody || got.Bytes > 16<<20 {
+	if got := gate.For(256 << 20 * 9 / 10); got.Streams < 900 || got.Streams > 1000 || got.Bodies < gate.MaxBody || got.Bodies > 16<<20 {
 		t.Errorf("a pod of 256 MiB is given %+v", got)
 	}
 	for _, memory := range []int64{0, 1 << 20, 64 << 20, 1 << 40, math.MaxInt64} {
-		if got := gate.For(memory); got.Requests < 64 || got.Reads < 8 || got.Bytes < gate.MaxBody || got.Streams > 4096 {
+		if got := gate.For(memory); got.Requests < 64 || got.Reads < 4 || got.Bodies < gate.MaxBody || got.Replies < gate.MaxBody || got.Streams > 4096 {
 			t.Errorf("%d bytes of memory allow %+v", memory, got)
 		}
 	}
@@ -249,10 +249,17 @@ func TestTake(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancel(r.Context())
 		cancel()
-		if _, err := gate.Reading(ctx); !errors.Is(err, context.Canceled) {
-			t.Errorf("a second read: %v", err)
+		if _, err := gate.Reading(ctx); err != nil {
+			t.Errorf("it has its turn until it ends: %v", err)
 		}
 		done()
+		knock(g, http.NoBody, func(_ http.ResponseWriter, r *http.Request) {
+			ctx, cancel := context.WithCancel(r.Context())
+			cancel()
+			if _, err := gate.Reading(ctx); !errors.Is(err, context.Canceled) {
+				t.Errorf("another request reads: %v", err)
+			}
+		})
 	})
 }
 
@@ -295,4 +302,22 @@ func zip(t *testing.T, plain []byte) []byte {
 		t.Fatal(err)
 	}
 	return out.Bytes()
+}
+
+// BenchmarkPass is what the gate adds to a small request.
+func BenchmarkPass(b *testing.B) {
+	g := gate.New(gate.For(math.MaxInt64))
+	door := g.Before(&gate.Door{
+		Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { _, _ = io.Copy(io.Discard, r.Body) }),
+		MaxBody: gate.MaxBody,
+	})
+	content := strings.Repeat("x", 300)
+	body := strings.NewReader(content)
+	r := httptest.NewRequest(http.MethodPost, "/", body)
+	w := httptest.NewRecorder()
+	b.ReportAllocs()
+	for b.Loop() {
+		body.Reset(content)
+		door.ServeHTTP(w, r)
+	}
 }

@@ -19,11 +19,13 @@ type Limits struct {
 	Requests, Streams int
 	// Connections are open at once, on all ports.
 	Connections int
-	// Reads of the journal are under way at once.
+	// Reads of the journal are under way at once. Each may be answered with 1.4 MB,
+	// and nats-server cuts a client that is 64 MB behind.
 	Reads int
-	// Bytes of bodies and replies are in memory at once. What is small is not
-	// counted: Requests bounds it.
-	Bytes int64
+	// Bytes are in memory at once: of bodies, of what is read to reply, and of
+	// what streams send. They are apart, so that who fills one keeps the others
+	// free. What is small is not counted: Requests bounds it.
+	Bodies, Replies, Sends int64
 }
 
 const (
@@ -41,8 +43,9 @@ func For(memory int64) Limits {
 	streams := clamp(memory>>18, 64, 4096)
 	return Limits{
 		Requests: streams, Streams: streams, Connections: 2 * streams,
-		Reads: clamp(memory>>24, 8, 64),
-		Bytes: int64(clamp(memory>>4, MaxBody, 64<<20)),
+		Reads:  clamp(memory>>25, 4, 32),
+		Bodies: int64(clamp(memory>>4, MaxBody, 64<<20)), Replies: int64(clamp(memory>>5, MaxBody, 64<<20)),
+		Sends: int64(clamp(memory>>6, MaxBody/2, 32<<20)),
 	}
 }
 

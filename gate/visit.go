@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"rayexecutor/deliberation"
 )
 
@@ -17,8 +19,11 @@ type visit struct {
 	context.Context
 
 	gate     *Gate
+	whole    *visit // the request, of which this is a part; itself, mostly
 	response http.ResponseWriter
 	inside   atomic.Bool  // whether it counts as a request
+	reading  atomic.Bool  // whether it has its turn to read
+	lasts    atomic.Bool  // whether it is a stream
 	held     atomic.Int64 // bytes that it has asked for
 	counted  atomic.Int64 // bytes of these that are counted
 	body     body
@@ -44,13 +49,17 @@ func (v *visit) leave() {
 	if v.inside.Swap(false) {
 		v.gate.requests.Release(1)
 	}
+	if v.reading.Swap(false) {
+		v.gate.reads.Release(1)
+	}
 	v.giveBack()
 	v.body.release()
 }
 
 func (v *visit) giveBack() {
 	v.held.Store(0)
-	v.gate.bytes.Release(v.counted.Swap(0))
+	pool, _ := v.pool()
+	pool.Release(v.counted.Swap(0))
 }
 
 // take counts bytes that the request is about to hold; the first few are free.
@@ -60,17 +69,26 @@ func (v *visit) take(ctx context.Context, n int64) error {
 		return nil
 	}
 	n = min(n, held-small)
-	if held-small > v.gate.limits.Bytes {
+	pool, size := v.pool()
+	if held-small > size {
 		return &deliberation.Error{
 			Code: deliberation.TooLarge, Field: "memory",
 			Message: "this instance has too little for it: ask for less at a time, or give it more",
 		}
 	}
-	if err := wait(ctx, v.gate.bytes, n, "memory"); err != nil {
+	if err := wait(ctx, pool, n, "memory"); err != nil {
 		return err
 	}
 	v.counted.Add(n)
 	return nil
+}
+
+// pool is where a request's bytes count, and how many it has.
+func (v *visit) pool() (*semaphore.Weighted, int64) {
+	if v.whole.lasts.Load() {
+		return v.gate.sends, v.gate.limits.Sends
+	}
+	return v.gate.replies, v.gate.limits.Replies
 }
 
 // Take counts bytes that the request of a context is about to hold, until it
@@ -94,20 +112,30 @@ func Borrow(ctx context.Context) (borrowing context.Context, back func()) {
 	if v == nil {
 		return ctx, func() {}
 	}
-	part := &visit{Context: ctx, gate: v.gate, response: v.response}
+	part := &visit{Context: ctx, gate: v.gate, whole: v.whole, response: v.response}
 	return part, part.giveBack
 }
 
-// Reading waits for its turn to read from the journal; done ends it.
+// Reading waits for the turn to read from the journal. A request waits once, and
+// then reads to its end: what it has done would be lost. A stream waits each
+// time, until done is called.
 func Reading(ctx context.Context) (done func(), err error) {
 	v := visitOf(ctx)
 	if v == nil {
 		return func() {}, nil
 	}
+	whole := v.whole
+	if !whole.lasts.Load() && whole.reading.Swap(true) {
+		return func() {}, nil
+	}
 	if err := wait(ctx, v.gate.reads, 1, "reads"); err != nil {
+		whole.reading.Store(false)
 		return nil, err
 	}
-	return func() { v.gate.reads.Release(1) }, nil
+	if whole.lasts.Load() {
+		return func() { v.gate.reads.Release(1) }, nil
+	}
+	return func() {}, nil
 }
 
 // Stream makes a stream of a request: it counts as such until end is called,
@@ -127,6 +155,7 @@ func Stream(ctx context.Context) (end func(), err error) {
 		v.gate.requests.Release(1)
 	}
 	v.giveBack()
+	v.lasts.Store(true)
 	control := http.NewResponseController(v.response)
 	_ = control.SetReadDeadline(time.Time{}) // hosts without deadlines have none to lift
 	_ = control.SetWriteDeadline(time.Time{})

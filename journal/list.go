@@ -12,12 +12,12 @@ import (
 
 // A page looks through so many journal sequences at most, so that its cost
 // does not grow with history, and stops once it has read so many requests. It
-// goes backwards in steps; one that finds little makes the next one longer.
+// goes backwards in steps. A request may have a megabyte: so many bytes are read.
 const (
 	scanWindow   = 20_000
 	scanRequests = 500
-	scanBytes    = 32 << 20
-	scanStep     = 32
+	scanBytes    = 8 << 20
+	scanStep     = 8
 	scanLongStep = 4096
 )
 
@@ -36,7 +36,8 @@ func (j *Journal) Page(ctx context.Context, query deliberation.Query) (summaries
 	floor := max(first, high-min(high, scanWindow))
 	ctx = withoutResults(ctx)
 	page := deliberation.NewPage(query.Size)
-	for read, bytes, step := 0, 0, uint64(scanStep); high > floor && read < scanRequests && bytes < scanBytes; {
+	read, step := looks{}, uint64(scanStep)
+	for high > floor && read.requests < scanRequests && read.bytes < scanBytes {
 		low := max(floor, high-min(high, step))
 		requests, looked, err := j.requests(ctx, low, high, query.Pool)
 		if err != nil {
@@ -50,15 +51,29 @@ func (j *Journal) Page(ctx context.Context, query deliberation.Query) (summaries
 				return page.Summaries, following(request.sequence, first), nil
 			}
 		}
-		read += looked
-		for _, request := range requests {
-			bytes += request.bytes
-		}
-		if high = low; uint64(looked) < step/8 {
-			step = min(2*step, scanLongStep)
-		}
+		high = low
+		read.requests, read.bytes = read.requests+looked.requests, read.bytes+looked.bytes
+		step = followingStep(step, looked)
 	}
 	return page.Summaries, following(high, first), nil
+}
+
+// looks is how much was read for a page.
+type looks struct{ requests, bytes int }
+
+// followingStep is longer than a step that found few requests, or small ones,
+// and shorter than one that found large ones.
+func followingStep(step uint64, found looks) uint64 {
+	switch {
+	case uint64(found.requests) <= step/8:
+		return min(2*step, scanLongStep)
+	case found.bytes > scanBytes/4:
+		return max(step/2, 1)
+	case found.bytes < scanBytes/32:
+		return max(step, min(2*step, 32))
+	default:
+		return step
+	}
 }
 
 // match puts a request's story on the page if the query asks for it. The story
@@ -94,34 +109,34 @@ func following(sequence, first uint64) uint64 {
 type listed struct {
 	sequence   uint64
 	id, taskID string
-	bytes      int
 }
 
 // requests reads the requests that stand from low to before high, one by one,
 // and tells how many there were, those of other pools included. With a batch the
 // server counts all that follow, to the journal's end; asked for one pool, it
 // searches for the next request of it as far, and under a lock.
-func (j *Journal) requests(ctx context.Context, low, high uint64, pool string) (entries []listed, looked int, err error) {
+func (j *Journal) requests(ctx context.Context, low, high uint64, pool string) (entries []listed, looked looks, err error) {
 	for low < high {
 		message, err := j.next(ctx, events.RequestedSubjects, low)
 		if err != nil {
-			return nil, 0, err
+			return nil, looks{}, err
 		}
 		if message == nil || message.Sequence >= high {
 			break
 		}
 		low = message.Sequence + 1
-		looked++
+		looked.requests++
+		looked.bytes += len(message.Data)
 		if _, its, _, _ := events.ParseSubject(message.Subject); pool != "" && its != pool {
 			continue
 		}
 		entry, err := j.entry(ctx, message)
 		if err != nil {
-			return nil, 0, err
+			return nil, looks{}, err
 		}
 		if !entry.Unreadable {
 			record := entry.Event.(*pb.DeliberationRequested)
-			entries = append(entries, listed{entry.Sequence, record.GetDeliberationId(), record.GetTaskId(), len(message.Data)})
+			entries = append(entries, listed{entry.Sequence, record.GetDeliberationId(), record.GetTaskId()})
 		}
 	}
 	return entries, looked, nil

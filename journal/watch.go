@@ -14,10 +14,11 @@ import (
 
 // A watch looks at the leader when it hears of a message, which may not be
 // stored yet: then again, soon and ever later. Hearing is not certain, so it
-// looks now and then without it.
+// looks now and then without it: seldom, as a look reads a message of up to a
+// megabyte.
 const (
 	lookSoon  = 5 * time.Millisecond
-	lookLater = 5 * time.Second
+	lookLater = 30 * time.Second
 )
 
 // Watch tells each entry of one deliberation's story after a sequence, in

@@ -2,6 +2,7 @@ package conformance_test
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -71,6 +72,7 @@ func mistakes() []mistake {
 	in("agents", "fill to 128 MB together", func(r *submitted) {
 		r.TaskDescription, r.Agents = strings.Repeat("x", 500_000), agents(256)
 	})
+	all = append(all, tooLong()...)
 	add("reason", "4,097 characters", &pb.CancelDeliberationRequest{DeliberationId: "nobody-knows", Reason: strings.Repeat("x", 4097)})
 	add("state", "done", &pb.ListDeliberationsRequest{State: "done"})
 	add("pool", "Default", &pb.ListDeliberationsRequest{Pool: "Default"})
@@ -79,6 +81,33 @@ func mistakes() []mistake {
 	for _, token := range []string{"0", "-1", "x", "1.5", " 1", strings.Repeat("1", 64), strings.Repeat("1", 65)} {
 		add("page_token", fmt.Sprintf("%.8q", token), &pb.ListDeliberationsRequest{PageToken: token})
 	}
+	return all
+}
+
+// tooLong are strings and maps above their lengths (contract 11).
+func tooLong() []mistake {
+	type submitted = pb.ExecuteDeliberationRequest
+	long, metadata := strings.Repeat("ä", 257), make(map[string]string)
+	for i := range 65 {
+		metadata[fmt.Sprint(i)] = "v"
+	}
+	constraints := func(set *pb.TaskConstraints) func(*submitted) { return func(r *submitted) { r.Constraints = set } }
+	all := []mistake{{"task_id", "257 characters", &pb.ListDeliberationsRequest{TaskId: long}}}
+	for field, change := range map[string]func(*submitted){
+		"task_id":                   func(r *submitted) { r.TaskId = long },
+		"role":                      func(r *submitted) { r.Role = long },
+		"vllm_model":                func(r *submitted) { r.VllmModel = long },
+		"vllm_url":                  func(r *submitted) { r.VllmUrl = "http://" + allowedHost + "/" + strings.Repeat("p", 2048) },
+		"agents[1].role":            func(r *submitted) { r.Agents[1].Role = long },
+		"agents[1].model":           func(r *submitted) { r.Agents[1].Model = long },
+		"constraints.story_id":      constraints(&pb.TaskConstraints{StoryId: long}),
+		"constraints.plan_id":       constraints(&pb.TaskConstraints{PlanId: long}),
+		"constraints.metadata":      constraints(&pb.TaskConstraints{Metadata: metadata}),
+		`constraints.metadata["k"]`: constraints(&pb.TaskConstraints{Metadata: map[string]string{"k": strings.Repeat("v", 4097)}}),
+	} {
+		all = append(all, mistake{field, "too long", submitWith(change)})
+	}
+	slices.SortFunc(all, func(a, b mistake) int { return strings.Compare(a.field, b.field) })
 	return all
 }
 

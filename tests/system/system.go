@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -36,6 +37,8 @@ type Options struct {
 	Settings []string
 	// RayCPUs is how many CPUs Ray hands out; 0: as many as there are.
 	RayCPUs int
+	// Wrap is a command that runs the server, whose own stands behind it.
+	Wrap []string
 }
 
 // System is the whole system. Its parts start one by one: a test may want to
@@ -149,7 +152,8 @@ func (s *System) binary() string { return filepath.Join(s.root, "bin", "ray-exec
 // LaunchServer starts `ray-executor serve` and does not wait.
 func (s *System) LaunchServer() error {
 	var err error
-	s.server, err = Start(filepath.Join(s.options.Dir, "serve.log"), s.Environ(), s.binary(), "serve")
+	command := append(slices.Clone(s.options.Wrap), s.binary(), "serve")
+	s.server, err = Start(filepath.Join(s.options.Dir, "serve.log"), s.Environ(), command[0], command[1:]...)
 	if err != nil {
 		return fmt.Errorf("%w; run `make build`", err)
 	}
