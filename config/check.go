@@ -132,6 +132,9 @@ func (c *Config) checkLogin() error {
 	case c.NATSCert == "" && c.NATSKey != "":
 		return errors.New("NATS_CERT: must be set with NATS_KEY")
 	}
+	if c.JournalMaxMessages < 1000 && c.JournalMaxMessages != -1 {
+		return fmt.Errorf("JOURNAL_MAX_MESSAGES=%d: must be 1000 or more, or -1 for no limit", c.JournalMaxMessages)
+	}
 	return nil
 }
 

@@ -87,6 +87,8 @@ type Config struct {
 	JournalReplicas int           `env:"JOURNAL_REPLICAS" envDefault:"1"`
 	JournalMaxAge   time.Duration `env:"JOURNAL_MAX_AGE" envDefault:"168h"`
 	JournalMaxBytes int64         `env:"JOURNAL_MAX_BYTES" envDefault:"8589934592"`
+	// JournalMaxMessages bounds the server's memory, at 230 bytes a message.
+	JournalMaxMessages int64 `env:"JOURNAL_MAX_MESSAGES" envDefault:"4000000"`
 
 	LogLevel  slog.Level `env:"LOG_LEVEL" envDefault:"INFO"`
 	LogFormat string     `env:"LOG_FORMAT" envDefault:"auto"`

@@ -25,7 +25,7 @@ func TestDefaults(t *testing.T) {
 		Host: "localhost", Port: 8080, GRPCPort: 50056, GRPCDefault: true, NATSURL: nats, WorkerNATSURL: nats,
 		RayAddress: "ray://ray-gpu-head-svc.ray.svc.cluster.local:10001", WorkerReplicas: 1,
 		PoolList: []string{"default"}, Functions: []string{"submit", "status", "stats", "cancel", "list"}, Keeper: true,
-		JournalReplicas: 1, JournalMaxAge: 168 * time.Hour, JournalMaxBytes: 8 << 30, RelayPatience: 24 * time.Hour, LogLevel: slog.LevelInfo, LogFormat: "auto",
+		JournalReplicas: 1, JournalMaxAge: 168 * time.Hour, JournalMaxBytes: 8 << 30, JournalMaxMessages: 4_000_000, RelayPatience: 24 * time.Hour, LogLevel: slog.LevelInfo, LogFormat: "auto",
 	}
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
@@ -49,7 +49,7 @@ func TestEverySettingIsRead(t *testing.T) {
 		"POOLS": "default, gpu:7", "MODEL_HOSTS": "vllm:8000, *.models", "VLLM_URL": "http://vllm:8000/base", "VLLM_MODEL": "m", "VLLM_API_KEY": "key",
 		"FUNCTIONS": "submit, status", "KEEPER": "false", "AGENT_RESPONSES": "true",
 		"K_SINK": "https://broker/ns", "K_CE_OVERRIDES": `{"extensions": {"team": "blue"}}`, "K_CA_CERTS": "PEM", "RELAY_PATIENCE": "1h",
-		"JOURNAL_REPLICAS": "3", "JOURNAL_MAX_AGE": "25h", "JOURNAL_MAX_BYTES": "-1", "LOG_LEVEL": "debug", "LOG_FORMAT": "json",
+		"JOURNAL_REPLICAS": "3", "JOURNAL_MAX_AGE": "25h", "JOURNAL_MAX_BYTES": "-1", "JOURNAL_MAX_MESSAGES": "5000000", "LOG_LEVEL": "debug", "LOG_FORMAT": "json",
 	}
 	got, err := config.Parse(given)
 	if err != nil {
@@ -61,7 +61,7 @@ func TestEverySettingIsRead(t *testing.T) {
 		NATSCert: creds, NATSKey: creds, VLLMAPIKeyFile: creds, WorkerNATSURL: "ws://c", NATSPrefix: "TEAM-A_",
 		RayAddress: "https://ray:8265", RayAuthToken: "token", WorkerReplicas: 2, WorkerPIP: true,
 		PoolList: []string{"default", "gpu:7"}, ModelHosts: []string{"vllm:8000", "*.models"}, VLLMURL: "http://vllm:8000/base", VLLMModel: "m", VLLMAPIKey: "key",
-		Functions: []string{"submit", "status"}, JournalReplicas: 3, JournalMaxAge: 25 * time.Hour, JournalMaxBytes: -1,
+		Functions: []string{"submit", "status"}, JournalReplicas: 3, JournalMaxAge: 25 * time.Hour, JournalMaxBytes: -1, JournalMaxMessages: 5_000_000,
 		AgentResponses: true, Sink: "https://broker/ns", SinkOverrides: `{"extensions": {"team": "blue"}}`, SinkCACerts: "PEM", RelayPatience: time.Hour,
 		LogLevel: slog.LevelDebug, LogFormat: "json",
 	}
@@ -150,6 +150,7 @@ func TestAMalformedSettingNamesItself(t *testing.T) {
 		"JOURNAL_MAX_AGE=24h":        "25h or more",
 		"JOURNAL_MAX_BYTES=8Gi":      "whole number",
 		"JOURNAL_MAX_BYTES=16777215": "16777216",
+		"JOURNAL_MAX_MESSAGES=999":   "1000",
 		"JOURNAL_MAX_BYTES=-2":       "-1 for no limit",
 		"LOG_LEVEL=loud":             "DEBUG, INFO, WARN or ERROR",
 		"LOG_FORMAT=xml":             "auto json text",

@@ -26,7 +26,7 @@ var errStands = errors.New("another message stands")
 // did not answer, and the outcome is unknown; repeating is safe.
 func (j *Journal) Accept(ctx context.Context, record *pb.DeliberationRequested, traceParent string) (standing *pb.DeliberationRequested, err error) {
 	id := record.GetDeliberationId()
-	if err := j.checkRoom(ctx); err != nil {
+	if err := j.checkRoom(ctx, proto.Size(record) > j.maxData()); err != nil {
 		return j.despite(ctx, id, err)
 	}
 	// Model: Submit.

@@ -49,6 +49,9 @@ type Layout struct {
 	MaxAge time.Duration
 	// MaxBytes bounds the journal's size; -1 for no limit.
 	MaxBytes int64
+	// MaxMessages bounds how many messages the journal holds, and with them the
+	// server's memory; 0 or -1 for no limit.
+	MaxMessages int64
 	// AgentResponses makes what the Responder needs; false takes its consumer
 	// away, so that it starts afresh when it is wanted again.
 	AgentResponses bool
@@ -94,6 +97,7 @@ func passing(err error) bool {
 }
 
 func (j *Journal) deploy(ctx context.Context, layout Layout) error {
+	layout.MaxMessages = j.roomForEnds(ctx, layout.MaxMessages)
 	needs, err := j.survey(ctx, j.needs(layout))
 	if err != nil {
 		return err
@@ -112,6 +116,22 @@ func (j *Journal) deploy(ctx context.Context, layout Layout) error {
 		return j.dropResponder(ctx)
 	}
 	return nil
+}
+
+// roomForEnds returns a limit of messages that leaves what was accepted the room
+// to end: a journal that holds more than its watermark takes nothing new, but
+// must not be full. The next deploy lowers it as messages age.
+func (j *Journal) roomForEnds(ctx context.Context, limit int64) int64 {
+	stream, err := j.js.Stream(ctx, j.name(Stream))
+	if err != nil || limit <= 0 {
+		return limit // it is not there yet, or making it tells why not
+	}
+	least := int64(stream.CachedInfo().State.Msgs) * 5 / 4
+	if least > limit {
+		j.log.Warn("the journal holds more than JOURNAL_MAX_MESSAGES allows for; what was accepted ends, new requests are refused until there is room",
+			"messages", stream.CachedInfo().State.Msgs, "JOURNAL_MAX_MESSAGES", limit)
+	}
+	return max(limit, least)
 }
 
 func consumers(layout Layout) []jetstream.ConsumerConfig {
@@ -156,6 +176,14 @@ func announcementBytes(journal int64) int64 {
 		return journal
 	}
 	return journal / 4
+}
+
+// resultsBytes is the room of what no message can hold: an eighth.
+func resultsBytes(journal int64) int64 {
+	if journal < 0 {
+		return journal
+	}
+	return journal / 8
 }
 
 // keptBytes is the room of what waits for a person.

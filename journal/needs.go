@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"cmp"
 	"context"
 	"time"
 
@@ -33,7 +34,7 @@ func (j *Journal) needs(layout Layout) []need {
 		j.announcementsNeed(layout),
 		j.objectsNeed(jetstream.ObjectStoreConfig{
 			Bucket: j.name(Results), Description: "What no message of the journal can hold, by digest.",
-			TTL: layout.MaxAge + time.Hour, Storage: jetstream.FileStorage, Replicas: layout.Replicas,
+			TTL: layout.MaxAge + time.Hour, MaxBytes: resultsBytes(layout.MaxBytes), Storage: jetstream.FileStorage, Replicas: layout.Replicas,
 		}),
 		j.valuesNeed(jetstream.KeyValueConfig{
 			Bucket: j.name(Statistics), Description: "The statistics' snapshot.",
@@ -59,7 +60,7 @@ func (j *Journal) journalStream(layout Layout) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
 		Name: j.name(Stream), Description: "The ray-executor's journal: every event of every deliberation.",
 		Subjects: []string{events.JournalSubjects}, Storage: jetstream.FileStorage, Discard: jetstream.DiscardNew,
-		MaxAge: layout.MaxAge, MaxBytes: layout.MaxBytes, MaxMsgSize: maxMessageBytes,
+		MaxAge: layout.MaxAge, MaxBytes: layout.MaxBytes, MaxMsgs: cmp.Or(layout.MaxMessages, -1), MaxMsgSize: maxMessageBytes,
 		Replicas: layout.Replicas, AllowDirect: true,
 	}
 }

@@ -12,6 +12,10 @@ import (
 // rest belongs to what was accepted, so that it can always end.
 const watermarkShare = 0.8
 
+// storeShare is the same for requests that are so large that they go to the
+// object store: results go there too.
+const storeShare = 0.5
+
 const (
 	// roomFor is how long a look at the stream's state is believed.
 	roomFor = time.Second
@@ -29,6 +33,8 @@ type watermark struct {
 	maxBytes int64 // -1 for no limit
 	messages int64
 	maxMsgs  int64
+	objects  int64 // bytes of the object store
+	maxObjs  int64
 }
 
 // add counts a message that was stored since the last look.
@@ -37,6 +43,13 @@ func (w *watermark) add(size int) {
 	defer w.mu.Unlock()
 	w.bytes += int64(size)
 	w.messages++
+}
+
+// setObjects notes how full the object store is.
+func (w *watermark) setObjects(info *jetstream.StreamInfo) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.objects, w.maxObjs = int64(info.State.Bytes), info.Config.MaxBytes
 }
 
 func (w *watermark) set(info *jetstream.StreamInfo) {
@@ -53,11 +66,23 @@ func (w *watermark) fresh() bool {
 	return time.Since(w.seen) <= roomFor
 }
 
-func (w *watermark) reached() bool {
+// refusal is why a request has no room, nil where it has. One that needs the
+// object store leaves more of that to results.
+func (w *watermark) refusal(needsStore bool) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	above := func(used, limit int64) bool { return limit > 0 && float64(used) > watermarkShare*float64(limit) }
-	return above(w.bytes, w.maxBytes) || above(w.messages, w.maxMsgs)
+	above := func(used, limit int64, share float64) bool { return limit > 0 && float64(used) > share*float64(limit) }
+	const raise = "try again later, or ask the operator to raise "
+	switch {
+	case above(w.bytes, w.maxBytes, watermarkShare):
+		return full(nil)
+	case above(w.messages, w.maxMsgs, watermarkShare):
+		return fullOf("the journal", raise+"JOURNAL_MAX_MESSAGES", nil)
+	case above(w.objects, w.maxObjs, watermarkShare), needsStore && above(w.objects, w.maxObjs, storeShare):
+		return fullOf("the store of large requests and results", raise+"JOURNAL_MAX_BYTES", nil)
+	default:
+		return nil
+	}
 }
 
 // known reports whether the last look can stand in for one that is not answered.
@@ -70,16 +95,13 @@ func (w *watermark) known() bool {
 // checkRoom refuses, with LimitReached, while the journal is above the
 // watermark. Publishing may work while the stream's state is not told: then the
 // last look counts for a while, with what was stored from here since.
-func (j *Journal) checkRoom(ctx context.Context) error {
+func (j *Journal) checkRoom(ctx context.Context, needsStore bool) error {
 	if !j.room.fresh() {
 		if err := j.look(ctx, j.room.known()); err != nil && !j.room.known() {
 			return err
 		}
 	}
-	if j.room.reached() {
-		return full(nil)
-	}
-	return nil
+	return j.room.refusal(needsStore)
 }
 
 // look reads the journal's state, once for all who wait for it; each waits no
@@ -94,6 +116,7 @@ func (j *Journal) look(ctx context.Context, briefly bool) error {
 		info, err := j.info(context.WithoutCancel(ctx))
 		if err == nil {
 			j.room.set(info)
+			j.lookAtObjects(context.WithoutCancel(ctx))
 		}
 		return nil, err
 	})
@@ -103,4 +126,17 @@ func (j *Journal) look(ctx context.Context, briefly bool) error {
 	case <-ctx.Done():
 		return j.failed("read the journal's state", ctx.Err())
 	}
+}
+
+// lookAtObjects reads how full the object store is. One that is not told, or not
+// there, holds nothing up.
+func (j *Journal) lookAtObjects(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, j.wait)
+	defer cancel()
+	bucket, err := j.js.Stream(ctx, objectStream(j.name(Results)))
+	if err != nil {
+		j.log.Debug("look at the object store", "error", err)
+		return
+	}
+	j.room.setObjects(bucket.CachedInfo())
 }

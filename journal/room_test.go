@@ -1,6 +1,7 @@
 package journal_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -9,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"rayexecutor/deliberation"
+	"rayexecutor/events"
 	"rayexecutor/journal"
 	"rayexecutor/journal/journaltest"
 )
@@ -40,4 +42,55 @@ func TestAcceptWithoutALook(t *testing.T) {
 	wantCode(t, accept("d2", 2*time.Minute), deliberation.Unavailable)
 	state.State.Bytes = 900
 	wantCode(t, accept("d3", 10*time.Second), deliberation.LimitReached)
+}
+
+// TestTooManyMessages sets a limit below what is there: nothing is evicted, what
+// was accepted ends, and new requests are refused.
+func TestTooManyMessages(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	const n = 50
+	for i := range n {
+		w.accept(t, fmt.Sprint("d", i), 1)
+	}
+	layout := journaltest.Layout()
+	layout.MaxMessages = n / 2
+	if err := w.Deploy(t.Context(), layout); err != nil {
+		t.Fatal(err)
+	}
+	if got := w.messages(t, events.RequestedSubjects); got != n {
+		t.Errorf("%d of %d are left", got, n)
+	}
+	w.agent(t, "d0", 0, "yes")
+	must[bool](t)(w.End(t.Context(), "d0", completed("d0"), ""))
+	w.SeeRoom(&jetstream.StreamInfo{}, time.Hour)
+	_, err := w.Accept(t.Context(), journaltest.Record("new", 1, 300), "")
+	if told := wantCode(t, err, deliberation.LimitReached); !strings.Contains(told.Message, "JOURNAL_MAX_MESSAGES") {
+		t.Errorf("refused with %q", told.Message)
+	}
+	layout.MaxMessages = 2 * n
+	if err := w.Deploy(t.Context(), layout); err != nil {
+		t.Fatal(err)
+	}
+	w.SeeRoom(&jetstream.StreamInfo{}, time.Hour)
+	w.accept(t, "new", 1)
+}
+
+// TestTheStoreIsPartOfTheWatermark fills the object store with requests: results
+// keep half of it.
+func TestTheStoreIsPartOfTheWatermark(t *testing.T) {
+	t.Parallel()
+	w := setup(t, func(layout *journal.Layout) { layout.MaxBytes = 64 << 20 })
+	var err error
+	accepted := 0
+	for ; err == nil && accepted < 12; accepted++ {
+		record := journaltest.Record(fmt.Sprint("d", accepted), 1, 300)
+		record.Request.TaskDescription = strings.Repeat(string(rune('a'+accepted)), deliberation.MaxRequestBytes-300)
+		w.SeeRoom(&jetstream.StreamInfo{}, time.Hour)
+		_, err = w.Accept(t.Context(), record, "")
+	}
+	if told := wantCode(t, err, deliberation.LimitReached); !strings.Contains(told.Message, "large requests") || accepted < 4 || accepted > 6 {
+		t.Errorf("number %d is refused with %q", accepted, told.Message)
+	}
+	w.accept(t, "small", 1)
 }

@@ -72,7 +72,7 @@ func deployJournal(ctx context.Context, settings config.Config, log *slog.Logger
 
 func layoutOf(settings config.Config) journal.Layout {
 	layout := journal.Layout{
-		Replicas: settings.JournalReplicas, MaxAge: settings.JournalMaxAge, MaxBytes: settings.JournalMaxBytes,
+		Replicas: settings.JournalReplicas, MaxAge: settings.JournalMaxAge, MaxBytes: settings.JournalMaxBytes, MaxMessages: settings.JournalMaxMessages,
 		AgentResponses: settings.AgentResponses, Relay: settings.Sink != "",
 	}
 	for _, pool := range settings.PoolsEverywhere() {

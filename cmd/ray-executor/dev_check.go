@@ -165,7 +165,7 @@ func (d *dev) checkJournalDisk() error {
 }
 
 // journalDisk is what a journal's streams may grow to: docs/settings.md.
-func journalDisk(maxBytes int64) int64 { return max(0, maxBytes)/8*11 + journal.WorkersBytes }
+func journalDisk(maxBytes int64) int64 { return max(0, maxBytes)/8*12 + journal.WorkersBytes }
 
 func enoughDisk(folder, who string, need, used int64, advice string) error {
 	free, err := freeDisk(folder)
