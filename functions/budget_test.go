@@ -19,7 +19,16 @@ import (
 // its place; a submission among them is told that it was accepted.
 func TestTheRepliesOfABatchAreBounded(t *testing.T) {
 	t.Parallel()
-	f := setup(t)
+	for name, limits := range map[string]gate.Limits{"with memory": gate.For(1 << 40), "in a small pod": gate.For(0)} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			boundedBatch(t, setup(t, func(o *functions.Options) { o.Limits = limits }))
+		})
+	}
+}
+
+func boundedBatch(t *testing.T, f *fixture) {
+	t.Helper()
 	f.submit(t, "large")
 	_, err := f.journal.End(t.Context(), "large", &pb.DeliberationCancelled{
 		DeliberationId: "large", Results: []*pb.DeliberationResult{{AgentId: "a", Proposal: strings.Repeat("x", 1<<20)}},

@@ -92,17 +92,26 @@ func (f *Functions) answerAll(ctx context.Context, requests []event.Event, mode 
 func fit(ctx context.Context, requests, replies []event.Event, left int) (int, error) {
 	for i := range replies {
 		size := len(replies[i].Data())
-		if size > left && size > shortReply {
+		if size <= shortReply {
+			left -= size
+			continue
+		}
+		err := error(errReplies)
+		if size <= left {
+			err = gate.Take(ctx, size)
+		}
+		switch {
+		case err == nil:
+			left -= size
+		case deliberation.AsError(err).Code != deliberation.TooLarge:
+			return left, err
+		default:
 			refused, err := refusal(&requests[i], errReplies)
 			if err != nil {
 				return left, err
 			}
-			replies[i], size = *refused, 0
+			replies[i] = *refused
 		}
-		if err := gate.Take(ctx, size); err != nil {
-			return left, err
-		}
-		left -= size
 	}
 	return left, nil
 }
