@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"google.golang.org/protobuf/proto"
 
 	"rayexecutor/deliberation"
 	"rayexecutor/journal"
@@ -367,4 +368,27 @@ func TestCatchUpSlowly(t *testing.T) {
 		}
 	}
 	wantCounts(t, ledger, 5000, 0, 0, 5000, 0, 0)
+}
+
+// TestASnapshotThatCannotBeRead is replaced: without a ledger no deadline holds.
+func TestASnapshotThatCannotBeRead(t *testing.T) {
+	t.Parallel()
+	for name, snapshot := range map[string][]byte{
+		"no snapshot":        []byte("\xff\xff"),
+		"its object is gone": must[[]byte](t)(proto.Marshal(&pb.StatsSnapshot{Sequence: 1, Total: 9, OpenRef: "sha256-gone"})),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := setup(t)
+			w.accept(t, "d1", 1)
+			_, js := journaltest.Dial(t, w.server.URL)
+			bucket := must[jetstream.KeyValue](t)(js.KeyValue(t.Context(), journal.Statistics))
+			must[uint64](t)(bucket.Put(t.Context(), "snapshot", snapshot))
+			ledger, revision := w.ledger(t)
+			wantCounts(t, w.catchUp(t, ledger), 1, 1, 0, 0, 0, 0)
+			if _, saved, err := w.SaveSnapshot(t.Context(), ledger.Snapshot(), revision); err != nil || !saved {
+				t.Errorf("saved %v, %v", saved, err)
+			}
+		})
+	}
 }

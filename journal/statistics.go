@@ -26,9 +26,9 @@ const heartbeat = 2 * time.Second
 func (j *Journal) Ledger(ctx context.Context) (ledger *deliberation.Ledger, revision uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, j.wait)
 	defer cancel()
-	for range 3 {
-		snapshot, revision, err := j.snapshot(ctx)
-		if err != nil {
+	for seen := uint64(0); ; seen = revision {
+		var snapshot *pb.StatsSnapshot
+		if snapshot, revision, err = j.snapshot(ctx); err != nil {
 			return nil, 0, err
 		}
 		if err := j.restore(ctx, snapshot); err != nil {
@@ -38,9 +38,14 @@ func (j *Journal) Ledger(ctx context.Context) (ledger *deliberation.Ledger, revi
 			ledger, err := j.ledgerOf(ctx, snapshot)
 			return ledger, revision, err
 		}
-		// Its object went when a newer one was saved: read that.
+		// Its object went when a newer one was saved: read that. Where none was,
+		// it is lost or damaged, and deadlines must hold all the same.
+		if seen == revision {
+			j.unreadable.note(j.log, "the statistics' snapshot", errCorrupt)
+			ledger, err := j.ledgerOf(ctx, &pb.StatsSnapshot{})
+			return ledger, revision, err
+		}
 	}
-	return nil, 0, unavailable("statistics", "the snapshot's object is gone; try again", nil)
 }
 
 // ledgerOf starts a ledger from a snapshot. A journal is known by when it was
@@ -91,7 +96,8 @@ func (j *Journal) snapshot(ctx context.Context) (*pb.StatsSnapshot, uint64, erro
 		return nil, 0, j.failed("read the statistics' snapshot", err)
 	}
 	if err := proto.Unmarshal(value.Value(), snapshot); err != nil {
-		return nil, 0, fmt.Errorf("read the statistics' snapshot: %w", err)
+		j.unreadable.note(j.log, "the statistics' snapshot", err)
+		return &pb.StatsSnapshot{}, value.Revision(), nil // what there is is counted anew
 	}
 	return snapshot, value.Revision(), nil
 }
