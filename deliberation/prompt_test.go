@@ -128,6 +128,7 @@ func TestAPlaceholderIsNotEchoedInFull(t *testing.T) {
 func FuzzPromptSize(f *testing.F) {
 	f.Add("{role}{x}{y}", "a {role}", "DEV", "value")
 	f.Add("{{task_description}}", "ü", "r", "")
+	f.Add("{a{x}{x{role}}{_}{1x}{x", "b", "r", "{x}")
 	f.Fuzz(func(t *testing.T, template, description, role, value string) {
 		if template == "" {
 			t.Skip("the default message")

@@ -34,10 +34,6 @@ As an expert {role}, propose a solution. Cover:
 
 You are {agent_id}; the others do not see what you write."""
 
-# Of our own messages only what they take out of the request counts.
-_SYSTEM_VALUES = "{role}"
-_DEFAULT_VALUES = "{task_description}{role}{agent_id}"
-
 
 @dataclass(frozen=True)
 class Text:
@@ -91,8 +87,11 @@ def messages(template: str, named: Mapping[str, str]) -> list[tuple[str, Text]]:
 
 
 def size(template: str, named: Mapping[str, str]) -> int:
-    """Bytes that an agent's messages take out of the request."""
-    return Text(_SYSTEM_VALUES, named).size() + Text(template or _DEFAULT_VALUES, named).size()
+    """Bytes that an agent's messages take out of the request; our own words do not count."""
+    role = _bytes(named["role"])
+    if not template:  # nearly always: the default message names each once
+        return 2 * role + _bytes(named["task_description"]) + _bytes(named["agent_id"])
+    return role + Text(template, named).size()
 
 
 def _bytes(text: str) -> int:

@@ -48,6 +48,7 @@ async def main(descriptors: bytes, url: str, slots: int) -> None:
     figures = {
         "before_mb": before,
         "peak_mb": _peak_mb(),
+        "cpu_s": round(time.process_time(), 2),
         "longest_s": round(stretches.processor, 3),
         "longest_wall_s": round(stretches.wall, 3),
     }

@@ -90,6 +90,13 @@ def test_the_size_is_the_doors(case: dict[str, Any]) -> None:
     assert prompt.size(template, named) == case["size"]
 
 
+def test_our_own_messages_name_what_is_counted() -> None:
+    named = {"role": "R", "task_description": "D", "agent_id": "A"}
+    (_, system), (_, user) = prompt.messages("", named)
+    ours = len(system.template + user.template) - len("{role}{role}{task_description}{agent_id}")
+    assert system.size() + user.size() == ours + prompt.size("", named)
+
+
 def test_the_limits_are_the_doors() -> None:
     assert VECTORS["max_prompt"] == prompt.MAX_PROMPT_BYTES
     assert VECTORS["max_prompts"] == prompt.MAX_PROMPTS_BYTES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 
 import pytest
 from harness import FakeModel, Journalist, a, until, working
@@ -164,7 +165,7 @@ async def test_a_large_request_takes_its_slots_until_it_is_read(
     message = journalist.request("d1", agents("a", 1), model.url)
     whole = message.SerializeToString()
     message.ClearField("request")
-    message.request_ref = "sha256-d1"
+    message.request_ref = f"sha256-{hashlib.sha256(whole).hexdigest()}"
     store = await journalist.nc.jetstream().object_store("DELIBERATION_RESULTS")
     await store.put(message.request_ref, whole)
     await journalist.append("deliberation.requested.default.d1", message)
