@@ -97,7 +97,7 @@ func (j *Journal) snapshot(ctx context.Context) (*pb.StatsSnapshot, uint64, erro
 	}
 	if err := proto.Unmarshal(value.Value(), snapshot); err != nil {
 		j.unreadable.note(j.log, "the statistics' snapshot", err)
-		return &pb.StatsSnapshot{}, value.Revision(), nil // what there is is counted anew
+		return &pb.StatsSnapshot{}, value.Revision(), nil // the journal is counted anew
 	}
 	return snapshot, value.Revision(), nil
 }
