@@ -1,6 +1,3 @@
-// Package function is what func scaffolds: the wiring of the functions into
-// one HTTP handler, which `func run`, Knative and `ray-executor serve` start
-// alike. What it is made of is told in doc.go.
 package function
 
 import (
