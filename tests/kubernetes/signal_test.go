@@ -3,6 +3,7 @@
 package kubernetes_test
 
 import (
+	"bytes"
 	"cmp"
 	"fmt"
 	"os"
@@ -77,5 +78,5 @@ func containerdPid(t *testing.T) (pid int) {
 // afterName is the rest of /proc/PID/stat: state, parent, group, session.
 func afterName(pid int) string {
 	text, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	return string(text[strings.LastIndexByte(string(text), ')')+1:])
+	return string(text[bytes.LastIndexByte(text, ')')+1:])
 }
