@@ -145,7 +145,10 @@ func TestStopKillsWhenItsContextEnds(t *testing.T) {
 
 // What a program leaves when it crashes is ended too.
 func TestCrash(t *testing.T) {
-	t.Parallel()
+	if !mindertest.Apart(t) {
+		return
+	}
+	mindertest.Canaries(t)
 	program, path := shell(t, stubborn+"sleep .3; exit 3")
 	f := run(t, program)
 	pids := written(t, path, 3)
