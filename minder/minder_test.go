@@ -261,7 +261,7 @@ func TestOwnerDies(t *testing.T) {
 			dir := filepath.Join(t.TempDir(), "dir")
 			command := exec.Command(os.Args[0])
 			command.Env = append(os.Environ(), owner+"="+dir)
-			if err := errors.Join(os.Mkdir(dir, 0o700), command.Start()); err != nil {
+			if err := errors.Join(os.Mkdir(dir, 0o700), mindertest.StartAttended(command)); err != nil {
 				t.Fatal(err)
 			}
 			pids := written(t, filepath.Join(dir, "pids"), 3)

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"rayexecutor/journal/journaltest"
+	"rayexecutor/minder/mindertest"
 )
 
 // asProgram makes the test binary the program: signals are a process's.
@@ -43,7 +44,7 @@ func launch(t *testing.T, environ []string, args ...string) *child {
 		t.Fatal(err)
 	}
 	command.Stderr = command.Stdout
-	if err := command.Start(); err != nil {
+	if err := mindertest.StartAttended(command); err != nil {
 		t.Fatal(err)
 	}
 	return &child{command, bufio.NewScanner(output)}
