@@ -92,10 +92,13 @@ def test_logins(vector: dict[str, Any], tmp_path: Path) -> None:
 _LOGIN = ("user", "password", "token")
 
 
-@pytest.mark.parametrize("vector", vectors("templates"), ids=lambda v: repr(v["template"]))
+def accepted_templates() -> list[dict[str, Any]]:
+    """Without those that submit refuses: no worker ever fills them."""
+    return [vector for vector in vectors("templates") if not vector.get("error")]
+
+
+@pytest.mark.parametrize("vector", accepted_templates(), ids=lambda v: repr(v["template"]))
 def test_templates(vector: dict[str, Any]) -> None:
-    if vector.get("error"):
-        pytest.skip("submit refuses it")
     named = {
         "key": "v",
         "nested": "{role}",
