@@ -1,28 +1,14 @@
 package config_test
 
 import (
-	"encoding/json"
 	"os"
 	"reflect"
 	"strings"
 	"testing"
 
 	"rayexecutor/config"
+	"rayexecutor/tests/vectors"
 )
-
-// shared reads what both sides, Go and the Python worker, are held to.
-func shared[T any](t *testing.T, name string) []T {
-	t.Helper()
-	data, err := os.ReadFile("../tests/vectors/" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var list []T
-	if err := json.Unmarshal(data, &list); err != nil || len(list) == 0 {
-		t.Fatalf("%s: %d vectors, %v", name, len(list), err)
-	}
-	return list
-}
 
 func inFlight(pools []config.Pool) map[string]int {
 	named := make(map[string]int)
@@ -34,7 +20,7 @@ func inFlight(pools []config.Pool) map[string]int {
 
 func TestPoolVectors(t *testing.T) {
 	t.Parallel()
-	for _, v := range shared[struct {
+	for _, v := range vectors.Read[struct {
 		Input    string
 		Expected map[string]int
 		Error    bool
@@ -48,7 +34,7 @@ func TestPoolVectors(t *testing.T) {
 
 func TestNATSURLVectors(t *testing.T) {
 	t.Parallel()
-	for _, v := range shared[struct {
+	for _, v := range vectors.Read[struct {
 		Input    string
 		Expected []string
 		Error    bool
@@ -76,7 +62,7 @@ type told struct {
 
 func TestSettingVectors(t *testing.T) {
 	t.Parallel()
-	for _, v := range shared[struct {
+	for _, v := range vectors.Read[struct {
 		Environment map[string]string
 		Expected    told
 		Error       string
@@ -101,7 +87,7 @@ func TestSettingVectors(t *testing.T) {
 // The files are read by the journal at each connect; which of them a setting names
 // is read here.
 func TestLoginVectors(t *testing.T) {
-	for _, v := range shared[struct {
+	for _, v := range vectors.Read[struct {
 		Environment, Files map[string]string
 		Expected           map[string]string
 		Error              string

@@ -13,8 +13,8 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// vectors is tests/vectors/prompts.json, which the worker's tests run too.
-type vectors struct {
+// promptVectors is tests/vectors/prompts.json, which the worker's tests run too.
+type promptVectors struct {
 	MaxPrompt  int `json:"max_prompt"`
 	MaxPrompts int `json:"max_prompts"`
 	Cases      []struct {
@@ -32,13 +32,13 @@ type vectors struct {
 	}
 }
 
-func readVectors(t *testing.T) vectors {
+func readVectors(t *testing.T) promptVectors {
 	t.Helper()
 	data, err := os.ReadFile("../tests/vectors/prompts.json")
 	if err != nil {
 		t.Fatal(err)
 	}
-	var read vectors
+	var read promptVectors
 	if err := json.Unmarshal(data, &read); err != nil {
 		t.Fatal(err)
 	}

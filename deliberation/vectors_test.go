@@ -1,31 +1,16 @@
 package deliberation_test
 
 import (
-	"encoding/json"
 	"net/url"
-	"os"
 	"testing"
 
 	"rayexecutor/deliberation"
+	"rayexecutor/tests/vectors"
 )
-
-// shared reads what both sides, Go and the Python worker, are held to.
-func shared[T any](t *testing.T, name string) []T {
-	t.Helper()
-	data, err := os.ReadFile("../tests/vectors/" + name)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var list []T
-	if err := json.Unmarshal(data, &list); err != nil || len(list) == 0 {
-		t.Fatalf("%s: %d vectors, %v", name, len(list), err)
-	}
-	return list
-}
 
 func TestHostVectors(t *testing.T) {
 	t.Parallel()
-	for _, v := range shared[struct {
+	for _, v := range vectors.Read[struct {
 		Pattern        string
 		Covers, Leaves []string
 		Error          bool
@@ -49,7 +34,7 @@ func TestHostVectors(t *testing.T) {
 // The worker fills what is accepted here; what is refused here never gets to it.
 func TestTemplateVectors(t *testing.T) {
 	t.Parallel()
-	for _, v := range shared[struct {
+	for _, v := range vectors.Read[struct {
 		Template string
 		Error    bool
 	}](t, "templates.json") {

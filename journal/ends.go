@@ -113,7 +113,7 @@ func (j *Journal) settle(ctx context.Context, reader Reader, message jetstream.M
 		return nil
 	case ctx.Err() != nil || !set && deliberation.AsError(failure).Code == deliberation.Unavailable:
 		return failure
-	case !set && j.complaints.due(): // who sets a time has its own say
+	case !set && j.complaints.Due(): // who sets a time has its own say
 		j.log.Warn("an end could not be told; it comes again", "reader", reader.consumer, "subject", message.Subject(), "error", failure)
 	}
 	return nil

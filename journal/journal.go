@@ -65,7 +65,7 @@ type Journal struct {
 	looks    singleflight.Group // at the room and at the workers, one at a time
 	reached  atomic.Bool
 
-	complaints throttle // of ends that could not be told
+	complaints Throttle // of ends that could not be told
 	unreadable *unreadable
 	setAside   *prometheus.CounterVec // ends that a reader can never tell
 }

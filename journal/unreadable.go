@@ -3,7 +3,6 @@ package journal
 import (
 	"log/slog"
 	"sync"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -39,21 +38,4 @@ func (u *unreadable) note(log *slog.Logger, what string, why error) {
 // Metrics are what the journal's reader counts, to be registered by its owner.
 func (j *Journal) Metrics() []prometheus.Collector {
 	return []prometheus.Collector{j.unreadable.count, j.setAside}
-}
-
-// throttle lets through what is due once a minute: a failure that goes on is
-// not worth a line each time.
-type throttle struct {
-	mu   sync.Mutex
-	last time.Time
-}
-
-func (t *throttle) due() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if time.Since(t.last) < time.Minute {
-		return false
-	}
-	t.last = time.Now()
-	return true
 }

@@ -72,7 +72,7 @@ func (k *Keeper) endIfOpen(ctx context.Context, kept *book, open deliberation.Op
 	if err != nil && (ctx.Err() != nil || deliberation.AsError(err).Code == deliberation.Unavailable) {
 		return err
 	}
-	if err != nil && kept.complaints.due() {
+	if err != nil && kept.complaints.Due() {
 		k.log.Error("could not be ended at its deadline; trying again", "deliberation", open.ID, "error", err)
 	}
 	return nil

@@ -8,7 +8,6 @@ package keeper
 import (
 	"context"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/cenkalti/backoff/v5"
@@ -64,7 +63,7 @@ type Keeper struct {
 	responses bool
 	clusters  *watch // nil: none
 
-	complaints throttle // of responses that cannot be told
+	complaints journal.Throttle // of responses that cannot be told
 }
 
 // Option is something that a keeper does on request.
@@ -97,29 +96,12 @@ func (k *Keeper) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// throttle lets through what is due once a minute: a failure that goes on is
-// not worth a line each time.
-type throttle struct {
-	mu   sync.Mutex
-	last time.Time
-}
-
-func (t *throttle) due() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if time.Since(t.last) < time.Minute {
-		return false
-	}
-	t.last = time.Now()
-	return true
-}
-
 // always runs a task again whenever it ends, with growing pauses, until ctx
 // ends.
 func always(ctx context.Context, log *slog.Logger, doing string, task func(context.Context) error) error {
 	pause := backoff.NewExponentialBackOff()
 	pause.MaxInterval = 5 * time.Second
-	var complaints throttle
+	var complaints journal.Throttle
 	for {
 		started := time.Now()
 		err := task(ctx)
@@ -130,7 +112,7 @@ func always(ctx context.Context, log *slog.Logger, doing string, task func(conte
 			pause.Reset()
 		}
 		wait := pause.NextBackOff()
-		if complaints.due() {
+		if complaints.Due() {
 			log.Warn("the keeper tries again, until it works", "doing", doing, "error", err)
 		}
 		select {

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"rayexecutor/deliberation"
+	"rayexecutor/journal"
 )
 
 const (
@@ -32,7 +33,7 @@ type book struct {
 	saved    uint64 // the sequence that it has
 	tried    time.Time
 
-	complaints throttle // of ends that cannot be written
+	complaints journal.Throttle // of ends that cannot be written
 }
 
 // keepLedger folds the journal as it grows, and looks at what is overdue and

@@ -59,7 +59,7 @@ type Relay struct {
 	options RelayOptions
 	log     *slog.Logger
 
-	complaints throttle
+	complaints journal.Throttle
 }
 
 // NewRelay returns a relay.
@@ -133,7 +133,7 @@ func (r *Relay) giveUp(ctx context.Context, end journal.Delivery, refused *refus
 
 // complain says once a minute that the sink is in trouble.
 func (r *Relay) complain(end journal.Delivery, refused *refusal) {
-	if r.complaints.due() {
+	if r.complaints.Due() {
 		id, _, _ := ended(end.Event)
 		r.log.Warn("the sink did not take an end; trying again", "deliberation", id, "attempt", end.Attempt, "reason", refused.reason)
 	}

@@ -117,7 +117,7 @@ func (k *Keeper) respond(ctx context.Context, end journal.Delivery) error {
 		}
 	}
 	if deliberation.AsError(failure).Code == deliberation.Unavailable && ctx.Err() == nil {
-		if k.complaints.due() {
+		if k.complaints.Due() {
 			k.log.Warn("an agent's response could not be told; it comes again", "deliberation", id, "error", failure)
 		}
 		return &journal.LaterError{After: retryPause(end.Attempt, 0), Cause: failure}
