@@ -84,12 +84,15 @@ lambda: $(WHEELS) ## Build dist/lambda/{amd64,arm64}/bootstrap.zip, the same byt
 run: build $(VENV)/.made ## Run everything on this machine and send one deliberation through it
 	@bin/ray-executor dev --venv "$(RAY_VENV)"
 
+# What starts the whole system needs, besides a Ray.
+SYSTEM := build $(TOOLS)/nats-server
+
 test: test-python test-manifests test-go ## Test everything, on real Ray and real NATS
 
 # Clients that are not ours, for the tests.
 CLIENTS := $(TOOLS)/clients-venv/.made $(TOOLS)/grpcurl $(TOOLS)/nats $(TOOLS)/knative-sender
 
-test-go: build lambda $(VENV)/.made $(TOOLS)/func $(TOOLS)/nats-server $(CLIENTS) ## Test the Go side, end to end on real Ray
+test-go: $(SYSTEM) lambda $(VENV)/.made $(TOOLS)/func $(CLIENTS) ## Test the Go side, end to end on real Ray
 	$(GO) test -timeout 20m $$($(GO) list ./... | grep -v /tests/)
 	$(GO) test -timeout 30m -p 1 ./tests/... # one Ray at a time
 
@@ -101,15 +104,15 @@ test-manifests: ## Test deploy/ and func.yaml against the types and rules of Kub
 	cd tests/manifests && $(GO) test ./...
 	cd tools/image && $(GO) test ./...
 
-test-ray-249: build .venv-ray-2.49/.made ## Test end to end on the oldest Ray that is supported
+test-ray-249: $(SYSTEM) .venv-ray-2.49/.made ## Test end to end on the oldest Ray that is supported
 	RAY_VENV="$(HERE)/.venv-ray-2.49" $(GO) test -timeout 15m -count 1 ./tests/e2e/...
 
 # How long, and which schedule of faults.
 export SEED
-soak: build $(VENV)/.made $(TOOLS)/nats-server ## Break the system for SOAK (40m), as SEED (1) says, and write docs/reliability.md's table
+soak: $(SYSTEM) $(VENV)/.made ## Break the system for SOAK (40m), as SEED (1) says, and write docs/reliability.md's table
 	SOAK=$(or $(SOAK),40m) $(GO) test -timeout 6h -count 1 -v -run TestTheSystemKeepsItsWord ./tests/faults
 
-test-vllm: build $(VENV)/.made ## Test end to end against a real vLLM on the CPU (6 GB to install)
+test-vllm: $(SYSTEM) $(VENV)/.made ## Test end to end against a real vLLM on the CPU (6 GB to install)
 	$(GO) test -timeout 25m -count 1 -tags vllm -v ./tests/vllm/...
 
 test-kubernetes: $(WHEELS) $(TOOLS)/func $(TOOLS)/grpcurl ## Test on a real Kubernetes with Knative and KubeRay, as root on Debian (16 GB of builds)
@@ -140,7 +143,7 @@ check-generated: generate ## Fail when generated code is stale
 check-model: $(TOOLS)/tlc/.made ## Explore the model of the journal's protocol, and its mutants
 	deliberation/model/check "$(HERE)/$(TOOLS)/tlc/bin/python"
 
-bench: build lambda image $(VENV)/.made $(TOOLS)/nats-server $(TOOLS)/func ## Measure everything and write docs/benchmarks.md (25 minutes); BENCH=accept,e2e,waiting,stored,cold,fanout prints some
+bench: $(SYSTEM) lambda image $(VENV)/.made $(TOOLS)/func ## Measure everything and write docs/benchmarks.md (25 minutes); BENCH=accept,e2e,waiting,stored,cold,fanout prints some
 	$(GO) run ./tests/bench -subjects '$(BENCH)'
 
 bench-go: ## Print the figures and allocations of the hot paths
