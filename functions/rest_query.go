@@ -14,8 +14,9 @@ import (
 	"rayexecutor/deliberation"
 )
 
-// setAll sets a message's fields from query parameters. Where the message is
-// the body there are none. One that is misspelt must not pass silently.
+// setAll sets a message's fields from query parameters. A route whose body is the
+// request has no parameters. An unknown or repeated parameter is an error: a
+// misspelt filter would otherwise return every deliberation.
 func setAll(message protoreflect.Message, query url.Values, inBody bool) error {
 	for _, name := range slices.Sorted(maps.Keys(query)) {
 		field := fieldOf(message, name)
@@ -43,6 +44,7 @@ func fieldOf(message protoreflect.Message, name string) protoreflect.FieldDescri
 	return fields.ByJSONName(name)
 }
 
+// parameters lists the field names of a message, for error texts.
 func parameters(message protoreflect.Message) []string {
 	fields := message.Descriptor().Fields()
 	names := make([]string, fields.Len())
@@ -52,7 +54,8 @@ func parameters(message protoreflect.Message) []string {
 	return names
 }
 
-// setField sets a scalar field from text.
+// setField sets a scalar field from text, which must be UTF-8 as in any protobuf
+// string.
 func setField(message protoreflect.Message, field protoreflect.FieldDescriptor, text string) error {
 	value, err := scalar(field.Kind(), text)
 	if err != nil || !utf8.ValidString(text) {
@@ -62,6 +65,8 @@ func setField(message protoreflect.Message, field protoreflect.FieldDescriptor, 
 	return nil
 }
 
+// scalar converts text to a value of one of the kinds that requests of GET routes
+// have.
 func scalar(kind protoreflect.Kind, text string) (protoreflect.Value, error) {
 	switch kind {
 	case protoreflect.StringKind:
