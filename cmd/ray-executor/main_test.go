@@ -5,16 +5,17 @@ import (
 	"context"
 	"encoding/json"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"rayexecutor/journal/journaltest"
 	pb "rayexecutor/proto/ray_executor/v1"
+	"rayexecutor/tests/freeport"
 )
 
 // setup serves on a real journal, without a Ray, and returns how to call it.
@@ -188,13 +189,8 @@ func TestHelp(t *testing.T) {
 func TestKeeperAlone(t *testing.T) {
 	t.Parallel()
 	nats := journaltest.Start(t)
-	port, err := net.Listen("tcp", "127.0.0.1:0") // free in a moment
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, number, _ := net.SplitHostPort(port.Addr().String())
-	port.Close()
-	environ := []string{"NATS_URL=" + nats.URL, "PORT=" + number, "RAY_ADDRESS=http://127.0.0.1:9", "LOG_LEVEL=ERROR"}
+	port := strconv.Itoa(freeport.For(t))
+	environ := []string{"NATS_URL=" + nats.URL, "PORT=" + port, "RAY_ADDRESS=http://127.0.0.1:9", "LOG_LEVEL=ERROR"}
 	if printed, err := runProgram(t.Context(), environ, "deploy", "--only", "journal"); err != nil {
 		t.Fatalf("%v\n%s", err, printed)
 	}
@@ -217,7 +213,7 @@ func TestKeeperAlone(t *testing.T) {
 		t.Errorf("nothing was announced: %v", err)
 	}
 	awaitPrinted(t, func(...string) (string, error) {
-		response, err := http.Get("http://127.0.0.1:" + number + "/metrics")
+		response, err := http.Get("http://127.0.0.1:" + port + "/metrics")
 		if err != nil {
 			return "", err
 		}

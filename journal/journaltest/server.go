@@ -13,6 +13,8 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"rayexecutor/tests/freeport"
 )
 
 // patience is how long anything in a test may take.
@@ -76,7 +78,7 @@ func Cluster(tb testing.TB, n int) []*Server {
 	tb.Helper()
 	routes := make([]string, n)
 	for i := range routes {
-		routes[i] = fmt.Sprintf("nats://127.0.0.1:%d", freePort(tb))
+		routes[i] = fmt.Sprintf("nats://127.0.0.1:%d", freeport.For(tb))
 	}
 	servers := make([]*Server, n)
 	for i := range servers {
@@ -165,14 +167,4 @@ func waitFor(tb testing.TB, what string, holds func() bool) {
 			tb.Fatalf("waited %s for %s", patience, what)
 		}
 	}
-}
-
-func freePort(tb testing.TB) int {
-	tb.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatalf("find a free port: %v", err)
-	}
-	defer listener.Close()
-	return listener.Addr().(*net.TCPAddr).Port
 }

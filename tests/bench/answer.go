@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"syscall"
 	"time"
+
+	"rayexecutor/tests/freeport"
 )
 
 // answerArg has this program answer HTTP on an address, and do nothing else: a
@@ -28,7 +30,7 @@ func answerAlone(address string) error {
 
 // startAnswering starts such a process; the second result stops it.
 func startAnswering(ctx context.Context) (url string, stop func(), err error) {
-	port, err := freePort()
+	port, err := freeport.Take()
 	if err != nil {
 		return "", nil, err
 	}

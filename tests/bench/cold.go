@@ -25,6 +25,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"rayexecutor/minder"
+	"rayexecutor/tests/freeport"
 	"rayexecutor/tests/system"
 )
 
@@ -107,7 +108,7 @@ func (b *bench) programs(ctx context.Context, front *system.System) ([]program, 
 // server begins a program that serves HTTP, and asks until it accepts.
 func server(environ []string, name string, args ...string) func(context.Context, string) (*exec.Cmd, error) {
 	return func(ctx context.Context, dir string) (*exec.Cmd, error) {
-		port, err := freePort()
+		port, err := freeport.Take()
 		if err != nil {
 			return nil, err
 		}
@@ -237,7 +238,7 @@ func functionURL() ([]byte, error) {
 
 // scaffold has func build the function and returns the program that it runs.
 func (b *bench) scaffold(ctx context.Context, front *system.System) (string, error) {
-	port, err := freePort()
+	port, err := freeport.Take()
 	if err != nil {
 		return "", err
 	}

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"rayexecutor/standin"
+	"rayexecutor/tests/freeport"
 	"rayexecutor/tests/system"
 )
 
@@ -129,7 +130,7 @@ func (r *rig) startModel(ctx context.Context) (err error) {
 
 // startService runs a Python service as a Ray job until it answers.
 func (r *rig) startService(ctx context.Context, script, first string) (string, error) {
-	port, err := freePort()
+	port, err := freeport.Take()
 	if err != nil {
 		return "", err
 	}
@@ -295,12 +296,3 @@ func (c *bare) close() error {
 
 // scripts is the folder of what is in Python.
 func scripts() string { return filepath.Join(system.Root(), "tests", "bench", "python") }
-
-func freePort() (int, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer listener.Close()
-	return listener.Addr().(*net.TCPAddr).Port, nil
-}

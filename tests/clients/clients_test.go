@@ -7,7 +7,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -17,6 +16,7 @@ import (
 	"time"
 
 	"rayexecutor/journal/journaltest"
+	"rayexecutor/tests/freeport"
 	"rayexecutor/tests/system"
 )
 
@@ -31,19 +31,9 @@ type house struct {
 
 func setup(t *testing.T, settings ...string) *house {
 	t.Helper()
-	port := freePort(t)
+	port := strconv.Itoa(freeport.For(t))
 	sys := system.Served(t, system.Options{Settings: append([]string{"GRPC_PORT=" + port}, settings...)})
 	return &house{sys, journaltest.NewWorker(t, sys.NATSURL()), port}
-}
-
-func freePort(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	return strconv.Itoa(listener.Addr().(*net.TCPAddr).Port)
 }
 
 // tool is where a client is that make has made.

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -21,6 +20,7 @@ import (
 	"time"
 
 	"rayexecutor/minder"
+	"rayexecutor/tests/freeport"
 )
 
 const (
@@ -99,7 +99,7 @@ func Run(tb testing.TB, dir, address string, settings ...string) *Function {
 		tb.Fatal(err)
 	}
 	if address == "" {
-		address = freeAddress(tb)
+		address = freeport.Address(tb)
 	}
 	work := tb.TempDir()
 	if err := Copy(tb.Context(), dir, work); err != nil {
@@ -339,16 +339,6 @@ func copyFile(from, to string) error {
 		return err
 	}
 	return os.WriteFile(to, data, info.Mode().Perm())
-}
-
-func freeAddress(tb testing.TB) string {
-	tb.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
 }
 
 // output collects what is printed, and tells when there is more.

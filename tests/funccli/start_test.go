@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"rayexecutor/tests/freeport"
 )
 
 // func itself waits a minute when Start has failed; Run does not.
@@ -39,7 +41,7 @@ func (f *Function) Handle(http.ResponseWriter, *http.Request)    {}
 			t.Fatal(err)
 		}
 	}
-	f, err := start(binary, dir, freeAddress(t), t.TempDir())
+	f, err := start(binary, dir, freeport.Address(t), t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}

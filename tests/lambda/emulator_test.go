@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"rayexecutor/tests/freeport"
 	"rayexecutor/tests/system"
 )
 
@@ -95,10 +96,10 @@ type rie struct {
 
 func launchRIE(tb testing.TB, program string, environ []string) *rie {
 	tb.Helper()
-	address := freeAddress(tb)
+	address := freeport.Address(tb)
 	environ = append(environ, "AWS_LAMBDA_FUNCTION_TIMEOUT="+strconv.Itoa(int(timeout.Seconds())))
 	command, out := run(tb, environ, program,
-		"--runtime-interface-emulator-address", address, "--runtime-api-address", freeAddress(tb), bootstrap(tb))
+		"--runtime-interface-emulator-address", address, "--runtime-api-address", freeport.Address(tb), bootstrap(tb))
 	tb.Cleanup(func() {
 		_ = command.Process.Signal(syscall.SIGTERM)
 		_ = command.Wait()
@@ -132,16 +133,6 @@ func post(ctx context.Context, url string, payload []byte) ([]byte, error) {
 	}
 	defer response.Body.Close()
 	return io.ReadAll(response.Body)
-}
-
-func freeAddress(tb testing.TB) string {
-	tb.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
 }
 
 // --- a Runtime API of ours ---

@@ -12,6 +12,7 @@ import (
 
 	"github.com/aws/aws-lambda-go/lambda/messages"
 
+	"rayexecutor/tests/freeport"
 	"rayexecutor/tests/system"
 )
 
@@ -30,7 +31,7 @@ func launchRPC(tb testing.TB, environ []string) rpcEntry {
 	if printed, err := build.CombinedOutput(); err != nil {
 		tb.Fatalf("%v\n%s", err, printed)
 	}
-	address := freeAddress(tb)
+	address := freeport.Address(tb)
 	port := address[strings.LastIndexByte(address, ':')+1:]
 	command, out := run(tb, append(environ, "_LAMBDA_SERVER_PORT="+port), program)
 	tb.Cleanup(func() {

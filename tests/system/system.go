@@ -23,6 +23,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"rayexecutor/ray/local"
+	"rayexecutor/tests/freeport"
 )
 
 // Options says what to start.
@@ -65,11 +66,11 @@ func New(options Options) (*System, error) {
 	if err := Build("build"); err != nil {
 		return nil, err
 	}
-	natsPort, err := freePort()
+	natsPort, err := freeport.Take()
 	if err != nil {
 		return nil, err
 	}
-	port, err := freePort()
+	port, err := freeport.Take()
 	if err != nil {
 		return nil, err
 	}
@@ -258,16 +259,6 @@ func (s *System) Logs() string {
 		fmt.Fprintf(&report, "--- %s\n%s\n", name, data[max(0, len(data)-4000):])
 	}
 	return report.String()
-}
-
-// freePort asks the kernel for a port that nothing listens on.
-func freePort() (int, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer listener.Close()
-	return listener.Addr().(*net.TCPAddr).Port, nil
 }
 
 // until asks again and again until it is so, or ctx ends.

@@ -13,7 +13,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -22,6 +21,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"rayexecutor/tests/freeport"
 )
 
 const (
@@ -59,13 +60,13 @@ func Launch(ctx context.Context) (*Server, error) {
 	if !ok {
 		return nil, errors.New("vllm: where is up.sh? Run the test without -trimpath")
 	}
-	port, err := freePort()
+	port, err := freeport.Take()
 	if err != nil {
 		return nil, err
 	}
 	s := &Server{
-		URL: "http://127.0.0.1:" + port, Model: Model, APIKey: apiKey,
-		script: filepath.Join(filepath.Dir(file), "up.sh"), port: port,
+		URL: "http://127.0.0.1:" + strconv.Itoa(port), Model: Model, APIKey: apiKey,
+		script: filepath.Join(filepath.Dir(file), "up.sh"), port: strconv.Itoa(port),
 	}
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
@@ -166,14 +167,4 @@ func (s *Server) WaitRunning(ctx context.Context, want float64) error {
 			return fmt.Errorf("vllm: %v requests run, waiting for %v: %w", got, want, context.Cause(ctx))
 		}
 	}
-}
-
-func freePort() (string, error) {
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer listener.Close()
-	_, port, err := net.SplitHostPort(listener.Addr().String())
-	return port, err
 }
