@@ -39,7 +39,7 @@ func TestNewIDsSortByTime(t *testing.T) {
 	}
 }
 
-func TestDerivedIDTellsEventsApart(t *testing.T) {
+func TestDerivedIDIsUnique(t *testing.T) {
 	t.Parallel()
 	rapid.Check(t, func(t *rapid.T) {
 		source, id := rapid.String().Draw(t, "source"), rapid.String().Draw(t, "id")
@@ -79,7 +79,7 @@ func ExampleDerivedID() {
 	// ce-h6x2dtzpdgt4ceu35mqm6cmd645ergrc
 }
 
-func TestAsErrorTellsNothingUnforeseen(t *testing.T) {
+func TestAsErrorHidesInternalCause(t *testing.T) {
 	t.Parallel()
 	cause := errors.New("dial 10.0.0.1: password is hunter2")
 	coded := deliberation.AsError(cause)

@@ -123,7 +123,7 @@ func TestLedgerCounts(t *testing.T) {
 	})
 }
 
-func TestLedgerPassesOverWhatItDoesNotKnow(t *testing.T) {
+func TestLedgerSkipsUnknownMarks(t *testing.T) {
 	t.Parallel()
 	ledger := fold(deliberation.NewLedger(nil), []deliberation.Mark{
 		{Sequence: 1, Kind: deliberation.KindStarted, DeliberationID: "before our time"},
@@ -166,7 +166,7 @@ func TestOverdue(t *testing.T) {
 
 // TestForgetting: what the journal lost before its end was counted is neither
 // active nor ended.
-func TestForgetting(t *testing.T) {
+func TestForget(t *testing.T) {
 	t.Parallel()
 	ledger := deliberation.NewLedger(nil)
 	for i := range 4 {

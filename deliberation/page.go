@@ -26,14 +26,14 @@ type Page struct {
 func NewPage(size int) *Page { return &Page{size: size} }
 
 // Add puts a story on the page.
-func (p *Page) Add(story *Deliberation) {
+func (p *Page) Add(story *History) {
 	summary := story.Summary()
 	p.Summaries = append(p.Summaries, summary)
 	p.told += proto.Size(summary)
 }
 
-// Looked counts a story that was read for the page.
-func (p *Page) Looked(story *Deliberation) {
+// Count counts a story that was read for the page.
+func (p *Page) Count(story *History) {
 	p.read += proto.Size(story.Requested)
 	for _, result := range story.Results() {
 		p.read += proto.Size(result)

@@ -113,7 +113,7 @@ func TestAcceptBoundsTheFilledPrompts(t *testing.T) {
 	}
 }
 
-func TestAPlaceholderIsNotEchoedInFull(t *testing.T) {
+func TestPlaceholderEchoIsShort(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("x", 1<<20)
 	for _, template := range []string{"{" + long + "}", "{a." + long + "}", "{a[ü" + strings.Repeat("ü", 1<<19) + "]}"} {

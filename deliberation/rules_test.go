@@ -153,7 +153,7 @@ func TestAcceptBoundsTheSize(t *testing.T) {
 	checkRefusal(t, err, deliberation.TooLarge, "request", "at most 1048576")
 }
 
-func TestAcceptWantsAModel(t *testing.T) {
+func TestAcceptNeedsModel(t *testing.T) {
 	t.Parallel()
 	bare := rules(t, func(s *deliberation.Settings) { s.Model, s.ModelURL = "", "" })
 	at := func(r *pb.ExecuteDeliberationRequest) { r.VllmUrl = "http://localhost" }

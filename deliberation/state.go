@@ -54,9 +54,9 @@ type Query struct {
 	State  State
 }
 
-// Deliberation is the fold of one deliberation's entries. The zero value is
+// History is the fold of one deliberation's entries. The zero value is
 // one that nobody has asked for.
-type Deliberation struct {
+type History struct {
 	// Requested is nil while the state is Unknown, and where the journal no
 	// longer keeps the beginning.
 	Requested *pb.DeliberationRequested
@@ -69,8 +69,8 @@ type Deliberation struct {
 	Ended     time.Time
 	// Reason is why it failed or was cancelled.
 	Reason string
-	// GivenUp reports that it failed because too many workers were lost with it.
-	GivenUp bool
+	// DeadLetter reports that it failed because too many workers were lost with it.
+	DeadLetter bool
 	// Sequence is the last entry folded in.
 	Sequence uint64
 	// Unreadable reports that its request could not be read.
@@ -81,8 +81,8 @@ type Deliberation struct {
 }
 
 // Fold folds entries, which are in the order of the journal.
-func Fold(entries []Entry) *Deliberation {
-	d := &Deliberation{State: Unknown}
+func Fold(entries []Entry) *History {
+	d := &History{State: Unknown}
 	for _, entry := range entries {
 		d.apply(entry)
 	}
@@ -91,7 +91,7 @@ func Fold(entries []Entry) *Deliberation {
 
 // apply takes one more entry. What comes after the end is ignored: a worker
 // that was paused and comes back late changes nothing.
-func (d *Deliberation) apply(entry Entry) {
+func (d *History) apply(entry Entry) {
 	d.Sequence = entry.Sequence
 	if d.State.Ended() {
 		return
@@ -110,7 +110,7 @@ func (d *Deliberation) apply(entry Entry) {
 		d.end(Completed, entry.Time, event.GetResults(), "")
 	case *pb.DeliberationFailed:
 		d.end(Failed, entry.Time, event.GetResults(), event.GetErrorMessage())
-		d.GivenUp = event.GetGivenUp()
+		d.DeadLetter = event.GetGivenUp()
 	case *pb.DeliberationCancelled:
 		d.end(Cancelled, entry.Time, event.GetResults(), event.GetReason())
 	}
@@ -118,7 +118,7 @@ func (d *Deliberation) apply(entry Entry) {
 
 // request takes the acceptance. A start that stands before it in the journal
 // is not undone.
-func (d *Deliberation) request(event *pb.DeliberationRequested, entry Entry) {
+func (d *History) request(event *pb.DeliberationRequested, entry Entry) {
 	if d.Requested != nil {
 		return
 	}
@@ -128,7 +128,7 @@ func (d *Deliberation) request(event *pb.DeliberationRequested, entry Entry) {
 	}
 }
 
-func (d *Deliberation) start(event *pb.DeliberationStarted, at time.Time) {
+func (d *History) start(event *pb.DeliberationStarted, at time.Time) {
 	d.State, d.Attempts, d.Cluster = Running, event.GetAttempt(), event.GetCluster()
 	switch first := event.GetFirstStartedAt(); {
 	case first != nil:
@@ -138,17 +138,17 @@ func (d *Deliberation) start(event *pb.DeliberationStarted, at time.Time) {
 	}
 }
 
-func (d *Deliberation) end(state State, at time.Time, results []*pb.DeliberationResult, reason string) {
+func (d *History) end(state State, at time.Time, results []*pb.DeliberationResult, reason string) {
 	d.State, d.Ended, d.ending, d.Reason = state, at, results, reason
 }
 
 // Recorded returns the result of the agent at a place in the request, nil
 // while it has none.
-func (d *Deliberation) Recorded(index int) *pb.DeliberationResult { return d.agents[int32(index)] }
+func (d *History) Recorded(index int) *pb.DeliberationResult { return d.agents[int32(index)] }
 
 // Results returns one result an agent that has one, in the order of the
 // request.
-func (d *Deliberation) Results() []*pb.DeliberationResult {
+func (d *History) Results() []*pb.DeliberationResult {
 	if d.State.Ended() && len(d.ending) > 0 {
 		return d.ending
 	}
@@ -165,7 +165,7 @@ func (d *Deliberation) Results() []*pb.DeliberationResult {
 }
 
 // Deadline is when the deliberation must have ended, on the journal's clock.
-func (d *Deliberation) Deadline() time.Time {
+func (d *History) Deadline() time.Time {
 	return d.Submitted.Add(time.Duration(d.Requested.GetTimeoutSeconds()) * time.Second)
 }
 
@@ -175,7 +175,7 @@ func Proposed(result *pb.DeliberationResult) bool {
 }
 
 // Status tells the deliberation as GetDeliberationStatus answers it.
-func (d *Deliberation) Status(id string) *pb.GetDeliberationStatusResponse {
+func (d *History) Status(id string) *pb.GetDeliberationStatusResponse {
 	if d.State == Unknown {
 		return &pb.GetDeliberationStatusResponse{
 			DeliberationId: id, Status: string(Unknown),
@@ -202,7 +202,7 @@ func (d *Deliberation) Status(id string) *pb.GetDeliberationStatusResponse {
 }
 
 // Summary tells the deliberation as ListDeliberations answers it.
-func (d *Deliberation) Summary() *pb.DeliberationSummary {
+func (d *History) Summary() *pb.DeliberationSummary {
 	return &pb.DeliberationSummary{
 		DeliberationId: d.Requested.GetDeliberationId(),
 		TaskId:         d.Requested.GetTaskId(),
@@ -220,7 +220,7 @@ func (d *Deliberation) Summary() *pb.DeliberationSummary {
 }
 
 // Job tells an active deliberation as GetActiveJobs answers it, at a time.
-func (d *Deliberation) Job(now time.Time) *pb.JobInfo {
+func (d *History) Job(now time.Time) *pb.JobInfo {
 	id, since := d.Requested.GetDeliberationId(), d.Submitted
 	if !d.Started.IsZero() {
 		since = d.Started

@@ -99,7 +99,7 @@ func seconds(at time.Time) int {
 	return int(at.Sub(noon).Seconds())
 }
 
-func TestStatusTellsTheWholeStory(t *testing.T) {
+func TestStatus(t *testing.T) {
 	t.Parallel()
 	d := deliberation.Fold(story(requested, started, completed))
 	want := &pb.GetDeliberationStatusResponse{
@@ -129,20 +129,20 @@ func TestStatusTellsTheWholeStory(t *testing.T) {
 	}
 }
 
-func TestGivenUp(t *testing.T) {
+func TestDeadLetter(t *testing.T) {
 	t.Parallel()
 	gaveUp := &pb.DeliberationFailed{DeliberationId: "d", GivenUp: true}
 	for want, events := range map[bool][]proto.Message{
 		true:  {requested, gaveUp}, // also one that no worker lived to start
 		false: {requested, started, failed, gaveUp},
 	} {
-		if got := deliberation.Fold(story(events...)).GivenUp; got != want {
+		if got := deliberation.Fold(story(events...)).DeadLetter; got != want {
 			t.Errorf("%v is given up: %v", events, got)
 		}
 	}
 }
 
-func TestJobSpeaksAsThePythonService(t *testing.T) {
+func TestJobMatchesPythonService(t *testing.T) {
 	t.Parallel()
 	queued := deliberation.Fold(story(requested)).Job(noon.Add(1500 * time.Millisecond))
 	if queued.GetRuntime() != "2s" || !queued.GetStartTime().AsTime().Equal(noon) || queued.GetStatus() != "queued" {

@@ -194,7 +194,7 @@ func TestSubjects(t *testing.T) {
 		events.Subject(deliberation.KindStarted, "gpu", "d"):         "deliberation.started.gpu.d",
 		events.AgentSubject(255, "d"):                                "deliberation.agent.255.d",
 		events.Subject(deliberation.KindDone, "failed", "d"):         "deliberation.done.failed.d",
-		events.StorySubject("d"):                                     "deliberation.*.*.d",
+		events.HistorySubject("d"):                                   "deliberation.*.*.d",
 		events.EndSubject("d"):                                       "deliberation.done.*.d",
 		events.PoolSubject("gpu"):                                    "deliberation.requested.gpu.*",
 		events.AnnouncementSubject(deliberation.Cancelled):           "orchestration.deliberation.cancelled",

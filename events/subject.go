@@ -35,8 +35,8 @@ func AgentSubject(index int, id string) string {
 	return Subject(deliberation.KindAgent, strconv.Itoa(index), id)
 }
 
-// StorySubject covers one deliberation's whole story.
-func StorySubject(id string) string { return Subject("*", "*", id) }
+// HistorySubject covers one deliberation's whole story.
+func HistorySubject(id string) string { return Subject("*", "*", id) }
 
 // EndSubject covers one deliberation's end. Every writer of an end names this
 // wildcard in its compare-and-set, letter by letter: the server keeps what is

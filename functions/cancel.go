@@ -18,7 +18,7 @@ func (f *Functions) Cancel(ctx context.Context, request *pb.CancelDeliberationRe
 	}
 	id := request.GetDeliberationId()
 	// Model: CancelLook.
-	story, err := f.journal.LeaderStory(ctx, id)
+	story, err := f.journal.ReadLeader(ctx, id)
 	if err != nil {
 		return nil, about(id, err)
 	}
@@ -34,7 +34,7 @@ func (f *Functions) Cancel(ctx context.Context, request *pb.CancelDeliberationRe
 }
 
 // cancel appends the end and returns the story with the end that stands.
-func (f *Functions) cancel(ctx context.Context, story *deliberation.Deliberation, request *pb.CancelDeliberationRequest, origin Origin) (*deliberation.Deliberation, error) {
+func (f *Functions) cancel(ctx context.Context, story *deliberation.History, request *pb.CancelDeliberationRequest, origin Origin) (*deliberation.History, error) {
 	id := request.GetDeliberationId()
 	// Model: Cancel.
 	won, err := f.journal.End(ctx, id, &pb.DeliberationCancelled{
@@ -48,7 +48,7 @@ func (f *Functions) cancel(ctx context.Context, story *deliberation.Deliberation
 		story.State = deliberation.Cancelled
 		return story, nil
 	}
-	story, err = f.journal.LeaderStory(ctx, id)
+	story, err = f.journal.ReadLeader(ctx, id)
 	if err == nil && !story.State.Ended() {
 		// Servers that find together again may tell an older story.
 		err = &deliberation.Error{

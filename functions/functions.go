@@ -35,9 +35,9 @@ type Journal interface {
 	// End appends an end unless one stands.
 	End(ctx context.Context, id string, end proto.Message, traceParent string) (won bool, err error)
 	// Story folds one deliberation; its state is Unknown where there is none.
-	Story(ctx context.Context, id string) (*deliberation.Deliberation, error)
-	// LeaderStory is Story for decisions.
-	LeaderStory(ctx context.Context, id string) (*deliberation.Deliberation, error)
+	Read(ctx context.Context, id string) (*deliberation.History, error)
+	// ReadLeader is Story for decisions.
+	ReadLeader(ctx context.Context, id string) (*deliberation.History, error)
 	// Watch tells each entry of a story after a sequence, as it comes, until its
 	// end. The first call, with an entry that holds no event, says that the story
 	// goes on; one that ended before is not told at all. Unknown ids are NotFound.

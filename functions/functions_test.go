@@ -96,7 +96,7 @@ func (m *memory) End(_ context.Context, id string, end proto.Message, traceParen
 	return true, nil
 }
 
-func (m *memory) fold(id string) *deliberation.Deliberation {
+func (m *memory) fold(id string) *deliberation.History {
 	var own []deliberation.Entry
 	for _, e := range m.entries {
 		if e.DeliberationID == id {
@@ -106,7 +106,7 @@ func (m *memory) fold(id string) *deliberation.Deliberation {
 	return deliberation.Fold(own)
 }
 
-func (m *memory) Story(_ context.Context, id string) (*deliberation.Deliberation, error) {
+func (m *memory) Read(_ context.Context, id string) (*deliberation.History, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := m.check(); err != nil {
@@ -115,13 +115,13 @@ func (m *memory) Story(_ context.Context, id string) (*deliberation.Deliberation
 	return m.fold(id), nil
 }
 
-func (m *memory) LeaderStory(ctx context.Context, id string) (*deliberation.Deliberation, error) {
-	return m.Story(ctx, id)
+func (m *memory) ReadLeader(ctx context.Context, id string) (*deliberation.History, error) {
+	return m.Read(ctx, id)
 }
 
 // Watch tells what there is; what comes later, tests of the real journal tell.
 func (m *memory) Watch(ctx context.Context, id string, after uint64, tell func(deliberation.Entry) error) error {
-	story, err := m.Story(ctx, id)
+	story, err := m.Read(ctx, id)
 	switch {
 	case err != nil:
 		return err

@@ -245,14 +245,14 @@ func loadOf(i int64) (kind, answer string, data []byte) {
 // discard is a journal that takes everything and holds one deliberation.
 type discard struct {
 	*memory
-	story *deliberation.Deliberation
+	story *deliberation.History
 }
 
 func (d discard) Accept(context.Context, *pb.DeliberationRequested, string) (*pb.DeliberationRequested, error) {
 	return nil, nil
 }
 
-func (d discard) Story(context.Context, string) (*deliberation.Deliberation, error) {
+func (d discard) Read(context.Context, string) (*deliberation.History, error) {
 	return d.story, nil
 }
 

@@ -81,8 +81,8 @@ func (f *Functions) activePage(ctx context.Context, query deliberation.Query) (s
 	}
 	page := deliberation.NewPage(query.Size)
 	for place, one := range open {
-		err := f.look(ctx, one.ID, func(story *deliberation.Deliberation) {
-			page.Looked(story)
+		err := f.look(ctx, one.ID, func(story *deliberation.History) {
+			page.Count(story)
 			if story.State == query.State && !story.Unreadable && (query.TaskID == "" || story.Requested.GetTaskId() == query.TaskID) {
 				page.Add(story)
 			}
@@ -98,10 +98,10 @@ func (f *Functions) activePage(ctx context.Context, query deliberation.Query) (s
 }
 
 // look reads a story, of which no more is held than see takes.
-func (f *Functions) look(ctx context.Context, id string, see func(*deliberation.Deliberation)) error {
+func (f *Functions) look(ctx context.Context, id string, see func(*deliberation.History)) error {
 	ctx, back := gate.Borrow(ctx)
 	defer back()
-	story, err := f.journal.Story(ctx, id)
+	story, err := f.journal.Read(ctx, id)
 	if err == nil {
 		see(story)
 	}

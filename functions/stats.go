@@ -92,7 +92,7 @@ func (f *Functions) Jobs(ctx context.Context, _ *pb.GetActiveJobsRequest, _ Orig
 	}
 	response := &pb.GetActiveJobsResponse{}
 	for told, place := 0, 0; place < len(open) && told < deliberation.MaxPageBytes; place++ {
-		err := f.look(ctx, open[place].ID, func(story *deliberation.Deliberation) {
+		err := f.look(ctx, open[place].ID, func(story *deliberation.History) {
 			if !story.Unreadable && (story.State == deliberation.Queued || story.State == deliberation.Running) {
 				job := story.Job(time.Now())
 				response.Jobs = append(response.Jobs, job)

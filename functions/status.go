@@ -12,7 +12,7 @@ func (f *Functions) Status(ctx context.Context, request *pb.GetDeliberationStatu
 	if err := f.rules.Check(request); err != nil {
 		return nil, err
 	}
-	story, err := f.journal.Story(ctx, request.GetDeliberationId())
+	story, err := f.journal.Read(ctx, request.GetDeliberationId())
 	if err != nil {
 		return nil, about(request.GetDeliberationId(), err)
 	}

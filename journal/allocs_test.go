@@ -34,8 +34,8 @@ func TestAllocations(t *testing.T) {
 			_, err := w.Accept(ctx, journaltest.Record(fmt.Sprintf("new-%d", next), 3, 300), "")
 			return err
 		}, 91},
-		{"status of what has ended", func(ctx context.Context) error { _, err := w.Story(ctx, "ended-0"); return err }, 229},
-		{"status of what runs", func(ctx context.Context) error { _, err := w.Story(ctx, "running"); return err }, 459},
+		{"status of what has ended", func(ctx context.Context) error { _, err := w.Read(ctx, "ended-0"); return err }, 229},
+		{"status of what runs", func(ctx context.Context) error { _, err := w.Read(ctx, "running"); return err }, 459},
 	} {
 		t.Run(one.name, func(t *testing.T) {
 			got := testing.AllocsPerRun(1000, func() {

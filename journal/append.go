@@ -16,53 +16,53 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// errStands says that the compare-and-set found another message standing.
-var errStands = errors.New("another message stands")
+// errExists says that the compare-and-set found another message standing.
+var errExists = errors.New("another message stands")
 
 // Accept appends a request: it is accepted when this returns nil, nil. Where
 // the id is taken it returns the record that stands, and nothing was written.
 //
 // LimitReached: the journal is fuller than its watermark. Unavailable: NATS
 // did not answer, and the outcome is unknown; repeating is safe.
-func (j *Journal) Accept(ctx context.Context, record *pb.DeliberationRequested, traceParent string) (standing *pb.DeliberationRequested, err error) {
+func (j *Journal) Accept(ctx context.Context, record *pb.DeliberationRequested, traceParent string) (existing *pb.DeliberationRequested, err error) {
 	id := record.GetDeliberationId()
-	if err := j.checkRoom(ctx, proto.Size(record) > j.maxData()); err != nil {
-		return j.despite(ctx, id, err)
+	if err := j.checkCapacity(ctx, proto.Size(record) > j.maxData()); err != nil {
+		return j.recordedDespite(ctx, id, err)
 	}
 	// Model: Submit.
-	size, err := j.append(ctx, record, traceParent, events.StorySubject(id))
-	if errors.Is(err, errStands) {
-		return j.standing(ctx, id)
+	size, err := j.append(ctx, record, traceParent, events.HistorySubject(id))
+	if errors.Is(err, errExists) {
+		return j.recorded(ctx, id)
 	}
 	if err != nil {
 		return nil, err
 	}
-	j.room.add(size)
+	j.capacity.add(size)
 	return nil, nil
 }
 
-// despite answers a repeated request although nothing new is taken: what was
+// recordedDespite answers a repeated request although nothing new is taken: what was
 // accepted stays so.
-func (j *Journal) despite(ctx context.Context, id string, refusal error) (*pb.DeliberationRequested, error) {
+func (j *Journal) recordedDespite(ctx context.Context, id string, refusal error) (*pb.DeliberationRequested, error) {
 	if deliberation.AsError(refusal).Code != deliberation.LimitReached {
 		return nil, refusal
 	}
-	standing, err := j.requested(ctx, id)
-	if err != nil || standing == nil {
+	existing, err := j.requested(ctx, id)
+	if err != nil || existing == nil {
 		return nil, refusal
 	}
-	return standing, nil
+	return existing, nil
 }
 
-// standing reads the request that holds an id. While servers find together
+// recorded reads the request that holds an id. While servers find together
 // again a read may miss what stands: only what is there can settle it.
-func (j *Journal) standing(ctx context.Context, id string) (*pb.DeliberationRequested, error) {
+func (j *Journal) recorded(ctx context.Context, id string) (*pb.DeliberationRequested, error) {
 	for range 2 {
 		record, err := j.requested(ctx, id)
 		if err != nil || record != nil {
 			return record, err
 		}
-		if err := j.stands(ctx, events.StorySubject(id)); err != nil {
+		if err := j.confirmExists(ctx, events.HistorySubject(id)); err != nil {
 			return nil, err
 		}
 	}
@@ -97,7 +97,7 @@ func (j *Journal) requested(ctx context.Context, id string) (*pb.DeliberationReq
 // Where the object store has no room for its results it is written without them:
 // the agents' records have them, and an end must always find its place.
 func (j *Journal) End(ctx context.Context, id string, end proto.Message, traceParent string) (won bool, err error) {
-	light, err := j.spill(ctx, end)
+	light, err := j.offloadIfLarge(ctx, end)
 	if deliberation.AsError(err).Code == deliberation.LimitReached {
 		j.log.Warn("an end is written without its results", "deliberation", id, "reason", err)
 		light, err = withoutBulk(end), nil
@@ -109,8 +109,8 @@ func (j *Journal) End(ctx context.Context, id string, end proto.Message, tracePa
 	if deliberation.AsError(err).Code == deliberation.TooLarge {
 		_, err = j.write(ctx, events.Shorten(withoutBulk(end), shortText), traceParent, events.EndSubject(id))
 	}
-	if errors.Is(err, errStands) {
-		return false, j.stands(ctx, events.EndSubject(id))
+	if errors.Is(err, errExists) {
+		return false, j.confirmExists(ctx, events.EndSubject(id))
 	}
 	return err == nil, err
 }
@@ -118,14 +118,14 @@ func (j *Journal) End(ctx context.Context, id string, end proto.Message, tracePa
 // shortText is what a text of a message may take that did not fit otherwise.
 const shortText = 16 << 10
 
-// stands makes sure that there is something on a subject where the
+// confirmExists makes sure that there is something on a subject where the
 // compare-and-set has found it. A leader that was cut off from the others also
 // finds what it will never store, and misses what they have stored: then the
 // outcome is unknown.
-func (j *Journal) stands(ctx context.Context, subject string) error {
+func (j *Journal) confirmExists(ctx context.Context, subject string) error {
 	message, err := j.last(ctx, subject)
 	if err == nil && message == nil {
-		err = unavailable("NATS_URL", "could not append to the journal: its servers do not agree yet; repeating is safe", errStands)
+		err = unavailable("NATS_URL", "could not append to the journal: its servers do not agree yet; repeating is safe", errExists)
 	}
 	return err
 }
@@ -133,7 +133,7 @@ func (j *Journal) stands(ctx context.Context, subject string) error {
 // append writes an event if nothing stands on the subjects that `free` covers,
 // and returns its size in bytes.
 func (j *Journal) append(ctx context.Context, event proto.Message, traceParent, free string) (int, error) {
-	event, err := j.spill(ctx, event)
+	event, err := j.offloadIfLarge(ctx, event)
 	if err != nil {
 		return 0, err
 	}
@@ -143,7 +143,7 @@ func (j *Journal) append(ctx context.Context, event proto.Message, traceParent, 
 	}
 	// The stream was given a lower limit than ours: what was accepted ends all
 	// the same.
-	light, failure := j.Lighten(ctx, event)
+	light, failure := j.Offload(ctx, event)
 	if failure != nil || light == event {
 		return 0, err
 	}
@@ -160,7 +160,7 @@ func (j *Journal) write(ctx context.Context, event proto.Message, traceParent, f
 	return message.Size(), j.publish(ctx, message, free)
 }
 
-// publish stores a message or returns errStands. It repeats only what was
+// publish stores a message or returns errExists. It repeats only what was
 // certainly not stored: nobody listened (a change of leader), or another
 // message was in flight.
 func (j *Journal) publish(ctx context.Context, message *nats.Msg, free string) error {
@@ -179,7 +179,7 @@ func (j *Journal) publish(ctx context.Context, message *nats.Msg, free string) e
 	case err == nil:
 		return nil
 	case hasCode(err, jetstream.JSErrCodeStreamWrongLastSequence):
-		return errStands
+		return errExists
 	default:
 		return j.failed("append to the journal", err)
 	}

@@ -25,13 +25,13 @@ func TestAccept(t *testing.T) {
 	other := journaltest.Record("d1", 3, 60)
 	other.Pool = "gpu"
 	for _, again := range []*pb.DeliberationRequested{record, other} {
-		standing, err := w.Accept(t.Context(), again, "")
+		existing, err := w.Accept(t.Context(), again, "")
 		if err != nil {
 			t.Fatal(err)
 		}
-		wantEqual(t, standing, record)
+		wantEqual(t, existing, record)
 	}
-	if n := w.messages(t, events.StorySubject("d1")); n != 1 {
+	if n := w.messages(t, events.HistorySubject("d1")); n != 1 {
 		t.Errorf("%d messages stand, want 1", n)
 	}
 }
@@ -55,26 +55,26 @@ func TestAcceptRace(t *testing.T) {
 		group.Go(func() {
 			record := journaltest.Record("d1", 1, 300)
 			record.Pool = fmt.Sprintf("p%d", i%3)
-			standing, err := w.Accept(t.Context(), record, "")
+			existing, err := w.Accept(t.Context(), record, "")
 			if err != nil {
 				t.Error(err)
-			} else if standing == nil {
+			} else if existing == nil {
 				accepted.Add(1)
 			}
 		})
 	}
 	group.Wait()
-	if n := w.messages(t, events.StorySubject("d1")); n != 1 || accepted.Load() != 1 {
+	if n := w.messages(t, events.HistorySubject("d1")); n != 1 || accepted.Load() != 1 {
 		t.Errorf("%d messages stand and %d callers were told so, want 1 and 1", n, accepted.Load())
 	}
 }
 
-func TestTraceParentIsKept(t *testing.T) {
+func TestTraceParentIsStored(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	const trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 	must[*pb.DeliberationRequested](t)(w.Accept(t.Context(), journaltest.Record("d1", 1, 300), trace))
-	stored := journaltest.Messages(t, w.server.URL, journal.Stream, events.StorySubject("d1"))
+	stored := journaltest.Messages(t, w.server.URL, journal.Stream, events.HistorySubject("d1"))
 	if got := events.Trace(stored[0].Header); got != trace {
 		t.Errorf("traceparent is %q", got)
 	}
@@ -119,7 +119,7 @@ func (w world) fill(t *testing.T, size int) (accepted int, err error) {
 	return accepted - 1, err
 }
 
-func TestWatermarkLeavesRoomForEnds(t *testing.T) {
+func TestWatermarkReservesCapacityForEnds(t *testing.T) {
 	t.Parallel()
 	const limit, size = 4 << 20, 32 << 10
 	w := setup(t, func(layout *journal.Layout) { layout.MaxBytes = limit })
@@ -128,9 +128,9 @@ func TestWatermarkLeavesRoomForEnds(t *testing.T) {
 	if told.RetryAfter <= 0 || !strings.Contains(told.Message, "JOURNAL_MAX_BYTES") {
 		t.Errorf("refused with %+v", told)
 	}
-	standing, err := w.Accept(t.Context(), journaltest.Record("fill-0", 1, 300), "")
-	if err != nil || standing.GetDeliberationId() != "fill-0" {
-		t.Errorf("what was accepted is answered with %v, %v", standing, err)
+	existing, err := w.Accept(t.Context(), journaltest.Record("fill-0", 1, 300), "")
+	if err != nil || existing.GetDeliberationId() != "fill-0" {
+		t.Errorf("what was accepted is answered with %v, %v", existing, err)
 	}
 	if share := float64(accepted*size) / limit; share < 0.7 || share > 0.82 {
 		t.Errorf("refused at %.0f %% of the journal, want about 80", 100*share)

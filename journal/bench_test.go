@@ -25,9 +25,9 @@ func BenchmarkJournal(b *testing.B) {
 			ended := fmt.Sprintf("seed-%d", history/2)
 
 			b.Run("Accept", func(b *testing.B) { benchAccept(b, w) })
-			each(b, "Story/ended", func(ctx context.Context) error { _, err := w.Story(ctx, ended); return err })
-			each(b, "Story/running", func(ctx context.Context) error { _, err := w.Story(ctx, "running"); return err })
-			each(b, "LeaderStory", func(ctx context.Context) error { _, err := w.LeaderStory(ctx, ended); return err })
+			each(b, "Story/ended", func(ctx context.Context) error { _, err := w.Read(ctx, ended); return err })
+			each(b, "Story/running", func(ctx context.Context) error { _, err := w.Read(ctx, "running"); return err })
+			each(b, "ReadLeader", func(ctx context.Context) error { _, err := w.ReadLeader(ctx, ended); return err })
 			each(b, "Watch/ended", func(ctx context.Context) error {
 				return w.Watch(ctx, ended, 0, func(deliberation.Entry) error { return nil })
 			})

@@ -41,10 +41,10 @@ func TestDeployTogether(t *testing.T) {
 	deploying.Wait()
 }
 
-// TestALeaderAloneKnowsNothing leaves the journal's leader alone: while it
+// TestLeaderWithoutQuorum leaves the journal's leader alone: while it
 // still answers, nobody is told that a deliberation is not there, for the
 // others may have it.
-func TestALeaderAloneKnowsNothing(t *testing.T) {
+func TestLeaderWithoutQuorum(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("takes three servers")
@@ -61,7 +61,7 @@ func TestALeaderAloneKnowsNothing(t *testing.T) {
 		t.Fatalf("no server is called %q", stream.CachedInfo().Cluster.Leader)
 	}
 	alone := journaltest.Undeployed(t, journal.Settings{URL: servers[leader].URL})
-	if story, err := alone.Story(t.Context(), "nobody"); err != nil || story.State != deliberation.Unknown {
+	if story, err := alone.Read(t.Context(), "nobody"); err != nil || story.State != deliberation.Unknown {
 		t.Fatalf("while all are there: %v, %v", story, err)
 	}
 	_, js = journaltest.Dial(t, servers[leader].URL)
@@ -83,7 +83,7 @@ func TestALeaderAloneKnowsNothing(t *testing.T) {
 			continue
 		}
 		answered = true
-		if story, err := alone.Story(t.Context(), "nobody"); deliberation.AsError(err).Code != deliberation.Unavailable {
+		if story, err := alone.Read(t.Context(), "nobody"); deliberation.AsError(err).Code != deliberation.Unavailable {
 			t.Fatalf("alone it tells %v, %v", story, err)
 		}
 	}
@@ -131,7 +131,7 @@ func TestCluster(t *testing.T) {
 	for id := range ids {
 		name := fmt.Sprintf("d%d", id)
 		for i, j := range journals {
-			story, err := j.Story(ctx, name)
+			story, err := j.Read(ctx, name)
 			if err != nil || !story.State.Ended() {
 				t.Errorf("server %d tells %s of %s, %v", i, story.State, name, err)
 			}
@@ -169,7 +169,7 @@ func liveAndEnd(ctx context.Context, t *testing.T, j *journal.Journal, id string
 	})
 	// What an acknowledged writer reads has ended, on any server.
 	again(ctx, t, func() error {
-		story, err := j.Story(ctx, id)
+		story, err := j.Read(ctx, id)
 		if err == nil && !story.State.Ended() {
 			t.Errorf("%s has ended, and is told as %s", id, story.State)
 		}

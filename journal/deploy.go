@@ -97,7 +97,7 @@ func passing(err error) bool {
 }
 
 func (j *Journal) deploy(ctx context.Context, layout Layout) error {
-	layout.MaxMessages = j.roomForEnds(ctx, layout.MaxMessages)
+	layout.MaxMessages = j.messageLimit(ctx, layout.MaxMessages)
 	needs, err := j.survey(ctx, j.needs(layout))
 	if err != nil {
 		return err
@@ -118,10 +118,10 @@ func (j *Journal) deploy(ctx context.Context, layout Layout) error {
 	return nil
 }
 
-// roomForEnds returns a limit of messages that leaves what was accepted the room
+// messageLimit returns a limit of messages that leaves what was accepted the room
 // to end: a journal that holds more than its watermark takes nothing new, but
 // must not be full. The next deploy lowers it as messages age.
-func (j *Journal) roomForEnds(ctx context.Context, limit int64) int64 {
+func (j *Journal) messageLimit(ctx context.Context, limit int64) int64 {
 	stream, err := j.js.Stream(ctx, j.name(Stream))
 	if err != nil || limit <= 0 {
 		return limit // it is not there yet, or making it tells why not
@@ -142,7 +142,7 @@ func consumers(layout Layout) []jetstream.ConsumerConfig {
 			AckWait: announceWait, MaxDeliver: -1, MaxAckPending: 1000,
 		}
 	}
-	dead := ends(GivenUp, "The keeper's: every failure, for those that were given up.")
+	dead := ends(DeadLetterWriter, "The keeper's: every failure, for those that were given up.")
 	dead.FilterSubject, dead.MaxAckPending = events.Subject(deliberation.KindDone, string(deliberation.Failed), "*"), 100
 	all := []jetstream.ConsumerConfig{ends(Announcer, "The keeper's: every end, to be announced."), dead}
 	for _, pool := range layout.Pools {
@@ -186,5 +186,5 @@ func resultsBytes(journal int64) int64 {
 	return journal / 8
 }
 
-// keptBytes is the room of what waits for a person.
-func keptBytes(journal int64) int64 { return announcementBytes(announcementBytes(journal)) }
+// deadLetterBytes is the room of what waits for a person.
+func deadLetterBytes(journal int64) int64 { return announcementBytes(announcementBytes(journal)) }

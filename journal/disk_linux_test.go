@@ -60,9 +60,9 @@ func fillDisk(t *testing.T, dir string) (file string) {
 	return file
 }
 
-// TestDiskIsFull, then read-only: both are told with what to do, nothing is
+// TestDiskFull, then read-only: both are told with what to do, nothing is
 // half-done, and what was accepted ends when the disk is mended.
-func TestDiskIsFull(t *testing.T) {
+func TestDiskFull(t *testing.T) {
 	t.Parallel()
 	if !withOwnMounts(t) {
 		return
@@ -92,7 +92,7 @@ func TestDiskIsFull(t *testing.T) {
 	}
 	s.Stop()
 	s.Restart()
-	await(t, "the journal", func() bool { _, err := w.LeaderStory(t.Context(), "d1"); return err == nil })
+	await(t, "the journal", func() bool { _, err := w.ReadLeader(t.Context(), "d1"); return err == nil })
 	w.wantBoth(t, "lost", status("not_found"))
 	w.wantEnd(t, "d1", 10<<10)
 
@@ -116,7 +116,7 @@ func TestDiskIsFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Restart()
-	await(t, "the journal", func() bool { _, err := w.LeaderStory(t.Context(), "d2"); return err == nil })
+	await(t, "the journal", func() bool { _, err := w.ReadLeader(t.Context(), "d2"); return err == nil })
 	w.wantEnd(t, "d2", 10<<10)
 	w.wantBoth(t, "refused", status("not_found"))
 }

@@ -40,7 +40,7 @@ var (
 	// AGENT_RESPONSES=true.
 	Responder = Reader{consumer: "keeper-responses", made: " (deploy makes it while AGENT_RESPONSES=true)", atOnce: 16}
 	// GivenUp sets aside what was given up.
-	GivenUp = Reader{consumer: "keeper-dead", atOnce: 4}
+	DeadLetterWriter = Reader{consumer: "keeper-dead", atOnce: 4}
 	// Relay posts the ends to a sink. See PrepareRelay.
 	Relay = Reader{consumer: "relay", atOnce: 64}
 )
@@ -101,7 +101,7 @@ func (j *Journal) Ends(ctx context.Context, reader Reader, tell func(context.Con
 func (j *Journal) settle(ctx context.Context, reader Reader, message jetstream.Msg, announce func(context.Context, Delivery) error) error {
 	attempt, failure := j.deliver(ctx, message, announce)
 	if failure != nil && ctx.Err() == nil && hopeless(failure, attempt) {
-		j.dismiss(reader, message, failure)
+		j.terminate(reader, message, failure)
 		return nil
 	}
 	if err := conclude(ctx, message, failure); err != nil {
@@ -141,11 +141,11 @@ func hopeless(failure error, attempt uint64) bool {
 	}
 }
 
-// dismiss sets aside what can never be told: it would come again until it has
+// terminate sets aside what can never be told: it would come again until it has
 // taken the place of all others. The message stays in the journal, where the log
 // and the server's advisory (MSG_TERMINATED) say which it is.
-func (j *Journal) dismiss(reader Reader, message jetstream.Msg, failure error) {
-	j.setAside.WithLabelValues(reader.consumer).Inc()
+func (j *Journal) terminate(reader Reader, message jetstream.Msg, failure error) {
+	j.terminated.WithLabelValues(reader.consumer).Inc()
 	var sequence uint64
 	if metadata, err := message.Metadata(); err == nil {
 		sequence = metadata.Sequence.Stream
@@ -218,10 +218,10 @@ func (j *Journal) deliver(ctx context.Context, message jetstream.Msg, announce f
 // own, and waits until it is stored. The server drops a repeat of the same id
 // within that stream's duplicate window.
 func (j *Journal) Announce(ctx context.Context, subject, id string, header map[string][]string, data []byte) error {
-	return j.tell(ctx, subject, header, data, jetstream.WithMsgID(id))
+	return j.send(ctx, subject, header, data, jetstream.WithMsgID(id))
 }
 
-func (j *Journal) tell(ctx context.Context, subject string, header map[string][]string, data []byte, options ...jetstream.PublishOpt) error {
+func (j *Journal) send(ctx context.Context, subject string, header map[string][]string, data []byte, options ...jetstream.PublishOpt) error {
 	ctx, cancel := context.WithTimeout(ctx, j.wait)
 	defer cancel()
 	message := &nats.Msg{Subject: subject, Header: header, Data: data}

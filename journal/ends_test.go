@@ -61,7 +61,7 @@ func TestEnds(t *testing.T) {
 	}
 }
 
-func TestEndsComeAgainUntilAnnounced(t *testing.T) {
+func TestEndsAreRedelivered(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	must[bool](t)(w.End(t.Context(), "d1", failed("d1"), ""))
@@ -92,9 +92,9 @@ func TestEndsStopWhileNATSIsAway(t *testing.T) {
 	}
 }
 
-// TestEndsGivesBack stops a keeper that has fetched more than it announced:
+// TestEndsReturnsUnread stops a keeper that has fetched more than it announced:
 // the next one hears of the rest without waiting.
-func TestEndsGivesBack(t *testing.T) {
+func TestEndsReturnsUnread(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	const n = 20

@@ -73,7 +73,7 @@ func (j *Journal) failed(doing string, err error) error {
 // and certificates; the log is.
 func (j *Journal) unreached(doing string, err error) error {
 	why := j.away()
-	j.troubles.log(j.log, why.Error())
+	j.connectionErrors.log(j.log, why.Error())
 	return unavailable("NATS_URL", "could not "+doing+": NATS cannot be reached or did not answer in time; repeating is safe", errors.Join(why, err))
 }
 
@@ -103,7 +103,7 @@ func (j *Journal) denial(err error) error {
 		return err
 	}
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) {
-		return j.troubles.denial(deployWait + j.wait)
+		return j.connectionErrors.denial(deployWait + j.wait)
 	}
 	return nil
 }

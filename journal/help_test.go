@@ -40,15 +40,15 @@ func setup(t testing.TB, change ...func(*journal.Layout)) world {
 
 func (w world) accept(t testing.TB, id string, agents int) {
 	t.Helper()
-	standing, err := w.Accept(t.Context(), journaltest.Record(id, agents, 300), "")
-	if err != nil || standing != nil {
-		t.Fatalf("accept %s: %v, %v", id, standing, err)
+	existing, err := w.Accept(t.Context(), journaltest.Record(id, agents, 300), "")
+	if err != nil || existing != nil {
+		t.Fatalf("accept %s: %v, %v", id, existing, err)
 	}
 }
 
-func (w world) story(t testing.TB, id string) *deliberation.Deliberation {
+func (w world) story(t testing.TB, id string) *deliberation.History {
 	t.Helper()
-	story, err := w.Story(t.Context(), id)
+	story, err := w.Read(t.Context(), id)
 	if err != nil {
 		t.Fatalf("story of %s: %v", id, err)
 	}

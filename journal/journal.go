@@ -54,20 +54,20 @@ type Settings struct {
 
 // Journal is a connection to the journal. It is safe for concurrent use.
 type Journal struct {
-	conn     *nats.Conn
-	js       jetstream.JetStream
-	prefix   string
-	wait     time.Duration
-	log      *slog.Logger
-	troubles *troubles
-	room     watermark
-	beats    heartbeats
-	looks    singleflight.Group // at the room and at the workers, one at a time
-	reached  atomic.Bool
+	conn             *nats.Conn
+	js               jetstream.JetStream
+	prefix           string
+	wait             time.Duration
+	log              *slog.Logger
+	connectionErrors *connectionErrors
+	capacity         capacity
+	beats            heartbeats
+	refreshes        singleflight.Group // at the room and at the workers, one at a time
+	reached          atomic.Bool
 
 	complaints Throttle // of ends that could not be told
 	unreadable *unreadable
-	setAside   *prometheus.CounterVec // ends that a reader can never tell
+	terminated *prometheus.CounterVec // ends that a reader can never tell
 }
 
 // Connect starts to connect and returns at once: a NATS that is away is tried
@@ -82,8 +82,8 @@ func Connect(settings Settings) (*Journal, error) {
 	if err := settings.readable(); err != nil {
 		return nil, err
 	}
-	troubles := &troubles{waiting: map[*context.CancelCauseFunc]struct{}{}}
-	conn, err := nats.Connect(settings.URL, options(settings, troubles)...)
+	connectionErrors := &connectionErrors{waiting: map[*context.CancelCauseFunc]struct{}{}}
+	conn, err := nats.Connect(settings.URL, options(settings, connectionErrors)...)
 	if err != nil {
 		return nil, fmt.Errorf("NATS_URL: %w", withoutURL(err))
 	}
@@ -93,8 +93,8 @@ func Connect(settings Settings) (*Journal, error) {
 		return nil, fmt.Errorf("JetStream: %w", err)
 	}
 	return &Journal{
-		conn: conn, js: js, prefix: settings.Prefix, wait: settings.Wait, log: settings.Log, troubles: troubles, unreadable: newUnreadable(),
-		setAside: prometheus.NewCounterVec(prometheus.CounterOpts{
+		conn: conn, js: js, prefix: settings.Prefix, wait: settings.Wait, log: settings.Log, connectionErrors: connectionErrors, unreadable: newUnreadable(),
+		terminated: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "ray_executor_ends_set_aside_total", Help: "Ends that could never be told, by reader; the log names each.",
 		}, []string{"reader"}),
 	}, nil
@@ -120,7 +120,7 @@ func (s *Settings) readable() error {
 	return nil
 }
 
-func options(settings Settings, troubles *troubles) []nats.Option {
+func options(settings Settings, connectionErrors *connectionErrors) []nats.Option {
 	options := []nats.Option{
 		nats.Name(settings.Name),
 		nats.RetryOnFailedConnect(true),
@@ -139,12 +139,12 @@ func options(settings Settings, troubles *troubles) []nats.Option {
 			}
 		}),
 		nats.ReconnectHandler(func(conn *nats.Conn) {
-			troubles.connected()
+			connectionErrors.connected()
 			settings.Log.Info("NATS is back", "server", conn.ConnectedUrlRedacted())
 		}),
-		nats.ReconnectErrHandler(troubles.failedToConnect),
+		nats.ReconnectErrHandler(connectionErrors.failedToConnect),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
-			troubles.reported(err)
+			connectionErrors.reported(err)
 			settings.Log.Warn("NATS reports", "error", err)
 		}),
 	}
@@ -194,8 +194,8 @@ func (j *Journal) info(ctx context.Context) (*jetstream.StreamInfo, error) {
 	return stream.CachedInfo(), nil
 }
 
-// Look is the journal's state at a moment.
-type Look struct {
+// State is the journal's state at a moment.
+type State struct {
 	// Now is the moment, on the server's clock.
 	Now time.Time
 	// First is the lowest sequence that the journal holds, one above Last where
@@ -203,13 +203,13 @@ type Look struct {
 	First, Last uint64
 }
 
-// Look asks the leader for the journal's state.
-func (j *Journal) Look(ctx context.Context) (Look, error) {
+// State asks the leader for the journal's state.
+func (j *Journal) State(ctx context.Context) (State, error) {
 	info, err := j.info(ctx)
 	if err != nil {
-		return Look{}, err
+		return State{}, err
 	}
-	return Look{Now: info.TimeStamp, First: info.State.FirstSeq, Last: info.State.LastSeq}, nil
+	return State{Now: info.TimeStamp, First: info.State.FirstSeq, Last: info.State.LastSeq}, nil
 }
 
 // Now asks for the time on the server's clock, the one that the journal's

@@ -69,7 +69,7 @@ func TestCatchUp(t *testing.T) {
 	wantEqual(t, w.recount(t).Snapshot(), ledger.Snapshot())
 }
 
-func TestCatchUpPastWhatDoesNotBelong(t *testing.T) {
+func TestCatchUpSkipsForeignMessages(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	_, js := journaltest.Dial(t, w.server.URL)
@@ -204,9 +204,9 @@ func TestFollow(t *testing.T) {
 	}
 }
 
-// TestFollowGoesOn loses the consumer, then the server: either it goes on by
+// TestFollowResumes loses the consumer, then the server: either it goes on by
 // itself or says that it cannot, so that the caller starts again.
-func TestFollowGoesOn(t *testing.T) {
+func TestFollowResumes(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	ctx, cancel := context.WithCancel(t.Context())
@@ -290,9 +290,9 @@ func TestLedgerOfAnotherJournal(t *testing.T) {
 	}
 }
 
-// TestALedgerLeftBehind has a reader that was idle while the journal counted and
+// TestLedgerBehindJournal has a reader that was idle while the journal counted and
 // lost a hundred: the snapshot has them.
-func TestALedgerLeftBehind(t *testing.T) {
+func TestLedgerBehindJournal(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	idle, revision := w.ledger(t)
@@ -319,9 +319,9 @@ func TestALedgerLeftBehind(t *testing.T) {
 	}
 }
 
-// TestAJournalIsKnownByItsCreation: one that tells an older end than the
+// TestJournalIdentifiedByCreation: one that tells an older end than the
 // snapshot is the same, and its history is not counted anew.
-func TestAJournalIsKnownByItsCreation(t *testing.T) {
+func TestJournalIdentifiedByCreation(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	w.accept(t, "d1", 1)
@@ -370,8 +370,8 @@ func TestCatchUpSlowly(t *testing.T) {
 	wantCounts(t, ledger, 5000, 0, 0, 5000, 0, 0)
 }
 
-// TestASnapshotThatCannotBeRead is replaced: without a ledger no deadline holds.
-func TestASnapshotThatCannotBeRead(t *testing.T) {
+// TestUnreadableSnapshot is replaced: without a ledger no deadline holds.
+func TestUnreadableSnapshot(t *testing.T) {
 	t.Parallel()
 	for name, snapshot := range map[string][]byte{
 		"no snapshot":        []byte("\xff\xff"),

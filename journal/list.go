@@ -84,11 +84,11 @@ func (j *Journal) match(ctx context.Context, request listed, query deliberation.
 	}
 	ctx, back := gate.Borrow(ctx)
 	defer back()
-	story, err := j.Story(ctx, request.id)
+	story, err := j.Read(ctx, request.id)
 	if err != nil {
 		return err
 	}
-	page.Looked(story)
+	page.Count(story)
 	if story.State != deliberation.Unknown && (query.State == "" || story.State == query.State) {
 		page.Add(story)
 	}

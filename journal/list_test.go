@@ -90,7 +90,7 @@ func TestPageWhileNewOnesArrive(t *testing.T) {
 	}
 }
 
-func TestPageOfNothing(t *testing.T) {
+func TestPageEmpty(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	if ids, pages := w.list(t, deliberation.Query{Size: 5}, func() {}); len(ids) != 0 || pages != 1 {
@@ -112,9 +112,9 @@ func TestPageIsBounded(t *testing.T) {
 	}
 }
 
-// TestPageOfLargeOnes: an older journal may hold long names. A page of them ends
+// TestPageOfLargeRequests: an older journal may hold long names. A page of them ends
 // early, and they are all found.
-func TestPageOfLargeOnes(t *testing.T) {
+func TestPageOfLargeRequests(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	for i := range 12 {
@@ -132,9 +132,9 @@ func TestPageOfLargeOnes(t *testing.T) {
 	}
 }
 
-// TestARarePool is looked for as any other: the server is never asked to search
+// TestPageOfRarePool is looked for as any other: the server is never asked to search
 // for it, which it does under a lock.
-func TestARarePool(t *testing.T) {
+func TestPageOfRarePool(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	rare := journaltest.Record("rare", 1, 300)

@@ -59,14 +59,14 @@ func (m *machine) submit(t *rapid.T) {
 	if again := len(m.ids) > 0 && rapid.Bool().Draw(t, "again"); again {
 		id = rapid.SampledFrom(m.ids).Draw(t, "id")
 	}
-	standing, err := m.Accept(m.ctx, journaltest.Record(id, agentsOfModel, 300), "")
+	existing, err := m.Accept(m.ctx, journaltest.Record(id, agentsOfModel, 300), "")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, known := m.model[id]; known != (standing != nil) {
-		t.Fatalf("%s: known %v, but standing is %v", id, known, standing)
+	if _, known := m.model[id]; known != (existing != nil) {
+		t.Fatalf("%s: known %v, but existing is %v", id, known, existing)
 	}
-	if standing == nil {
+	if existing == nil {
 		m.ids = append(m.ids, id)
 		m.model[id] = &believed{state: deliberation.Queued, results: map[int]string{}}
 	}
@@ -94,7 +94,7 @@ func (m *machine) start(t *rapid.T) {
 	one.attempts++
 	one.state = deliberation.Running
 	if one.started.IsZero() {
-		story, err := m.Story(m.ctx, id)
+		story, err := m.Read(m.ctx, id)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -154,8 +154,8 @@ func (m *machine) saveSnapshot(t *rapid.T) {
 	snapshot := m.kept.Snapshot()
 	revision, saved, err := m.SaveSnapshot(m.ctx, snapshot, m.revision)
 	if err != nil || !saved {
-		_, standing, failure := m.Ledger(m.ctx)
-		t.Fatalf("saved %v over revision %d, %v; what stands is %d, %v", saved, m.revision, err, standing, failure)
+		_, existing, failure := m.Ledger(m.ctx)
+		t.Fatalf("saved %v over revision %d, %v; what stands is %d, %v", saved, m.revision, err, existing, failure)
 	}
 	m.revision, m.snapshots = revision, append(m.snapshots, snapshot)
 }
@@ -167,7 +167,7 @@ func (m *machine) restart(t *rapid.T) {
 	m.server.Stop()
 	m.server.Restart()
 	for range 500 {
-		if _, err := m.LeaderStory(m.ctx, "nobody"); err == nil {
+		if _, err := m.ReadLeader(m.ctx, "nobody"); err == nil {
 			return
 		}
 		time.Sleep(10 * time.Millisecond)
@@ -195,9 +195,9 @@ func (m *machine) checkAll(t *rapid.T) {
 }
 
 func (m *machine) checkStory(t *rapid.T, id string) {
-	story, err := m.Story(m.ctx, id)
+	story, err := m.Read(m.ctx, id)
 	m.must(t, err)
-	leader, err := m.LeaderStory(m.ctx, id)
+	leader, err := m.ReadLeader(m.ctx, id)
 	m.must(t, err)
 	if !proto.Equal(story.Status(id), leader.Status(id)) {
 		t.Fatalf("a replica tells %s\nthe leader %s", story.Status(id), leader.Status(id))

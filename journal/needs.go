@@ -43,8 +43,8 @@ func (j *Journal) needs(layout Layout) []need {
 		j.valuesNeed(j.workersBucket(layout)),
 		j.objectsNeed(jetstream.ObjectStoreConfig{
 			// Without an age: what is in it waits for a person.
-			Bucket: j.name(DeadBucket), Description: "Deliberations that were given up: `ray-executor dead list`.",
-			MaxBytes: keptBytes(layout.MaxBytes), Storage: jetstream.FileStorage, Replicas: layout.Replicas,
+			Bucket: j.name(DeadLetterBucket), Description: "Deliberations that were given up: `ray-executor dead list`.",
+			MaxBytes: deadLetterBytes(layout.MaxBytes), Storage: jetstream.FileStorage, Replicas: layout.Replicas,
 		}),
 	}
 	if layout.AgentResponses {

@@ -42,10 +42,10 @@ func TestPrefix(t *testing.T) {
 	if err := w.Announce(t.Context(), "orchestration.deliberation.completed", "id", nil, nil); err != nil {
 		t.Error(err)
 	}
-	if err := w.KeepDead(t.Context(), w.giveUp(t, journaltest.Record("d2", 1, 300))); err != nil {
+	if err := w.StoreDeadLetter(t.Context(), w.giveUp(t, journaltest.Record("d2", 1, 300))); err != nil {
 		t.Error(err)
 	}
-	if list := must[[]journal.DeadSummary](t)(w.ListDead(t.Context())); len(list) != 1 {
+	if list := must[[]journal.DeadLetterSummary](t)(w.ListDeadLetters(t.Context())); len(list) != 1 {
 		t.Errorf("given up is %v", list)
 	}
 	w.keepUndelivered(t, "d1", "refused", 1)

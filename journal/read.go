@@ -18,10 +18,10 @@ import (
 
 // Story folds one deliberation. A story without an end is checked with the
 // leader before it is told: a replica may lag behind an acknowledged write.
-func (j *Journal) Story(ctx context.Context, id string) (*deliberation.Deliberation, error) {
+func (j *Journal) Read(ctx context.Context, id string) (*deliberation.History, error) {
 	ctx, cancel := context.WithTimeout(ctx, j.wait)
 	defer cancel()
-	entries, err := j.replicaStory(ctx, id)
+	entries, err := j.readReplica(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -31,11 +31,11 @@ func (j *Journal) Story(ctx context.Context, id string) (*deliberation.Deliberat
 	return j.checked(ctx, id, entries)
 }
 
-// LeaderStory folds one deliberation as the leader has it, for decisions.
-func (j *Journal) LeaderStory(ctx context.Context, id string) (*deliberation.Deliberation, error) {
+// ReadLeader folds one deliberation as the leader has it, for decisions.
+func (j *Journal) ReadLeader(ctx context.Context, id string) (*deliberation.History, error) {
 	ctx, cancel := context.WithTimeout(ctx, j.wait)
 	defer cancel()
-	entries, err := j.replicaStory(ctx, id)
+	entries, err := j.readReplica(ctx, id)
 	if err != nil {
 		return nil, err
 	}
@@ -44,14 +44,14 @@ func (j *Journal) LeaderStory(ctx context.Context, id string) (*deliberation.Del
 
 // checked folds a replica's entries if the leader has no later one: what comes
 // before it is then there too. Otherwise the leader tells the story.
-func (j *Journal) checked(ctx context.Context, id string, entries []deliberation.Entry) (*deliberation.Deliberation, error) {
-	last, err := j.last(ctx, events.StorySubject(id))
+func (j *Journal) checked(ctx context.Context, id string, entries []deliberation.Entry) (*deliberation.History, error) {
+	last, err := j.last(ctx, events.HistorySubject(id))
 	if err != nil {
 		return nil, err
 	}
 	story := deliberation.Fold(entries)
 	if last == nil && len(entries) == 0 {
-		if err := j.led(ctx); err != nil {
+		if err := j.requireQuorum(ctx); err != nil {
 			return nil, err
 		}
 	}
@@ -69,10 +69,10 @@ const heardWithin = 3 * time.Second
 // errAlone says that a leader does not hear its followers.
 var errAlone = errors.New("the leader is alone")
 
-// led makes sure that a leader which knows nothing still leads. One that is cut
+// requireQuorum makes sure that a leader which knows nothing still leads. One that is cut
 // off from the others goes on to answer for some seconds, without what they
 // have stored since.
-func (j *Journal) led(ctx context.Context) error {
+func (j *Journal) requireQuorum(ctx context.Context) error {
 	info, err := j.info(ctx)
 	if err != nil || info.Cluster == nil {
 		return err
@@ -104,9 +104,9 @@ func startedLate(entries []deliberation.Entry) bool {
 	return false
 }
 
-// replicaStory reads a story's last message a subject, from any replica.
-func (j *Journal) replicaStory(ctx context.Context, id string) ([]deliberation.Entry, error) {
-	messages, err := j.lastEach(ctx, events.StorySubject(id))
+// readReplica reads a story's last message a subject, from any replica.
+func (j *Journal) readReplica(ctx context.Context, id string) ([]deliberation.Entry, error) {
+	messages, err := j.lastEach(ctx, events.HistorySubject(id))
 	if err != nil {
 		return nil, err
 	}
@@ -125,7 +125,7 @@ func (j *Journal) replicaStory(ctx context.Context, id string) ([]deliberation.E
 }
 
 // walk reads a story entry by entry from the leader, up to its last one.
-func (j *Journal) walk(ctx context.Context, id string, last uint64) (*deliberation.Deliberation, error) {
+func (j *Journal) walk(ctx context.Context, id string, last uint64) (*deliberation.History, error) {
 	var entries []deliberation.Entry
 	err := j.each(ctx, id, 1, last, func(entry deliberation.Entry) error {
 		entries = append(entries, entry)
@@ -141,7 +141,7 @@ func (j *Journal) walk(ctx context.Context, id string, last uint64) (*deliberati
 // for more than there is makes the server search to the journal's end.
 func (j *Journal) each(ctx context.Context, id string, from, last uint64, tell func(deliberation.Entry) error) error {
 	for from <= last {
-		message, err := j.next(ctx, events.StorySubject(id), from)
+		message, err := j.next(ctx, events.HistorySubject(id), from)
 		if err != nil || message == nil {
 			return err
 		}
@@ -242,7 +242,7 @@ func (j *Journal) entry(ctx context.Context, message *jetstream.RawStreamMsg) (d
 	}
 	if unread != nil {
 		j.unreadable.note(j.log, fmt.Sprintf("message %d of %s, on %s", message.Sequence, j.name(Stream), message.Subject), unread)
-	} else if err := j.restore(ctx, event); err != nil {
+	} else if err := j.inline(ctx, event); err != nil {
 		return deliberation.Entry{}, err
 	}
 	return deliberation.Entry{Sequence: message.Sequence, Time: message.Time, Event: event, Unreadable: unread != nil}, nil

@@ -32,10 +32,10 @@ func (w world) agent(t testing.TB, id string, index int, proposal string) {
 
 // wantBoth holds what any replica and what the leader tells against one
 // expectation.
-func (w world) wantBoth(t *testing.T, id string, want func(*pb.GetDeliberationStatusResponse) string) *deliberation.Deliberation {
+func (w world) wantBoth(t *testing.T, id string, want func(*pb.GetDeliberationStatusResponse) string) *deliberation.History {
 	t.Helper()
 	story := w.story(t, id)
-	leader := must[*deliberation.Deliberation](t)(w.LeaderStory(t.Context(), id))
+	leader := must[*deliberation.History](t)(w.ReadLeader(t.Context(), id))
 	wantEqual(t, leader.Status(id), story.Status(id))
 	if wrong := want(story.Status(id)); wrong != "" {
 		t.Errorf("%s: %s", wrong, story.Status(id))
@@ -56,7 +56,7 @@ func status(state string, results ...string) func(*pb.GetDeliberationStatusRespo
 	}
 }
 
-func TestStory(t *testing.T) {
+func TestRead(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	w.wantBoth(t, "d1", status("not_found"))
@@ -89,7 +89,7 @@ func TestStory(t *testing.T) {
 	wantEqual(t, late.Status("d1"), ended.Status("d1"))
 }
 
-func TestStoryOfManyAgents(t *testing.T) {
+func TestReadManyAgents(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	w.accept(t, "d1", 256)
@@ -110,9 +110,9 @@ func TestStoryOfManyAgents(t *testing.T) {
 	}
 }
 
-// TestStoryAboveOneAnswer tells a story larger than what the server sends at
+// TestReadSeveralBatches tells a story larger than what the server sends at
 // once: its tail must not be missing.
-func TestStoryAboveOneAnswer(t *testing.T) {
+func TestReadSeveralBatches(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	const agents = 20
@@ -126,15 +126,15 @@ func TestStoryAboveOneAnswer(t *testing.T) {
 	}
 }
 
-func TestReadingEndsWithItsContext(t *testing.T) {
+func TestReadStopsWithContext(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	w.accept(t, "d1", 1)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	calls := map[string]func() error{
-		"story":  func() error { _, err := w.Story(ctx, "d1"); return err },
-		"leader": func() error { _, err := w.LeaderStory(ctx, "d1"); return err },
+		"story":  func() error { _, err := w.Read(ctx, "d1"); return err },
+		"leader": func() error { _, err := w.ReadLeader(ctx, "d1"); return err },
 		"page":   func() error { _, _, err := w.Page(ctx, deliberation.Query{Size: 10}); return err },
 		"accept": func() error { _, err := w.Accept(ctx, journaltest.Record("d2", 1, 1), ""); return err },
 		"ledger": func() error { _, _, err := w.Ledger(ctx); return err },

@@ -70,7 +70,7 @@ func TestSmallStreamMessages(t *testing.T) {
 }
 
 // The server's own limit, where the journal has none.
-func TestServerStoreIsFull(t *testing.T) {
+func TestServerStoreFull(t *testing.T) {
 	t.Parallel()
 	server := journaltest.Start(t, func(options *server.Options) {
 		options.JetStreamMaxStore = 10 << 20 // 8 of them are kept for heartbeats

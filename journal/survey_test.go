@@ -27,9 +27,9 @@ func streams(t *testing.T, js jetstream.JetStream) []string {
 	return names
 }
 
-// TestAStreamThatListenersShare announces into the fleet's own stream, where it
+// TestSharedListenerStreams announces into the fleet's own stream, where it
 // has one that covers the announcements.
-func TestAStreamThatListenersShare(t *testing.T) {
+func TestSharedListenerStreams(t *testing.T) {
 	t.Parallel()
 	for name, fleet := range map[string][]jetstream.StreamConfig{
 		"the fleet's":   {{Name: "ORCHESTRATOR_EVENTS", Subjects: []string{"orchestration.>"}}},
@@ -71,8 +71,8 @@ func TestAStreamThatListenersShare(t *testing.T) {
 	}
 }
 
-// TestStreamsInTheWay makes nothing where it could not make it all.
-func TestStreamsInTheWay(t *testing.T) {
+// TestConflictingStreams makes nothing where it could not make it all.
+func TestConflictingStreams(t *testing.T) {
 	t.Parallel()
 	announcements := []string{"orchestration.>"}
 	for name, test := range map[string]struct {
@@ -83,7 +83,7 @@ func TestStreamsInTheWay(t *testing.T) {
 		"the journal's":       {there: jetstream.StreamConfig{Name: "FLEET", Subjects: []string{"deliberation.>"}}, says: []string{journal.Stream, "another NATS account"}},
 		"a part of it":        {there: jetstream.StreamConfig{Name: "FLEET", Subjects: []string{"deliberation.done.failed.*", "x"}}, says: []string{journal.Stream}},
 		"a journal elsewhere": {there: jetstream.StreamConfig{Name: "OLD_" + journal.Stream, Subjects: []string{events.JournalSubjects}}, says: []string{"another NATS account"}},
-		"the relay's":         {there: jetstream.StreamConfig{Name: "FLEET", Subjects: []string{"ray-executor.>"}}, says: []string{journal.Undelivered}},
+		"the relay's":         {there: jetstream.StreamConfig{Name: "FLEET", Subjects: []string{"ray-executor.>"}}, says: []string{journal.UndeliveredStream}},
 		"objects":             {there: jetstream.StreamConfig{Name: "FLEET", Subjects: []string{"$O.>"}}, says: []string{journal.Results}},
 		"values":              {there: jetstream.StreamConfig{Name: "FLEET", Subjects: []string{"$KV.*.x", "$KV.*.summary"}}, says: []string{journal.Statistics}},
 		"some announcements":  {there: jetstream.StreamConfig{Name: "FLEET", Subjects: []string{"orchestration.deliberation.failed"}}, says: []string{"completed", "cancelled", "add the subjects"}},
@@ -135,8 +135,8 @@ func TestStreamsInTheWay(t *testing.T) {
 	}
 }
 
-// TestWhatAnOlderDeployMade is updated, whatever became of its description.
-func TestWhatAnOlderDeployMade(t *testing.T) {
+// TestDeployOverOlderVersion is updated, whatever became of its description.
+func TestDeployOverOlderVersion(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	_, js := journaltest.Dial(t, w.server.URL)

@@ -37,5 +37,5 @@ func (u *unreadable) note(log *slog.Logger, what string, why error) {
 
 // Metrics are what the journal's reader counts, to be registered by its owner.
 func (j *Journal) Metrics() []prometheus.Collector {
-	return []prometheus.Collector{j.unreadable.count, j.setAside}
+	return []prometheus.Collector{j.unreadable.count, j.terminated}
 }

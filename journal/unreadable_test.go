@@ -56,9 +56,9 @@ func (w world) counted(t *testing.T, name string) float64 {
 	return 0
 }
 
-// TestUnreadableMessagesArePassedOver: each concerns its own deliberation, and
+// TestUnreadableMessagesAreSkipped: each concerns its own deliberation, and
 // is noted once however often it is read.
-func TestUnreadableMessagesArePassedOver(t *testing.T) {
+func TestUnreadableMessagesAreSkipped(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	w.accept(t, "agents", 2)
@@ -85,7 +85,7 @@ func TestUnreadableMessagesArePassedOver(t *testing.T) {
 	if state := w.story(t, "ended").State; state != deliberation.Completed {
 		t.Errorf("it is %s", state)
 	}
-	bad := must[*deliberation.Deliberation](t)(w.LeaderStory(t.Context(), "bad"))
+	bad := must[*deliberation.History](t)(w.ReadLeader(t.Context(), "bad"))
 	if bad.State != deliberation.Queued || !bad.Unreadable || bad.Requested.GetTimeoutSeconds() != 60 {
 		t.Errorf("a request that cannot be read: %+v", bad)
 	}
@@ -103,8 +103,8 @@ func TestUnreadableMessagesArePassedOver(t *testing.T) {
 	}
 }
 
-// TestADamagedObject is not what its name says: its message is told without it.
-func TestADamagedObject(t *testing.T) {
+// TestDamagedObject is not what its name says: its message is told without it.
+func TestDamagedObject(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	w.accept(t, "d1", 1)
@@ -123,8 +123,8 @@ func TestADamagedObject(t *testing.T) {
 	w.wantUnreadable(t, 1)
 }
 
-// TestHopelessEndsAreSetAside: what can never be told is acknowledged.
-func TestHopelessEndsAreSetAside(t *testing.T) {
+// TestPermanentlyFailingEndsAreTerminated: what can never be told is acknowledged.
+func TestPermanentlyFailingEndsAreTerminated(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	w.junk(t, "deliberation.done.somehow.d0", completedType, "")
@@ -162,9 +162,9 @@ func TestHopelessEndsAreSetAside(t *testing.T) {
 	}
 }
 
-// TestAnEndNeedsNoStore has an object store without room: what was accepted can
+// TestEndWithoutObjectStore has an object store without room: what was accepted can
 // be ended all the same.
-func TestAnEndNeedsNoStore(t *testing.T) {
+func TestEndWithoutObjectStore(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	w.accept(t, "d1", 2)

@@ -17,8 +17,8 @@ import (
 // looks now and then without it: seldom, as a look reads a message of up to a
 // megabyte.
 const (
-	lookSoon  = 5 * time.Millisecond
-	lookLater = 30 * time.Second
+	pollSoon  = 5 * time.Millisecond
+	pollLater = 30 * time.Second
 )
 
 // Watch tells each entry of one deliberation's story after a sequence, in
@@ -33,7 +33,7 @@ func (j *Journal) Watch(ctx context.Context, id string, after uint64, tell func(
 	ctx, stop := j.whileConnected(ctx)
 	defer stop()
 	heard := make(chan struct{}, 1)
-	subscription, err := j.conn.Subscribe(events.StorySubject(id), func(*nats.Msg) {
+	subscription, err := j.conn.Subscribe(events.HistorySubject(id), func(*nats.Msg) {
 		select {
 		case heard <- struct{}{}:
 		default: // it is about to look
@@ -84,14 +84,14 @@ func (j *Journal) watch(ctx context.Context, id string, after uint64, heard <-ch
 // behind waits until the story has an entry after a sequence, and returns the
 // last one's.
 func (j *Journal) behind(ctx context.Context, id string, after uint64, heard <-chan struct{}) (uint64, error) {
-	for pause := lookLater; ; {
+	for pause := pollLater; ; {
 		select {
 		case <-ctx.Done():
 			return 0, ctx.Err()
 		case <-heard:
-			pause = lookSoon
+			pause = pollSoon
 		case <-time.After(pause):
-			pause = min(4*pause, lookLater)
+			pause = min(4*pause, pollLater)
 		}
 		if last, err := j.lastOf(ctx, id); err != nil || last > after {
 			return last, err
@@ -101,7 +101,7 @@ func (j *Journal) behind(ctx context.Context, id string, after uint64, heard <-c
 
 // lastOf returns the sequence of a story's last entry, from the leader.
 func (j *Journal) lastOf(ctx context.Context, id string) (uint64, error) {
-	last, err := j.last(ctx, events.StorySubject(id))
+	last, err := j.last(ctx, events.HistorySubject(id))
 	if err != nil {
 		return 0, err
 	}

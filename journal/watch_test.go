@@ -149,9 +149,9 @@ func TestWatchStops(t *testing.T) {
 	}
 }
 
-// TestWatchWhileNATSGoesAway: the watch ends as Unavailable, soon, and goes on
+// TestWatchWhileNATSDisconnects: the watch ends as Unavailable, soon, and goes on
 // behind the last sequence when NATS is back.
-func TestWatchWhileNATSGoesAway(t *testing.T) {
+func TestWatchWhileNATSDisconnects(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	w.accept(t, "d", 1)
@@ -169,7 +169,7 @@ func TestWatchWhileNATSGoesAway(t *testing.T) {
 	}
 	w.server.Restart()
 	for deadline := time.Now().Add(20 * time.Second); ; time.Sleep(50 * time.Millisecond) {
-		if _, err := w.Story(t.Context(), "d"); err == nil {
+		if _, err := w.Read(t.Context(), "d"); err == nil {
 			break
 		}
 		if time.Now().After(deadline) {

@@ -72,7 +72,7 @@ func (j *Journal) Heartbeats(ctx context.Context) (each map[string]deliberation.
 		return each, kept, nil
 	}
 	// Once for all who ask; each waits no longer than its own context.
-	read := j.looks.DoChan(Workers, func() (any, error) { return nil, j.readHeartbeats(context.WithoutCancel(ctx)) })
+	read := j.refreshes.DoChan(Workers, func() (any, error) { return nil, j.readHeartbeats(context.WithoutCancel(ctx)) })
 	select {
 	case result := <-read:
 		each, kept, _ = j.beats.get()

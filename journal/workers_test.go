@@ -25,7 +25,7 @@ func beat(t testing.TB, js jetstream.JetStream, cluster, replica string, data []
 	}
 }
 
-func TestHeartbeatsAreReadAsTheyAre(t *testing.T) {
+func TestHeartbeats(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	_, js := journaltest.Dial(t, w.server.URL)
@@ -83,7 +83,7 @@ func TestHeartbeatsOfManyReplicas(t *testing.T) {
 
 // A journal that an older version made keeps none, and that is no error; the
 // next deploy makes the bucket.
-func TestHeartbeatsOfAnOlderJournal(t *testing.T) {
+func TestHeartbeatsWithoutBucket(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	_, js := journaltest.Dial(t, w.server.URL)

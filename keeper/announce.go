@@ -38,7 +38,7 @@ func (k *Keeper) announce(ctx context.Context, end journal.Delivery) error {
 // lightener is what an event that is too large needs of the journal.
 type lightener interface {
 	MaxAnnouncement() int
-	Lighten(ctx context.Context, message proto.Message) (proto.Message, error)
+	Offload(ctx context.Context, message proto.Message) (proto.Message, error)
 }
 
 // forAttributes is what an event's attributes may take of an announcement.
@@ -90,7 +90,7 @@ func fitting(ctx context.Context, journal lightener, end journal.Delivery) ([]by
 // lighten moves an end's results to the object store. One that has found no
 // room there for a while goes without: a status has them.
 func lighten(ctx context.Context, journal lightener, end journal.Delivery) (proto.Message, error) {
-	light, err := journal.Lighten(ctx, end.Event)
+	light, err := journal.Offload(ctx, end.Event)
 	if err != nil && deliberation.AsError(err).Code == deliberation.LimitReached && end.Attempt >= patientFor {
 		return withoutResults(end.Event), nil
 	}

@@ -14,7 +14,7 @@ import (
 // it: the journal forgets it, and it waits for a person. It reads the ends by itself,
 // so that a bucket that is full keeps no announcement back.
 func (k *Keeper) keepDead(ctx context.Context) error {
-	return k.journal.Ends(ctx, journal.GivenUp, k.setAside)
+	return k.journal.Ends(ctx, journal.DeadLetterWriter, k.setAside)
 }
 
 func (k *Keeper) setAside(ctx context.Context, end journal.Delivery) error {
@@ -25,11 +25,11 @@ func (k *Keeper) setAside(ctx context.Context, end journal.Delivery) error {
 	if !failed.GetGivenUp() {
 		return nil
 	}
-	story, err := k.journal.Story(ctx, failed.GetDeliberationId())
+	story, err := k.journal.Read(ctx, failed.GetDeliberationId())
 	if err != nil || story.Requested == nil { // forgotten meanwhile: nothing to try again
 		return err
 	}
-	if err := k.journal.KeepDead(ctx, story); err != nil {
+	if err := k.journal.StoreDeadLetter(ctx, story); err != nil {
 		return err
 	}
 	k.log.Error("given up: too many workers were lost with it; see `ray-executor dead list`",
@@ -39,12 +39,12 @@ func (k *Keeper) setAside(ctx context.Context, end journal.Delivery) error {
 
 // DeadJournal is what it takes to try again what was given up.
 type DeadJournal interface {
-	// ListDead lists it.
-	ListDead(ctx context.Context) ([]journal.DeadSummary, error)
-	// ReadDead reads one; NotFound where it is not kept.
-	ReadDead(ctx context.Context, id string) (journal.Dead, error)
-	// DropDead takes out what has been submitted anew.
-	DropDead(ctx context.Context, id string) error
+	// ListDeadLetters lists it.
+	ListDeadLetters(ctx context.Context) ([]journal.DeadLetterSummary, error)
+	// ReadDeadLetter reads one; NotFound where it is not kept.
+	ReadDeadLetter(ctx context.Context, id string) (journal.DeadLetter, error)
+	// DeleteDeadLetter takes out what has been submitted anew.
+	DeleteDeadLetter(ctx context.Context, id string) error
 }
 
 // RetryDead submits anew a deliberation that was given up, or all where id is
@@ -55,7 +55,7 @@ func RetryDead(ctx context.Context, from DeadJournal, id string,
 ) error {
 	ids := []string{id}
 	if id == "" {
-		list, err := from.ListDead(ctx)
+		list, err := from.ListDeadLetters(ctx)
 		if err != nil {
 			return err
 		}
@@ -75,7 +75,7 @@ func RetryDead(ctx context.Context, from DeadJournal, id string,
 }
 
 func retryOne(ctx context.Context, from DeadJournal, id string, submit func(context.Context, *pb.ExecuteDeliberationRequest) error) error {
-	dead, err := from.ReadDead(ctx, id)
+	dead, err := from.ReadDeadLetter(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -83,5 +83,5 @@ func retryOne(ctx context.Context, from DeadJournal, id string, submit func(cont
 	if err := submit(ctx, dead.Request); err != nil {
 		return err
 	}
-	return from.DropDead(ctx, id)
+	return from.DeleteDeadLetter(ctx, id)
 }

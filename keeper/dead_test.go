@@ -43,11 +43,11 @@ func (w world) fail(t *testing.T, failed *pb.DeliberationFailed) {
 	}
 }
 
-func (w world) dead(t *testing.T, want int) []journal.DeadSummary {
+func (w world) dead(t *testing.T, want int) []journal.DeadLetterSummary {
 	t.Helper()
-	var list []journal.DeadSummary
+	var list []journal.DeadLetterSummary
 	again(t, func() (err error) {
-		if list, err = w.ListDead(t.Context()); err == nil && len(list) != want {
+		if list, err = w.ListDeadLetters(t.Context()); err == nil && len(list) != want {
 			err = errors.New("the list is not as long as it should be")
 		}
 		return err
@@ -86,7 +86,7 @@ func TestWhatIsGivenUpIsKept(t *testing.T) {
 	if err := w.js.DeleteStream(t.Context(), journal.Stream); err != nil {
 		t.Fatal(err)
 	}
-	dead, err := w.ReadDead(t.Context(), "d1")
+	dead, err := w.ReadDeadLetter(t.Context(), "d1")
 	if err != nil || len(dead.Status.GetResults()) != 2 || dead.Request.GetTaskDescription() != "Decide." {
 		t.Errorf("read is %v, %v", dead, err)
 	}

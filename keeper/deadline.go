@@ -24,7 +24,7 @@ const (
 // work: each takes it in an order of its own, and passes over what it has heard
 // to have ended.
 func (k *Keeper) endOverdue(ctx context.Context, kept *book) error {
-	look, err := k.journal.Look(ctx)
+	look, err := k.journal.State(ctx)
 	if err != nil {
 		return err
 	}
@@ -41,7 +41,7 @@ func (k *Keeper) endOverdue(ctx context.Context, kept *book) error {
 
 // overdue returns what is overdue by a look at the journal. What the journal
 // has lost since is forgotten, once all that it holds is folded in.
-func (b *book) overdue(look journal.Look) []deliberation.Open {
+func (b *book) overdue(look journal.State) []deliberation.Open {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.ledger.Sequence() >= look.Last {
@@ -82,7 +82,7 @@ func (k *Keeper) endIfOpen(ctx context.Context, kept *book, open deliberation.Op
 // longer shows may have had any end.
 func (k *Keeper) endOne(ctx context.Context, kept *book, open deliberation.Open) error {
 	// Model: KeeperLook.
-	story, err := k.journal.LeaderStory(ctx, open.ID)
+	story, err := k.journal.ReadLeader(ctx, open.ID)
 	if err != nil || story.State.Ended() {
 		return err
 	}
@@ -100,7 +100,7 @@ func (k *Keeper) endOne(ctx context.Context, kept *book, open deliberation.Open)
 
 // atDeadline is the end of an overdue deliberation: completed if an agent was,
 // else failed with what is known of why.
-func atDeadline(open deliberation.Open, story *deliberation.Deliberation) proto.Message {
+func atDeadline(open deliberation.Open, story *deliberation.History) proto.Message {
 	results, proposed := resultsAtDeadline(open, story)
 	if proposed {
 		return &pb.DeliberationCompleted{
@@ -113,7 +113,7 @@ func atDeadline(open deliberation.Open, story *deliberation.Deliberation) proto.
 	}
 }
 
-func why(open deliberation.Open, story *deliberation.Deliberation) string {
+func why(open deliberation.Open, story *deliberation.History) string {
 	if story.Unreadable {
 		return "the journal's record of the request cannot be read"
 	}
@@ -125,7 +125,7 @@ func why(open deliberation.Open, story *deliberation.Deliberation) string {
 
 // resultsAtDeadline is one result an agent, in the order of the request: what
 // is recorded, and a failure for what is not.
-func resultsAtDeadline(open deliberation.Open, story *deliberation.Deliberation) (results []*pb.DeliberationResult, proposed bool) {
+func resultsAtDeadline(open deliberation.Open, story *deliberation.History) (results []*pb.DeliberationResult, proposed bool) {
 	for i, agent := range story.Requested.GetRequest().GetAgents() {
 		result := story.Recorded(i)
 		if result == nil {

@@ -139,17 +139,17 @@ type keepJournal struct {
 	kept []string
 }
 
-func (j *keepJournal) Keep(_ context.Context, _ journal.Delivery, reason string) error {
+func (j *keepJournal) StoreUndelivered(_ context.Context, _ journal.Delivery, reason string) error {
 	j.kept = append(j.kept, reason)
 	return j.err
 }
 
 func (*keepJournal) MaxAnnouncement() int { return 1 << 20 }
 
-func (*keepJournal) Lighten(_ context.Context, m proto.Message) (proto.Message, error) { return m, nil }
+func (*keepJournal) Offload(_ context.Context, m proto.Message) (proto.Message, error) { return m, nil }
 
-func (*keepJournal) Undelivered(context.Context, string) iter.Seq2[journal.Kept, error] {
-	return func(yield func(journal.Kept, error) bool) { yield(journal.Kept{}, errors.New("away")) }
+func (*keepJournal) ReadUndelivered(context.Context, string) iter.Seq2[journal.Undelivered, error] {
+	return func(yield func(journal.Undelivered, error) bool) { yield(journal.Undelivered{}, errors.New("away")) }
 }
 
 // journalTime is what the journal's clock says; this machine's is years off.
@@ -235,12 +235,12 @@ type responsesJournal struct {
 
 func (*responsesJournal) MaxAnnouncement() int { return 1 << 20 }
 
-func (*responsesJournal) Lighten(context.Context, proto.Message) (proto.Message, error) {
+func (*responsesJournal) Offload(context.Context, proto.Message) (proto.Message, error) {
 	return &pb.AgentCompleted{ResultRef: "sha256-1"}, nil
 }
 
-func (*responsesJournal) Story(context.Context, string) (*deliberation.Deliberation, error) {
-	return &deliberation.Deliberation{}, nil
+func (*responsesJournal) Read(context.Context, string) (*deliberation.History, error) {
+	return &deliberation.History{}, nil
 }
 
 func (j *responsesJournal) Announce(_ context.Context, subject, _ string, _ map[string][]string, data []byte) error {

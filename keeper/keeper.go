@@ -32,11 +32,11 @@ type Journal interface {
 	SaveSnapshot(ctx context.Context, snapshot *pb.StatsSnapshot, revision uint64) (newRevision uint64, saved bool, err error)
 
 	// Look is the journal's state, with the time on its clock.
-	Look(ctx context.Context) (journal.Look, error)
-	// LeaderStory folds one deliberation, for decisions.
-	LeaderStory(ctx context.Context, id string) (*deliberation.Deliberation, error)
-	// KeepDead stores a deliberation that was given up.
-	KeepDead(ctx context.Context, story *deliberation.Deliberation) error
+	State(ctx context.Context) (journal.State, error)
+	// ReadLeader folds one deliberation, for decisions.
+	ReadLeader(ctx context.Context, id string) (*deliberation.History, error)
+	// StoreDeadLetter stores a deliberation that was given up.
+	StoreDeadLetter(ctx context.Context, story *deliberation.History) error
 	// End appends an end unless one stands.
 	End(ctx context.Context, id string, end proto.Message, traceParent string) (won bool, err error)
 }
@@ -50,10 +50,10 @@ type Announcements interface {
 	Announce(ctx context.Context, subject, id string, header map[string][]string, data []byte) error
 	// MaxAnnouncement is the largest announcement, in bytes.
 	MaxAnnouncement() int
-	// Lighten moves a message's bulky field to the object store.
-	Lighten(ctx context.Context, message proto.Message) (proto.Message, error)
+	// Offload moves a message's bulky field to the object store.
+	Offload(ctx context.Context, message proto.Message) (proto.Message, error)
 	// Story folds one deliberation, for what is told.
-	Story(ctx context.Context, id string) (*deliberation.Deliberation, error)
+	Read(ctx context.Context, id string) (*deliberation.History, error)
 }
 
 // Keeper keeps one journal. Make it with New.

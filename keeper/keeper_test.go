@@ -112,7 +112,7 @@ func (w world) end(t *testing.T, id string, results ...*pb.DeliberationResult) {
 
 func (w world) status(t *testing.T, id string) *pb.GetDeliberationStatusResponse {
 	t.Helper()
-	story, err := w.Story(t.Context(), id)
+	story, err := w.Read(t.Context(), id)
 	if err != nil {
 		t.Fatal(err)
 	}

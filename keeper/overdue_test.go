@@ -24,7 +24,7 @@ func TestWhatTheJournalHasLostIsForgotten(t *testing.T) {
 	t.Parallel()
 	for name, lost := range map[string][]jetstream.StreamPurgeOpt{
 		"by its age":    nil,
-		"by a deletion": {jetstream.WithPurgeSubject(events.StorySubject("lost"))},
+		"by a deletion": {jetstream.WithPurgeSubject(events.HistorySubject("lost"))},
 		"its beginning": {jetstream.WithPurgeSubject("deliberation.requested.*.lost")},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -85,12 +85,12 @@ type far struct {
 	looks atomic.Int64
 }
 
-func (f *far) LeaderStory(ctx context.Context, id string) (*deliberation.Deliberation, error) {
+func (f *far) ReadLeader(ctx context.Context, id string) (*deliberation.History, error) {
 	f.looks.Add(1)
 	if f.way > 0 {
 		<-time.After(f.way)
 	}
-	return f.Journal.LeaderStory(ctx, id)
+	return f.Journal.ReadLeader(ctx, id)
 }
 
 // keepFar runs a keeper until the test ends.

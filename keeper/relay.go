@@ -20,17 +20,17 @@ type RelayJournal interface {
 	// says when it comes again.
 	Ends(ctx context.Context, reader journal.Reader, tell func(context.Context, journal.Delivery) error) error
 	// Keep stores an end that the sink did not take.
-	Keep(ctx context.Context, end journal.Delivery, reason string) error
+	StoreUndelivered(ctx context.Context, end journal.Delivery, reason string) error
 	// Undelivered reads what is kept, oldest first; of all where id is empty.
-	Undelivered(ctx context.Context, id string) iter.Seq2[journal.Kept, error]
+	ReadUndelivered(ctx context.Context, id string) iter.Seq2[journal.Undelivered, error]
 	// Drop takes out what has been sent after all.
-	Drop(ctx context.Context, kept journal.Kept) error
+	DeleteUndelivered(ctx context.Context, kept journal.Undelivered) error
 	// Now is the time on the journal's clock.
 	Now(ctx context.Context) (time.Time, error)
 	// MaxAnnouncement is the largest announcement, in bytes.
 	MaxAnnouncement() int
-	// Lighten moves a message's bulky field to the object store.
-	Lighten(ctx context.Context, message proto.Message) (proto.Message, error)
+	// Offload moves a message's bulky field to the object store.
+	Offload(ctx context.Context, message proto.Message) (proto.Message, error)
 }
 
 const (
@@ -123,7 +123,7 @@ func (r *Relay) post(ctx context.Context, end journal.Delivery) error {
 
 // giveUp keeps an end; only when it is kept is it done with.
 func (r *Relay) giveUp(ctx context.Context, end journal.Delivery, refused *refusal) error {
-	if err := r.journal.Keep(ctx, end, refused.reason); err != nil {
+	if err := r.journal.StoreUndelivered(ctx, end, refused.reason); err != nil {
 		return err
 	}
 	id, _, _ := ended(end.Event)
@@ -141,9 +141,9 @@ func (r *Relay) complain(end journal.Delivery, refused *refusal) {
 
 // Retry posts once what is kept of a deliberation, or all that is kept where
 // id is empty, and drops what the sink takes. Each outcome is told.
-func (r *Relay) Retry(ctx context.Context, id string, tell func(kept journal.Kept, refused error)) error {
+func (r *Relay) Retry(ctx context.Context, id string, tell func(kept journal.Undelivered, refused error)) error {
 	defer r.sink.Close()
-	for kept, err := range r.journal.Undelivered(ctx, id) {
+	for kept, err := range r.journal.ReadUndelivered(ctx, id) {
 		if err != nil && kept.ID == "" {
 			return err
 		}
@@ -151,7 +151,7 @@ func (r *Relay) Retry(ctx context.Context, id string, tell func(kept journal.Kep
 			err = r.post(ctx, kept.Delivery)
 		}
 		if err == nil {
-			err = r.journal.Drop(ctx, kept)
+			err = r.journal.DeleteUndelivered(ctx, kept)
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()

@@ -130,10 +130,10 @@ func (w world) relay(t *testing.T, options keeper.SinkOptions) (stop func()) {
 	return stop
 }
 
-func (w world) kept(t *testing.T) []journal.Kept {
+func (w world) kept(t *testing.T) []journal.Undelivered {
 	t.Helper()
-	var list []journal.Kept
-	for kept, err := range w.Undelivered(t.Context(), "") {
+	var list []journal.Undelivered
+	for kept, err := range w.ReadUndelivered(t.Context(), "") {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -143,9 +143,9 @@ func (w world) kept(t *testing.T) []journal.Kept {
 }
 
 // awaitKept waits until so many ends are kept.
-func (w world) awaitKept(t *testing.T, n int) []journal.Kept {
+func (w world) awaitKept(t *testing.T, n int) []journal.Undelivered {
 	t.Helper()
-	var list []journal.Kept
+	var list []journal.Undelivered
 	again(t, func() error {
 		if list = w.kept(t); len(list) != n {
 			return fmt.Errorf("%d are kept, not %d", len(list), n)
@@ -251,7 +251,7 @@ func TestWhatTheSinkRefusesIsKept(t *testing.T) {
 	w.end(t, "d1", journaltest.Result(0, "yes"))
 	w.end(t, "d2", journaltest.Result(0, "yes"))
 	list := w.awaitKept(t, 2)
-	slices.SortFunc(list, func(a, b journal.Kept) int { return cmp.Compare(a.ID, b.ID) })
+	slices.SortFunc(list, func(a, b journal.Undelivered) int { return cmp.Compare(a.ID, b.ID) })
 	if one := list[0]; one.ID != "d1" || one.Reason != "the sink answered 400 Bad Request: no such type" || one.Attempt != 1 ||
 		!one.Time.Equal(w.status(t, "d1").GetEndedAt().AsTime()) || time.Since(one.At) > time.Minute {
 		t.Errorf("kept as %+v", one)
@@ -285,7 +285,7 @@ func TestWhatTheSinkRefusesIsKept(t *testing.T) {
 func (w world) retry(t *testing.T, options keeper.SinkOptions, id string) map[string]error {
 	t.Helper()
 	told := make(map[string]error)
-	err := w.newRelay(t, options).Retry(t.Context(), id, func(kept journal.Kept, refused error) { told[kept.ID] = refused })
+	err := w.newRelay(t, options).Retry(t.Context(), id, func(kept journal.Undelivered, refused error) { told[kept.ID] = refused })
 	if err != nil {
 		t.Fatal(err)
 	}

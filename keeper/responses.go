@@ -96,7 +96,7 @@ func (k *Keeper) respond(ctx context.Context, end journal.Delivery) error {
 		GetTaskId() string
 		GetResults() []*pb.DeliberationResult
 	})
-	story, err := k.journal.Story(ctx, id)
+	story, err := k.journal.Read(ctx, id)
 	if err != nil {
 		return err
 	}
@@ -176,7 +176,7 @@ func (k *Keeper) lightResult(ctx context.Context, told response, index int, resu
 	var whole proto.Message = &pb.AgentCompleted{
 		DeliberationId: told.CorrelationID, TaskId: told.Payload.TaskID, AgentIndex: int32(index), Result: result,
 	}
-	light, err := k.journal.Lighten(ctx, whole)
+	light, err := k.journal.Offload(ctx, whole)
 	if err != nil {
 		return "", err
 	}

@@ -23,7 +23,7 @@ func (p program) deadCommand() *cobra.Command {
 		Short: "List, show and retry deliberations that were given up",
 		Long: `A deliberation with which too many workers were lost is ended as failed, and kept
 with its request for longer than the journal keeps it: until it is submitted
-anew, or dropped by "nats object rm ` + journal.DeadBucket + ` ID".`,
+anew, or dropped by "nats object rm ` + journal.DeadLetterBucket + ` ID".`,
 		Example: `  ray-executor dead list
   ray-executor dead show my-first-1
   ray-executor dead retry my-first-1`,
@@ -36,7 +36,7 @@ func (p program) deadListCommand() *cobra.Command {
 	return p.listing(&cobra.Command{
 		Use: "list", Short: "List the deliberations that were given up", Args: cobra.NoArgs,
 	}, func(ctx context.Context, from *journal.Journal, _ []string, asJSON bool) error {
-		list, err := from.ListDead(ctx)
+		list, err := from.ListDeadLetters(ctx)
 		if err != nil {
 			return err
 		}
@@ -53,7 +53,7 @@ func (p program) deadListCommand() *cobra.Command {
 	})
 }
 
-func writeDeadList(w io.Writer, list []journal.DeadSummary) error {
+func writeDeadList(w io.Writer, list []journal.DeadLetterSummary) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "DELIBERATION\tTASK\tPOOL\tATTEMPTS\tENDED\tREASON")
 	for _, one := range list {
@@ -67,7 +67,7 @@ func (p program) deadShowCommand() *cobra.Command {
 	return p.listing(&cobra.Command{
 		Use: "show ID", Short: "Show the request and the results of one that was given up", Args: cobra.ExactArgs(1),
 	}, func(ctx context.Context, from *journal.Journal, args []string, asJSON bool) error {
-		dead, err := from.ReadDead(ctx, args[0])
+		dead, err := from.ReadDeadLetter(ctx, args[0])
 		if err != nil {
 			return err
 		}
@@ -81,7 +81,7 @@ func (p program) deadShowCommand() *cobra.Command {
 	})
 }
 
-func writeDead(w io.Writer, dead journal.Dead) error {
+func writeDead(w io.Writer, dead journal.DeadLetter) error {
 	writeStatus(w, dead.Status)
 	fmt.Fprintf(w, "\ngiven up in pool %s%s, %d attempts\n", dead.Status.GetPool(), since(dead.Status), dead.Status.GetAttempts())
 	request, err := events.MarshalJSON(dead.Request)

@@ -90,7 +90,7 @@ func (p program) relayListCommand() *cobra.Command {
 // listJSON writes a line an end.
 func listJSON(ctx context.Context, from *journal.Journal, w io.Writer) error {
 	encoder := json.NewEncoder(w)
-	for kept, err := range from.Undelivered(ctx, "") {
+	for kept, err := range from.ReadUndelivered(ctx, "") {
 		if err != nil && kept.ID == "" {
 			return err
 		}
@@ -117,7 +117,7 @@ func listJSON(ctx context.Context, from *journal.Journal, w io.Writer) error {
 func listText(ctx context.Context, from *journal.Journal, w io.Writer) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "DELIBERATION\tENDED\tGIVEN UP\tATTEMPTS\tREASON")
-	for kept, err := range from.Undelivered(ctx, "") {
+	for kept, err := range from.ReadUndelivered(ctx, "") {
 		if err != nil && kept.ID == "" {
 			return err
 		}
@@ -156,7 +156,7 @@ func retryKept(ctx context.Context, settings config.Config, log *slog.Logger, id
 		return err
 	}
 	results := tally{out: w}
-	if err := relay.Retry(ctx, id, func(kept journal.Kept, refused error) {
+	if err := relay.Retry(ctx, id, func(kept journal.Undelivered, refused error) {
 		results.tell(kept.ID, "sent", refused)
 	}); err != nil {
 		return err

@@ -111,14 +111,14 @@ type told struct {
 	Status map[string]*pb.GetDeliberationStatusResponse
 	Stats  *pb.RayExecutorStats
 	List   []*pb.DeliberationSummary
-	Dead   []journal.DeadSummary
+	Dead   []journal.DeadLetterSummary
 }
 
 func (w world) tell(ids ...string) told {
 	w.t.Helper()
 	all := told{Status: make(map[string]*pb.GetDeliberationStatusResponse)}
 	for _, id := range ids {
-		story, err := w.Story(w.t.Context(), id)
+		story, err := w.Read(w.t.Context(), id)
 		w.must(err)
 		all.Status[id] = story.Status(id)
 	}
@@ -129,7 +129,7 @@ func (w world) tell(ids ...string) told {
 	page, _, err := w.Page(w.t.Context(), deliberation.Query{Size: 100})
 	w.must(err)
 	all.List = page
-	all.Dead, err = w.ListDead(w.t.Context())
+	all.Dead, err = w.ListDeadLetters(w.t.Context())
 	w.must(err)
 	return all
 }
@@ -248,7 +248,7 @@ func live(w world) (ids []string) {
 	_, _, err = w.worker.Started(w.t.Context(), "running", 1, time.Time{}, 0)
 	w.must(err)
 	w.await("the announcements", func() bool { return len(w.announced()) == 3 })
-	w.await("what was given up", func() bool { dead, err := w.ListDead(w.t.Context()); return err == nil && len(dead) == 1 })
+	w.await("what was given up", func() bool { dead, err := w.ListDeadLetters(w.t.Context()); return err == nil && len(dead) == 1 })
 	w.await("the snapshot", func() bool {
 		ledger, _, err := w.Ledger(w.t.Context())
 		return err == nil && ledger.Stats().GetTotalDeliberations() == 7

@@ -215,7 +215,7 @@ func rawDoor(sys *system.System) door {
 				return err
 			}
 			_, err = js.PublishMsg(ctx, &nats.Msg{Subject: encoded.Subject, Header: encoded.Header, Data: encoded.Data},
-				jetstream.WithExpectLastSequenceForSubject(0, events.StorySubject(id)))
+				jetstream.WithExpectLastSequenceForSubject(0, events.HistorySubject(id)))
 			return err
 		}, conn.Close, nil
 	}}

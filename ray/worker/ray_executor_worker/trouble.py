@@ -1,6 +1,6 @@
 """What is wrong with a NATS, in words that say what to do.
 
-The Go side has the same in journal/trouble.go.
+The Go side has the same in journal/connection.go.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ func (j *Journal) Ledger(ctx context.Context) (ledger *deliberation.Ledger, revi
 		if snapshot, revision, err = j.snapshot(ctx); err != nil {
 			return nil, 0, err
 		}
-		if err := j.restore(ctx, snapshot); err != nil {
+		if err := j.inline(ctx, snapshot); err != nil {
 			return nil, 0, err
 		}
 		if snapshot.GetOpenRef() == "" {
@@ -63,7 +63,7 @@ func (j *Journal) ledgerOf(ctx context.Context, snapshot *pb.StatsSnapshot) (*de
 			"snapshot", ledger.Sequence(), "journal", info.State.LastSeq)
 		ledger = deliberation.NewLedger(nil)
 	case behind:
-		if err := j.led(ctx); err != nil {
+		if err := j.requireQuorum(ctx); err != nil {
 			return nil, err
 		}
 		j.log.Warn("the journal has lost its end; counting on from there",
@@ -109,16 +109,16 @@ func (j *Journal) SaveSnapshot(ctx context.Context, snapshot *pb.StatsSnapshot, 
 	defer cancel()
 	// Looked at before the open list spills: a snapshot that cannot be saved
 	// must not leave an object behind.
-	before, standing, err := j.snapshot(ctx)
-	if err != nil || standing != revision {
+	before, existing, err := j.snapshot(ctx)
+	if err != nil || existing != revision {
 		return revision, false, err
 	}
-	light, err := j.spill(ctx, snapshot)
+	light, err := j.offloadIfLarge(ctx, snapshot)
 	if err != nil {
 		return revision, false, err
 	}
 	newRevision, err = j.putSnapshot(ctx, light, revision)
-	if errors.Is(err, errStands) {
+	if errors.Is(err, errExists) {
 		return revision, false, nil
 	}
 	if err != nil {
@@ -141,7 +141,7 @@ func (j *Journal) putSnapshot(ctx context.Context, snapshot proto.Message, revis
 	}
 	revision, err = bucket.Update(ctx, snapshotKey, data, revision)
 	if errors.Is(err, jetstream.ErrKeyRevisionMismatch) || inFlight(err) {
-		return 0, errStands
+		return 0, errExists
 	}
 	if err != nil {
 		return 0, j.failed("store the statistics' snapshot", err)

@@ -17,10 +17,10 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// DeadBucket is the object store of deliberations that were given up because
+// DeadLetterBucket is the object store of deliberations that were given up because
 // too many workers were lost with them. An object a deliberation, under its id, so that
 // it is whole however large it is, and can be read without the journal.
-const DeadBucket = "DEAD_DELIBERATIONS"
+const DeadLetterBucket = "DEAD_DELIBERATIONS"
 
 // What a list tells of an object without reading it.
 const (
@@ -31,8 +31,8 @@ const (
 	metaReason   = "reason"
 )
 
-// DeadSummary is what a list tells of a deliberation that was given up.
-type DeadSummary struct {
+// DeadLetterSummary is what a list tells of a deliberation that was given up.
+type DeadLetterSummary struct {
 	ID       string    `json:"deliberation_id"`
 	TaskID   string    `json:"task_id"`
 	Pool     string    `json:"pool"`
@@ -41,8 +41,8 @@ type DeadSummary struct {
 	Reason   string    `json:"reason"`
 }
 
-// Dead is a deliberation that was given up: what was asked, and how it went.
-type Dead struct {
+// DeadLetter is a deliberation that was given up: what was asked, and how it went.
+type DeadLetter struct {
 	Request *pb.ExecuteDeliberationRequest
 	Status  *pb.GetDeliberationStatusResponse
 }
@@ -54,7 +54,7 @@ type deadDocument struct {
 }
 
 // MarshalJSON implements json.Marshaler.
-func (d Dead) MarshalJSON() ([]byte, error) {
+func (d DeadLetter) MarshalJSON() ([]byte, error) {
 	request, err := events.MarshalJSON(d.Request)
 	if err != nil {
 		return nil, err
@@ -67,7 +67,7 @@ func (d Dead) MarshalJSON() ([]byte, error) {
 }
 
 // UnmarshalJSON implements json.Unmarshaler.
-func (d *Dead) UnmarshalJSON(data []byte) error {
+func (d *DeadLetter) UnmarshalJSON(data []byte) error {
 	var document deadDocument
 	if err := json.Unmarshal(data, &document); err != nil {
 		return err
@@ -81,44 +81,44 @@ func (d *Dead) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// KeepDead stores a deliberation that was given up; one that is there stays as
+// StoreDeadLetter stores a deliberation that was given up; one that is there stays as
 // it is, for it has one end. LimitReached: the bucket is full.
-func (j *Journal) KeepDead(ctx context.Context, story *deliberation.Deliberation) error {
+func (j *Journal) StoreDeadLetter(ctx context.Context, story *deliberation.History) error {
 	id := story.Requested.GetDeliberationId()
-	data, err := json.Marshal(Dead{Request: story.Requested.GetRequest(), Status: story.Status(id)})
+	data, err := json.Marshal(DeadLetter{Request: story.Requested.GetRequest(), Status: story.Status(id)})
 	if err != nil {
 		return fmt.Errorf("keep %s: %w", id, err)
 	}
-	err = j.putObject(ctx, j.name(DeadBucket), jetstream.ObjectMeta{Name: id, Metadata: map[string]string{
+	err = j.putObject(ctx, j.name(DeadLetterBucket), jetstream.ObjectMeta{Name: id, Metadata: map[string]string{
 		metaTask: story.Requested.GetTaskId(), metaPool: story.Requested.GetPool(),
 		metaAttempts: strconv.Itoa(int(story.Attempts)), metaReason: oneLine(story.Reason),
 		metaEnded: story.Ended.UTC().Format(time.RFC3339Nano),
 	}}, data)
 	if deliberation.AsError(err).Code == deliberation.LimitReached {
-		j.unlist(ctx, id)
-		return fullOf(j.name(DeadBucket), "retry some of `ray-executor dead list`, or raise JOURNAL_MAX_BYTES and deploy", err)
+		j.deleteDeadLetterName(ctx, id)
+		return fullOf(j.name(DeadLetterBucket), "retry some of `ray-executor dead list`, or raise JOURNAL_MAX_BYTES and deploy", err)
 	}
 	return err
 }
 
-// unlist takes back the name of what had no room: it may have been small enough.
+// deleteDeadLetterName takes back the name of what had no room: it may have been small enough.
 // Whoever kept it meanwhile loses nothing, for the end comes again.
-func (j *Journal) unlist(ctx context.Context, id string) {
-	stream, err := j.js.Stream(ctx, objectStream(j.name(DeadBucket)))
+func (j *Journal) deleteDeadLetterName(ctx context.Context, id string) {
+	stream, err := j.js.Stream(ctx, objectStream(j.name(DeadLetterBucket)))
 	if err == nil {
 		name := base64.URLEncoding.EncodeToString([]byte(id))
-		err = stream.Purge(ctx, jetstream.WithPurgeSubject("$O."+j.name(DeadBucket)+".M."+name))
+		err = stream.Purge(ctx, jetstream.WithPurgeSubject("$O."+j.name(DeadLetterBucket)+".M."+name))
 	}
 	if err != nil {
-		j.log.Debug("take a name out of "+j.name(DeadBucket), "deliberation", id, "error", err)
+		j.log.Debug("take a name out of "+j.name(DeadLetterBucket), "deliberation", id, "error", err)
 	}
 }
 
-// ListDead lists what was given up, by its id.
-func (j *Journal) ListDead(ctx context.Context) ([]DeadSummary, error) {
-	store, err := j.js.ObjectStore(ctx, j.name(DeadBucket))
+// ListDeadLetters lists what was given up, by its id.
+func (j *Journal) ListDeadLetters(ctx context.Context) ([]DeadLetterSummary, error) {
+	store, err := j.js.ObjectStore(ctx, j.name(DeadLetterBucket))
 	if err != nil {
-		return nil, j.failed("reach the object store "+j.name(DeadBucket), err)
+		return nil, j.failed("reach the object store "+j.name(DeadLetterBucket), err)
 	}
 	objects, err := store.List(ctx)
 	if errors.Is(err, jetstream.ErrNoObjectsFound) {
@@ -127,9 +127,9 @@ func (j *Journal) ListDead(ctx context.Context) ([]DeadSummary, error) {
 	if err != nil {
 		return nil, j.failed("list what was given up", err)
 	}
-	list := make([]DeadSummary, len(objects))
+	list := make([]DeadLetterSummary, len(objects))
 	for i, object := range objects {
-		list[i] = DeadSummary{
+		list[i] = DeadLetterSummary{
 			ID: object.Name, TaskID: object.Metadata[metaTask], Pool: object.Metadata[metaPool], Reason: object.Metadata[metaReason],
 		}
 		// Told, not counted on.
@@ -139,10 +139,10 @@ func (j *Journal) ListDead(ctx context.Context) ([]DeadSummary, error) {
 	return list, nil
 }
 
-// ReadDead reads a deliberation that was given up; NotFound where none is kept.
-func (j *Journal) ReadDead(ctx context.Context, id string) (Dead, error) {
-	var dead Dead
-	data, err := j.getObject(ctx, j.name(DeadBucket), id)
+// ReadDeadLetter reads a deliberation that was given up; NotFound where none is kept.
+func (j *Journal) ReadDeadLetter(ctx context.Context, id string) (DeadLetter, error) {
+	var dead DeadLetter
+	data, err := j.getObject(ctx, j.name(DeadLetterBucket), id)
 	if errors.Is(err, jetstream.ErrObjectNotFound) {
 		return dead, &deliberation.Error{
 			Code: deliberation.NotFound, Field: "deliberation_id", DeliberationID: id,
@@ -158,14 +158,14 @@ func (j *Journal) ReadDead(ctx context.Context, id string) (Dead, error) {
 	return dead, nil
 }
 
-// DropDead takes out what has been submitted anew. What is gone is gone.
-func (j *Journal) DropDead(ctx context.Context, id string) error {
-	store, err := j.js.ObjectStore(ctx, j.name(DeadBucket))
+// DeleteDeadLetter takes out what has been submitted anew. What is gone is gone.
+func (j *Journal) DeleteDeadLetter(ctx context.Context, id string) error {
+	store, err := j.js.ObjectStore(ctx, j.name(DeadLetterBucket))
 	if err == nil {
 		err = store.Delete(ctx, id)
 	}
 	if err != nil && !errors.Is(err, jetstream.ErrObjectNotFound) {
-		return j.failed("take "+id+" out of "+j.name(DeadBucket), err)
+		return j.failed("take "+id+" out of "+j.name(DeadLetterBucket), err)
 	}
 	return nil
 }

@@ -119,7 +119,7 @@ accounts {
 }`
 
 // What is amiss with what is stored or allowed is told at once, with what to do.
-func TestWhatDeployIsRefused(t *testing.T) {
+func TestDeployRefused(t *testing.T) {
 	t.Parallel()
 	s := configured(t, accounts)
 	small := journaltest.Start(t, func(options *server.Options) { options.JetStreamMaxStore = 1 << 20 })
@@ -157,8 +157,8 @@ func TestWhatDeployIsRefused(t *testing.T) {
 	}
 }
 
-// TestTheLeastPermissions are those that docs/operating.md names.
-func TestTheLeastPermissions(t *testing.T) {
+// TestLeastPermissions are those that docs/operating.md names.
+func TestLeastPermissions(t *testing.T) {
 	t.Parallel()
 	s := configured(t, `authorization { users: [{user: least, password: p, permissions: {
   publish: ["$JS.API.>", "$O.>", "$KV.>", "deliberation.>", "orchestration.deliberation.*", "agent.response.*", "ray-executor.>", "$JS.ACK.>", "$JS.FC.>"]
@@ -185,7 +185,7 @@ func TestTheLeastPermissions(t *testing.T) {
 	if err := w.CatchUp(t.Context(), deliberation.NewLedger(nil)); err != nil {
 		t.Error(err)
 	}
-	must[[]journal.DeadSummary](t)(w.ListDead(t.Context()))
+	must[[]journal.DeadLetterSummary](t)(w.ListDeadLetters(t.Context()))
 }
 
 func TestTooManyReplicas(t *testing.T) {
@@ -199,7 +199,7 @@ func TestTooManyReplicas(t *testing.T) {
 }
 
 // A NATS that is away is waited for, but not for long.
-func TestWhatNATSIsWaitedFor(t *testing.T) {
+func TestReachRetries(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct{ url, advice string }{
 		"nobody listens": {"nats://127.0.0.1:1", "refused"},
@@ -219,7 +219,7 @@ func TestWhatNATSIsWaitedFor(t *testing.T) {
 	}
 }
 
-func TestOldNATSIsNotWaitedFor(t *testing.T) {
+func TestReachFailsAtOnceOnOldServer(t *testing.T) {
 	t.Parallel()
 	err := deployTo(t, journal.Settings{URL: "nats://" + pretend(t, "2.11.9")})
 	if wantAdvice(t, err, "old"); !journal.Permanent(err) {
@@ -227,7 +227,7 @@ func TestOldNATSIsNotWaitedFor(t *testing.T) {
 	}
 }
 
-func TestFilesForNATS(t *testing.T) {
+func TestNATSFiles(t *testing.T) {
 	t.Parallel()
 	text := filepath.Join(t.TempDir(), "text")
 	if err := os.WriteFile(text, []byte("nothing of the kind"), 0o600); err != nil {
@@ -243,7 +243,7 @@ func TestFilesForNATS(t *testing.T) {
 	}
 }
 
-func TestTLSTroubles(t *testing.T) {
+func TestTLSErrors(t *testing.T) {
 	t.Parallel()
 	good, other, expired := certificate(t, "127.0.0.1", time.Hour), certificate(t, "10.1.1.1", time.Hour), certificate(t, "127.0.0.1", -time.Hour)
 	with := func(file, more string) string {

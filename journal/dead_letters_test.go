@@ -13,7 +13,7 @@ import (
 )
 
 // giveUp ends a deliberation as the worker does when it has died each time.
-func (w world) giveUp(t *testing.T, record *pb.DeliberationRequested) *deliberation.Deliberation {
+func (w world) giveUp(t *testing.T, record *pb.DeliberationRequested) *deliberation.History {
 	t.Helper()
 	must[*pb.DeliberationRequested](t)(w.Accept(t.Context(), record, ""))
 	id := record.GetDeliberationId()
@@ -23,42 +23,42 @@ func (w world) giveUp(t *testing.T, record *pb.DeliberationRequested) *deliberat
 	return w.story(t, id)
 }
 
-func TestDead(t *testing.T) {
+func TestDeadLetters(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
-	if list := must[[]journal.DeadSummary](t)(w.ListDead(t.Context())); len(list) > 0 {
+	if list := must[[]journal.DeadLetterSummary](t)(w.ListDeadLetters(t.Context())); len(list) > 0 {
 		t.Errorf("at first there is %v", list)
 	}
 	// Above what a message holds, and so is its copy.
 	record := journaltest.Record("d1", 1, 300)
 	record.Request.TaskDescription = strings.Repeat("x", deliberation.MaxRequestBytes-200)
 	story := w.giveUp(t, record)
-	if !story.GivenUp {
+	if !story.DeadLetter {
 		t.Fatal("it does not count as given up")
 	}
 	for range 2 {
-		if err := w.KeepDead(t.Context(), story); err != nil {
+		if err := w.StoreDeadLetter(t.Context(), story); err != nil {
 			t.Fatal(err)
 		}
 	}
-	list := must[[]journal.DeadSummary](t)(w.ListDead(t.Context()))
+	list := must[[]journal.DeadLetterSummary](t)(w.ListDeadLetters(t.Context()))
 	if len(list) != 1 || list[0].ID != "d1" || list[0].TaskID != "task-d1" || list[0].Pool != deliberation.DefaultPool ||
 		!list[0].Ended.Equal(story.Ended) || list[0].Reason != "given up after 5 attempts" {
 		t.Fatalf("the list is %+v", list)
 	}
-	dead := must[journal.Dead](t)(w.ReadDead(t.Context(), "d1"))
+	dead := must[journal.DeadLetter](t)(w.ReadDeadLetter(t.Context(), "d1"))
 	wantEqual(t, dead.Request, record.GetRequest())
 	wantEqual(t, dead.Status, story.Status("d1"))
 
 	for range 2 {
-		if err := w.DropDead(t.Context(), "d1"); err != nil {
+		if err := w.DeleteDeadLetter(t.Context(), "d1"); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if list := must[[]journal.DeadSummary](t)(w.ListDead(t.Context())); len(list) > 0 {
+	if list := must[[]journal.DeadLetterSummary](t)(w.ListDeadLetters(t.Context())); len(list) > 0 {
 		t.Errorf("left is %v", list)
 	}
-	_, err := w.ReadDead(t.Context(), "d1")
+	_, err := w.ReadDeadLetter(t.Context(), "d1")
 	if told := wantCode(t, err, deliberation.NotFound); !strings.Contains(told.Message, "dead list") {
 		t.Errorf("%q does not say what to do", told.Message)
 	}
@@ -66,40 +66,40 @@ func TestDead(t *testing.T) {
 
 // What was given up has room of its own: once that is full, nothing is lost of
 // what is there, and the journal goes on.
-func TestDeadIsBounded(t *testing.T) {
+func TestDeadLettersAreBounded(t *testing.T) {
 	t.Parallel()
 	w := setup(t, func(layout *journal.Layout) { layout.MaxBytes = 4 << 20 }) // 256 KiB for these
 	var (
 		err   error
-		story *deliberation.Deliberation
+		story *deliberation.History
 		kept  int
 	)
 	for ; err == nil && kept < 20; kept++ {
 		record := journaltest.Record(fmt.Sprint("d", kept), 1, 300)
 		record.Request.TaskDescription = strings.Repeat("x", 50<<10)
 		story = w.giveUp(t, record)
-		err = w.KeepDead(t.Context(), story)
+		err = w.StoreDeadLetter(t.Context(), story)
 	}
-	if told := wantCode(t, err, deliberation.LimitReached); !strings.Contains(told.Message, journal.DeadBucket) {
+	if told := wantCode(t, err, deliberation.LimitReached); !strings.Contains(told.Message, journal.DeadLetterBucket) {
 		t.Errorf("%q does not say what is full", told.Message)
 	}
-	if list := must[[]journal.DeadSummary](t)(w.ListDead(t.Context())); len(list) != kept-1 {
+	if list := must[[]journal.DeadLetterSummary](t)(w.ListDeadLetters(t.Context())); len(list) != kept-1 {
 		t.Errorf("%d are kept, want %d", len(list), kept-1)
 	}
-	if err := w.DropDead(t.Context(), "d0"); err != nil {
+	if err := w.DeleteDeadLetter(t.Context(), "d0"); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.KeepDead(t.Context(), story); err != nil {
+	if err := w.StoreDeadLetter(t.Context(), story); err != nil {
 		t.Fatal(err)
 	}
-	must[journal.Dead](t)(w.ReadDead(t.Context(), story.Requested.GetDeliberationId()))
+	must[journal.DeadLetter](t)(w.ReadDeadLetter(t.Context(), story.Requested.GetDeliberationId()))
 	w.accept(t, "after", 1)
 }
 
-func TestDeadThatCannotBeRead(t *testing.T) {
+func TestUnreadableDeadLetter(t *testing.T) {
 	t.Parallel()
 	for _, document := range []string{``, `{}`, `{"request": {}, "status": 1}`, `{"request": {"task": 1}, "status": {}}`} {
-		if err := json.Unmarshal([]byte(document), new(journal.Dead)); err == nil {
+		if err := json.Unmarshal([]byte(document), new(journal.DeadLetter)); err == nil {
 			t.Errorf("%q is read", document)
 		}
 	}

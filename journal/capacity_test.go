@@ -15,9 +15,9 @@ import (
 	"rayexecutor/journal/journaltest"
 )
 
-// TestAcceptWithoutALook: publishing works, and the stream's state is not told.
+// TestAcceptWithStaleCapacity: publishing works, and the stream's state is not told.
 // The last one counts for a minute.
-func TestAcceptWithoutALook(t *testing.T) {
+func TestAcceptWithStaleCapacity(t *testing.T) {
 	t.Parallel()
 	s := journaltest.Start(t, func(options *server.Options) {
 		options.Users = []*server.User{
@@ -32,7 +32,7 @@ func TestAcceptWithoutALook(t *testing.T) {
 	j := journaltest.Undeployed(t, journal.Settings{URL: as("deaf"), Wait: time.Second})
 	state := &jetstream.StreamInfo{Config: jetstream.StreamConfig{MaxBytes: 1000}, State: jetstream.StreamState{Bytes: 100}}
 	accept := func(id string, ago time.Duration) error {
-		j.SeeRoom(state, ago)
+		j.SetCapacity(state, ago)
 		_, err := j.Accept(t.Context(), journaltest.Record(id, 1, 300), "")
 		return err
 	}
@@ -63,7 +63,7 @@ func TestTooManyMessages(t *testing.T) {
 	}
 	w.agent(t, "d0", 0, "yes")
 	must[bool](t)(w.End(t.Context(), "d0", completed("d0"), ""))
-	w.SeeRoom(&jetstream.StreamInfo{}, time.Hour)
+	w.SetCapacity(&jetstream.StreamInfo{}, time.Hour)
 	_, err := w.Accept(t.Context(), journaltest.Record("new", 1, 300), "")
 	if told := wantCode(t, err, deliberation.LimitReached); !strings.Contains(told.Message, "JOURNAL_MAX_MESSAGES") {
 		t.Errorf("refused with %q", told.Message)
@@ -72,13 +72,13 @@ func TestTooManyMessages(t *testing.T) {
 	if err := w.Deploy(t.Context(), layout); err != nil {
 		t.Fatal(err)
 	}
-	w.SeeRoom(&jetstream.StreamInfo{}, time.Hour)
+	w.SetCapacity(&jetstream.StreamInfo{}, time.Hour)
 	w.accept(t, "new", 1)
 }
 
-// TestTheStoreIsPartOfTheWatermark fills the object store with requests: results
+// TestObjectStoreWatermark fills the object store with requests: results
 // keep half of it.
-func TestTheStoreIsPartOfTheWatermark(t *testing.T) {
+func TestObjectStoreWatermark(t *testing.T) {
 	t.Parallel()
 	w := setup(t, func(layout *journal.Layout) { layout.MaxBytes = 64 << 20 })
 	var err error
@@ -86,7 +86,7 @@ func TestTheStoreIsPartOfTheWatermark(t *testing.T) {
 	for ; err == nil && accepted < 12; accepted++ {
 		record := journaltest.Record(fmt.Sprint("d", accepted), 1, 300)
 		record.Request.TaskDescription = strings.Repeat(string(rune('a'+accepted)), deliberation.MaxRequestBytes-300)
-		w.SeeRoom(&jetstream.StreamInfo{}, time.Hour)
+		w.SetCapacity(&jetstream.StreamInfo{}, time.Hour)
 		_, err = w.Accept(t.Context(), record, "")
 	}
 	if told := wantCode(t, err, deliberation.LimitReached); !strings.Contains(told.Message, "large requests") || accepted < 4 || accepted > 6 {

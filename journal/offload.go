@@ -25,18 +25,18 @@ const chunkBytes = 128 << 10
 // maxData is how much data a message takes at most, headers apart.
 func (j *Journal) maxData() int { return min(int(j.conn.MaxPayload()), maxMessageBytes) - forHeaders }
 
-// spill lightens a message that is too large for the journal.
-func (j *Journal) spill(ctx context.Context, message proto.Message) (proto.Message, error) {
+// offloadIfLarge offloads a message that is too large for the journal.
+func (j *Journal) offloadIfLarge(ctx context.Context, message proto.Message) (proto.Message, error) {
 	if proto.Size(message) <= j.maxData() {
 		return message, nil
 	}
-	return j.Lighten(ctx, message)
+	return j.Offload(ctx, message)
 }
 
-// Lighten stores a message as an object and returns it without its bulky
+// Offload stores a message as an object and returns it without its bulky
 // field, with the object's name in `<field>_ref`. A message that has no such
 // field, or is light already, comes back as it is.
-func (j *Journal) Lighten(ctx context.Context, message proto.Message) (proto.Message, error) {
+func (j *Journal) Offload(ctx context.Context, message proto.Message) (proto.Message, error) {
 	bulky, ref := bulkyField(message)
 	if bulky == nil || message.ProtoReflect().Has(ref) {
 		return message, nil
@@ -64,10 +64,10 @@ func withoutBulk(message proto.Message) proto.Message {
 	return light
 }
 
-// restore puts back what Lighten took out. A message whose object is gone
+// inline puts back what Offload took out. A message whose object is gone
 // or not what was stored stays light: how a deliberation ended is worth telling
 // without its results.
-func (j *Journal) restore(ctx context.Context, message proto.Message) error {
+func (j *Journal) inline(ctx context.Context, message proto.Message) error {
 	bulky, ref := bulkyField(message)
 	if bulky == nil {
 		return nil

@@ -12,10 +12,10 @@ import (
 	"rayexecutor/journal/journaltest"
 )
 
-// TestARefusalIsBelievedWhenSeen has the compare-and-set find what a read does
+// TestPermissionErrorNeedsEvidence has the compare-and-set find what a read does
 // not, as it is while servers that were cut off find together again: nothing is
 // settled by that.
-func TestARefusalIsBelievedWhenSeen(t *testing.T) {
+func TestPermissionErrorNeedsEvidence(t *testing.T) {
 	t.Parallel()
 	running, err := server.NewServer(&server.Options{
 		Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true, JetStream: true, StoreDir: t.TempDir(),
@@ -57,8 +57,8 @@ func TestARefusalIsBelievedWhenSeen(t *testing.T) {
 	wantCode(t, err, deliberation.Unavailable)
 
 	running.GlobalAccount().RemoveMapping(reads)
-	if standing, err := j.Accept(t.Context(), record, ""); err != nil || standing.GetDeliberationId() != "d1" {
-		t.Errorf("once it is seen: %v, %v", standing, err)
+	if existing, err := j.Accept(t.Context(), record, ""); err != nil || existing.GetDeliberationId() != "d1" {
+		t.Errorf("once it is seen: %v, %v", existing, err)
 	}
 	if won, err := j.End(t.Context(), "d1", failed("d1"), ""); err != nil || won {
 		t.Errorf("once it is seen an end is won %t, %v", won, err)

@@ -11,10 +11,10 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-func (w world) undelivered(t *testing.T, id string) []journal.Kept {
+func (w world) undelivered(t *testing.T, id string) []journal.Undelivered {
 	t.Helper()
-	var list []journal.Kept
-	for kept, err := range w.Undelivered(t.Context(), id) {
+	var list []journal.Undelivered
+	for kept, err := range w.ReadUndelivered(t.Context(), id) {
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -28,7 +28,7 @@ func (w world) keepUndelivered(t *testing.T, id, reason string, attempt uint64) 
 	end := journal.Delivery{TraceParent: "00-a-b-01", Attempt: attempt, Entry: deliberation.Entry{
 		Time: time.Date(2026, 3, 1, 12, 0, 0, 123456789, time.UTC), Event: completed(id, journaltest.Result(0, "yes")),
 	}}
-	if err := w.Keep(t.Context(), end, reason); err != nil {
+	if err := w.StoreUndelivered(t.Context(), end, reason); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -61,14 +61,14 @@ func TestUndelivered(t *testing.T) {
 	}
 
 	// What was kept anew meanwhile is not what has been sent.
-	if err := w.Drop(t.Context(), before[0]); err != nil {
+	if err := w.DeleteUndelivered(t.Context(), before[0]); err != nil {
 		t.Fatal(err)
 	}
 	if left := w.undelivered(t, "d1"); len(left) != 1 {
 		t.Errorf("left is %v", left)
 	}
 	for _, kept := range list {
-		if err := w.Drop(t.Context(), kept); err != nil {
+		if err := w.DeleteUndelivered(t.Context(), kept); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -77,20 +77,20 @@ func TestUndelivered(t *testing.T) {
 	}
 }
 
-func TestWhatCannotBeKept(t *testing.T) {
+func TestStoreUndeliveredFails(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	end := journal.Delivery{Entry: deliberation.Entry{Event: completed("d1")}}
-	wantCode(t, w.Keep(t.Context(), end, "no stream"), deliberation.Unavailable)
+	wantCode(t, w.StoreUndelivered(t.Context(), end, "no stream"), deliberation.Unavailable)
 	end.Event = &pb.DeliberationStarted{}
-	if err := w.Keep(t.Context(), end, "no end"); err == nil {
+	if err := w.StoreUndelivered(t.Context(), end, "no end"); err == nil {
 		t.Error("a start is kept")
 	}
 	w.server.Stop()
 	if err := w.PrepareRelay(t.Context(), journaltest.Layout()); err == nil {
 		t.Error("a relay is prepared without NATS")
 	}
-	for _, err := range w.Undelivered(t.Context(), "") {
+	for _, err := range w.ReadUndelivered(t.Context(), "") {
 		wantCode(t, err, deliberation.Unavailable)
 	}
 }

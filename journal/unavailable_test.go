@@ -25,8 +25,8 @@ func calls(ctx context.Context, j *journal.Journal) map[string]error {
 	errs := map[string]error{}
 	_, errs["accept"] = j.Accept(ctx, journaltest.Record("lost", 1, 300), "")
 	_, errs["end"] = j.End(ctx, "lost", failed("lost"), "")
-	_, errs["story"] = j.Story(ctx, "lost")
-	_, errs["leader"] = j.LeaderStory(ctx, "lost")
+	_, errs["story"] = j.Read(ctx, "lost")
+	_, errs["leader"] = j.ReadLeader(ctx, "lost")
 	_, _, errs["page"] = j.Page(ctx, deliberation.Query{Size: 1})
 	_, _, errs["ledger"] = j.Ledger(ctx)
 	_, _, errs["snapshot"] = j.SaveSnapshot(ctx, deliberation.NewLedger(nil).Snapshot(), 0)
@@ -34,14 +34,14 @@ func calls(ctx context.Context, j *journal.Journal) map[string]error {
 	errs["follow"] = j.Follow(ctx, 1, func(deliberation.Mark) {})
 	errs["ends"] = j.Ends(ctx, journal.Announcer, func(context.Context, journal.Delivery) error { return nil })
 	errs["announce"] = j.Announce(ctx, "orchestration.deliberation.failed", "lost.done", nil, nil)
-	_, errs["lighten"] = j.Lighten(ctx, failed("lost"))
-	_, errs["dead list"] = j.ListDead(ctx)
-	_, errs["dead show"] = j.ReadDead(ctx, "lost")
-	errs["dead retry"] = j.DropDead(ctx, "lost")
+	_, errs["lighten"] = j.Offload(ctx, failed("lost"))
+	_, errs["dead list"] = j.ListDeadLetters(ctx)
+	_, errs["dead show"] = j.ReadDeadLetter(ctx, "lost")
+	errs["dead retry"] = j.DeleteDeadLetter(ctx, "lost")
 	return errs
 }
 
-func TestNATSAway(t *testing.T) {
+func TestNATSUnavailable(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	w.accept(t, "d1", 1)
@@ -90,7 +90,7 @@ func TestNATSSilent(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	_, err := j.Story(ctx, "d1")
+	_, err := j.Read(ctx, "d1")
 	wantCode(t, err, deliberation.Unavailable)
 }
 
@@ -147,7 +147,7 @@ func TestServerTooOld(t *testing.T) {
 	}
 }
 
-func TestPasswordsAreNotTold(t *testing.T) {
+func TestPasswordsAreRedacted(t *testing.T) {
 	t.Parallel()
 	const secret = "s3cret"
 	locked := journaltest.Start(t, func(options *server.Options) { options.Username, options.Password = "u", "other" })

@@ -18,7 +18,7 @@ import (
 
 // Undelivered is the stream of ends that the relay's sink did not take: the
 // last one of each deliberation, until it is sent again.
-const Undelivered = "RELAY_UNDELIVERED"
+const UndeliveredStream = "RELAY_UNDELIVERED"
 
 const undeliveredSubject = "ray-executor.relay.undelivered."
 
@@ -39,8 +39,8 @@ const relayWait = 90 * time.Second
 // relayInFlight is how many ends are under way or wait to be tried again.
 const relayInFlight = 256
 
-// Kept is an end that the sink did not take.
-type Kept struct {
+// Undelivered is an end that the sink did not take.
+type Undelivered struct {
 	Delivery
 	ID string
 	// Reason is why it was not taken, At when it was given up. Attempt is how
@@ -77,9 +77,9 @@ func (j *Journal) PrepareRelay(ctx context.Context, layout Layout) error {
 // full the relay gives nothing up any more.
 func (j *Journal) undeliveredStream(layout Layout) jetstream.StreamConfig {
 	return jetstream.StreamConfig{
-		Name: j.name(Undelivered), Description: "Ends that the relay's sink did not take: `ray-executor relay list`.",
+		Name: j.name(UndeliveredStream), Description: "Ends that the relay's sink did not take: `ray-executor relay list`.",
 		Subjects: []string{undeliveredSubject + "*"}, Storage: jetstream.FileStorage, Discard: jetstream.DiscardNew,
-		MaxMsgsPerSubject: 1, MaxBytes: keptBytes(layout.MaxBytes), Replicas: layout.Replicas,
+		MaxMsgsPerSubject: 1, MaxBytes: deadLetterBytes(layout.MaxBytes), Replicas: layout.Replicas,
 	}
 }
 
@@ -95,8 +95,8 @@ func relayConsumer() jetstream.ConsumerConfig {
 
 // Keep stores an end that the sink did not take, in place of an earlier one of
 // the same deliberation.
-func (j *Journal) Keep(ctx context.Context, end Delivery, reason string) error {
-	light, err := j.spill(ctx, end.Event)
+func (j *Journal) StoreUndelivered(ctx context.Context, end Delivery, reason string) error {
+	light, err := j.offloadIfLarge(ctx, end.Event)
 	if err != nil {
 		return err
 	}
@@ -109,7 +109,7 @@ func (j *Journal) Keep(ctx context.Context, end Delivery, reason string) error {
 	header.Set(headerAttempts, strconv.FormatUint(end.Attempt, 10))
 	header.Set(headerEnded, end.Time.UTC().Format(time.RFC3339Nano))
 	id := encoded.Subject[strings.LastIndexByte(encoded.Subject, '.')+1:]
-	return j.tell(ctx, undeliveredSubject+id, header, encoded.Data, jetstream.WithExpectStream(j.name(Undelivered)))
+	return j.send(ctx, undeliveredSubject+id, header, encoded.Data, jetstream.WithExpectStream(j.name(UndeliveredStream)))
 }
 
 // oneLine makes a header's value of what a sink said.
@@ -120,18 +120,18 @@ func oneLine(text string) string {
 
 // Undelivered reads what the sink did not take, oldest first: that of one
 // deliberation, or all that is there now where id is empty.
-func (j *Journal) Undelivered(ctx context.Context, id string) iter.Seq2[Kept, error] {
+func (j *Journal) ReadUndelivered(ctx context.Context, id string) iter.Seq2[Undelivered, error] {
 	subject := undeliveredSubject + id
 	if id == "" {
 		subject = undeliveredSubject + "*"
 	}
-	return func(yield func(Kept, error) bool) {
-		stream, err := j.js.Stream(ctx, j.name(Undelivered))
+	return func(yield func(Undelivered, error) bool) {
+		stream, err := j.js.Stream(ctx, j.name(UndeliveredStream))
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
 			return // no relay has run yet
 		}
 		if err != nil {
-			yield(Kept{}, j.failed("read the stream "+j.name(Undelivered), err))
+			yield(Undelivered{}, j.failed("read the stream "+j.name(UndeliveredStream), err))
 			return
 		}
 		last := stream.CachedInfo().State.LastSeq
@@ -141,7 +141,7 @@ func (j *Journal) Undelivered(ctx context.Context, id string) iter.Seq2[Kept, er
 				return
 			}
 			if err != nil {
-				yield(Kept{}, j.failed("read the stream "+j.name(Undelivered), err))
+				yield(Undelivered{}, j.failed("read the stream "+j.name(UndeliveredStream), err))
 				return
 			}
 			sequence = message.Sequence
@@ -153,17 +153,17 @@ func (j *Journal) Undelivered(ctx context.Context, id string) iter.Seq2[Kept, er
 	}
 }
 
-func (j *Journal) kept(ctx context.Context, message *jetstream.RawStreamMsg) (Kept, error) {
+func (j *Journal) kept(ctx context.Context, message *jetstream.RawStreamMsg) (Undelivered, error) {
 	id := strings.TrimPrefix(message.Subject, undeliveredSubject)
 	event, err := events.Lifecycle(message.Header, message.Data)
 	if err == nil {
-		err = j.restore(ctx, event)
+		err = j.inline(ctx, event)
 	}
 	if err != nil {
-		return Kept{ID: id}, fmt.Errorf("read what is kept of %s: %w", id, err)
+		return Undelivered{ID: id}, fmt.Errorf("read what is kept of %s: %w", id, err)
 	}
 	entry := deliberation.Entry{Sequence: message.Sequence, Time: message.Time, Event: event}
-	kept := Kept{ID: id, Reason: message.Header.Get(headerReason), At: message.Time, sequence: message.Sequence}
+	kept := Undelivered{ID: id, Reason: message.Header.Get(headerReason), At: message.Time, sequence: message.Sequence}
 	kept.Delivery = Delivery{Entry: entry, TraceParent: events.Trace(message.Header)}
 	if kept.Time, err = time.Parse(time.RFC3339Nano, message.Header.Get(headerEnded)); err != nil {
 		return kept, fmt.Errorf("read what is kept of %s: %w", id, err)
@@ -174,8 +174,8 @@ func (j *Journal) kept(ctx context.Context, message *jetstream.RawStreamMsg) (Ke
 
 // Drop takes out what has been sent after all. One that was kept meanwhile
 // anew stays.
-func (j *Journal) Drop(ctx context.Context, kept Kept) error {
-	stream, err := j.js.Stream(ctx, j.name(Undelivered))
+func (j *Journal) DeleteUndelivered(ctx context.Context, kept Undelivered) error {
+	stream, err := j.js.Stream(ctx, j.name(UndeliveredStream))
 	if err == nil {
 		err = stream.DeleteMsg(ctx, kept.sequence)
 	}
@@ -186,7 +186,7 @@ func (j *Journal) Drop(ctx context.Context, kept Kept) error {
 		}
 	}
 	if err != nil {
-		return j.failed("take "+kept.ID+" out of "+j.name(Undelivered), err)
+		return j.failed("take "+kept.ID+" out of "+j.name(UndeliveredStream), err)
 	}
 	return nil
 }

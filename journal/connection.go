@@ -119,8 +119,8 @@ func timedOut(err error) bool {
 	return ok && late.Timeout() || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, nats.ErrTimeout)
 }
 
-// troubles remembers what the client hears of besides the answers to its calls.
-type troubles struct {
+// connectionErrors remembers what the client hears of besides the answers to its calls.
+type connectionErrors struct {
 	mu sync.Mutex
 	// attempt is why the last attempt to connect failed.
 	attempt error
@@ -134,14 +134,14 @@ type troubles struct {
 }
 
 // failedToConnect is nats.go's callback.
-func (t *troubles) failedToConnect(_ *nats.Conn, err error) {
+func (t *connectionErrors) failedToConnect(_ *nats.Conn, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.attempt = err
 }
 
 // reported is called with what the server says that answers no call.
-func (t *troubles) reported(err error) {
+func (t *connectionErrors) reported(err error) {
 	if !errors.Is(err, nats.ErrPermissionViolation) {
 		return
 	}
@@ -155,7 +155,7 @@ func (t *troubles) reported(err error) {
 
 // denial returns the server's word that something is not allowed, if it came
 // within the time that a call takes.
-func (t *troubles) denial(within time.Duration) error {
+func (t *connectionErrors) denial(within time.Duration) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if time.Since(t.deniedAt) > within {
@@ -169,7 +169,7 @@ func (t *troubles) denial(within time.Duration) error {
 // for its answer in vain.
 func (j *Journal) whileAllowed(ctx context.Context) (allowed context.Context, stop func()) {
 	allowed, cancel := context.WithCancelCause(ctx)
-	t := j.troubles
+	t := j.connectionErrors
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.waiting[&cancel] = struct{}{}
@@ -182,7 +182,7 @@ func (j *Journal) whileAllowed(ctx context.Context) (allowed context.Context, st
 }
 
 // log writes why there is no connection, once a reason.
-func (t *troubles) log(log *slog.Logger, reason string) {
+func (t *connectionErrors) log(log *slog.Logger, reason string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if reason != t.logged {
@@ -192,7 +192,7 @@ func (t *troubles) log(log *slog.Logger, reason string) {
 }
 
 // connected forgets them: the same trouble is news when it comes again.
-func (t *troubles) connected() {
+func (t *connectionErrors) connected() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.attempt, t.logged = nil, ""
@@ -202,9 +202,9 @@ func (t *troubles) connected() {
 func (j *Journal) away() *deliberation.Error {
 	cause := j.conn.LastError()
 	if cause == nil {
-		j.troubles.mu.Lock()
-		cause = j.troubles.attempt
-		j.troubles.mu.Unlock()
+		j.connectionErrors.mu.Lock()
+		cause = j.connectionErrors.attempt
+		j.connectionErrors.mu.Unlock()
 	}
 	if cause == nil {
 		cause = nats.ErrNoServers
@@ -215,14 +215,14 @@ func (j *Journal) away() *deliberation.Error {
 const (
 	// reachWait is how long a command that somebody waits for tries to connect.
 	reachWait = 10 * time.Second
-	reachLook = 50 * time.Millisecond
+	reachPoll = 50 * time.Millisecond
 )
 
 // Reach waits until there is a connection to a server that is new enough, for
 // commands that somebody waits for: ten seconds at most, while the log says why,
 // and not at all for what no waiting mends.
 func (j *Journal) Reach(ctx context.Context) error {
-	ticker := time.NewTicker(reachLook)
+	ticker := time.NewTicker(reachPoll)
 	defer ticker.Stop()
 	patience := time.After(reachWait)
 	for {
@@ -230,7 +230,7 @@ func (j *Journal) Reach(ctx context.Context) error {
 		if err == nil || Permanent(err) {
 			return err
 		}
-		j.troubles.log(j.log, err.Error())
+		j.connectionErrors.log(j.log, err.Error())
 		select {
 		case <-ctx.Done():
 			return err

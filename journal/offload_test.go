@@ -24,14 +24,14 @@ func stored[T proto.Message](t *testing.T, w world, subject string) T {
 	return must[proto.Message](t)(events.Lifecycle(messages[0].Header, messages[0].Data)).(T)
 }
 
-func TestLargeRequestSpills(t *testing.T) {
+func TestOffloadLargeRequest(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	record := journaltest.Record("d1", 1, 300)
 	record.Request.TaskDescription = strings.Repeat("x", deliberation.MaxRequestBytes-200)
 	must[*pb.DeliberationRequested](t)(w.Accept(t.Context(), record, ""))
 
-	light := stored[*pb.DeliberationRequested](t, w, events.StorySubject("d1"))
+	light := stored[*pb.DeliberationRequested](t, w, events.HistorySubject("d1"))
 	if light.GetRequest() != nil || !strings.HasPrefix(light.GetRequestRef(), "sha256-") || light.GetTaskId() != "task-d1" {
 		t.Errorf("stored is %s", light)
 	}
@@ -39,7 +39,7 @@ func TestLargeRequestSpills(t *testing.T) {
 	wantEqual(t, must[*pb.DeliberationRequested](t)(w.Accept(t.Context(), record, "")), record)
 }
 
-func TestLargeResultsSpill(t *testing.T) {
+func TestOffloadLargeResults(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	w.accept(t, "d1", 2)
@@ -54,37 +54,37 @@ func TestLargeResultsSpill(t *testing.T) {
 	w.wantBoth(t, "d1", status("completed", bulk, bulk))
 }
 
-func TestLightenTwice(t *testing.T) {
+func TestOffloadTwice(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	w.accept(t, "d1", 1)
 	whole := completed("d1", journaltest.Result(0, "yes"))
-	once := must[proto.Message](t)(w.Lighten(t.Context(), whole))
-	wantEqual(t, must[proto.Message](t)(w.Lighten(t.Context(), once)), once)
-	wantEqual(t, must[proto.Message](t)(w.Lighten(t.Context(), whole)), once)
+	once := must[proto.Message](t)(w.Offload(t.Context(), whole))
+	wantEqual(t, must[proto.Message](t)(w.Offload(t.Context(), once)), once)
+	wantEqual(t, must[proto.Message](t)(w.Offload(t.Context(), whole)), once)
 	wantEqual(t, whole, completed("d1", journaltest.Result(0, "yes")))
 
 	must[bool](t)(w.End(t.Context(), "d1", once, ""))
 	w.wantBoth(t, "d1", status("completed", "yes"))
 
 	started := &pb.DeliberationStarted{DeliberationId: "d1"}
-	wantEqual(t, must[proto.Message](t)(w.Lighten(t.Context(), started)), started)
+	wantEqual(t, must[proto.Message](t)(w.Offload(t.Context(), started)), started)
 }
 
-// TestHalfAnObjectIsPutAgain has a name whose parts are not there, as a put
+// TestIncompleteObjectIsReplaced has a name whose parts are not there, as a put
 // leaves it that failed in between.
-func TestHalfAnObjectIsPutAgain(t *testing.T) {
+func TestIncompleteObjectIsReplaced(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	w.accept(t, "d1", 1)
 	end := completed("d1", journaltest.Result(0, "yes"))
-	must[proto.Message](t)(w.Lighten(t.Context(), end))
+	must[proto.Message](t)(w.Offload(t.Context(), end))
 	_, js := journaltest.Dial(t, w.server.URL)
 	bucket := must[jetstream.Stream](t)(js.Stream(t.Context(), "OBJ_"+journal.Results))
 	if err := bucket.Purge(t.Context(), jetstream.WithPurgeSubject("$O.*.C.>")); err != nil {
 		t.Fatal(err)
 	}
-	must[bool](t)(w.End(t.Context(), "d1", must[proto.Message](t)(w.Lighten(t.Context(), end)), ""))
+	must[bool](t)(w.End(t.Context(), "d1", must[proto.Message](t)(w.Offload(t.Context(), end)), ""))
 	w.wantBoth(t, "d1", status("completed", "yes"))
 }
 

@@ -17,16 +17,16 @@ const watermarkShare = 0.8
 const storeShare = 0.5
 
 const (
-	// roomFor is how long a look at the stream's state is believed.
-	roomFor = time.Second
-	// roomTrusted is how long it is believed while there is no newer one.
-	roomTrusted = time.Minute
-	// lookPatience is how long such a newer one is waited for.
-	lookPatience = 250 * time.Millisecond
+	// capacityFresh is how long a look at the stream's state is believed.
+	capacityFresh = time.Second
+	// capacityTrusted is how long it is believed while there is no newer one.
+	capacityTrusted = time.Minute
+	// refreshPatience is how long such a newer one is waited for.
+	refreshPatience = 250 * time.Millisecond
 )
 
-// watermark remembers how full the journal is.
-type watermark struct {
+// capacity remembers how full the journal is.
+type capacity struct {
 	mu       sync.Mutex
 	seen     time.Time
 	bytes    int64 // stored then, and by us since
@@ -38,7 +38,7 @@ type watermark struct {
 }
 
 // add counts a message that was stored since the last look.
-func (w *watermark) add(size int) {
+func (w *capacity) add(size int) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.bytes += int64(size)
@@ -46,13 +46,13 @@ func (w *watermark) add(size int) {
 }
 
 // setObjects notes how full the object store is.
-func (w *watermark) setObjects(info *jetstream.StreamInfo) {
+func (w *capacity) setObjects(info *jetstream.StreamInfo) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.objects, w.maxObjs = int64(info.State.Bytes), info.Config.MaxBytes
 }
 
-func (w *watermark) set(info *jetstream.StreamInfo) {
+func (w *capacity) set(info *jetstream.StreamInfo) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.seen = time.Now()
@@ -60,15 +60,15 @@ func (w *watermark) set(info *jetstream.StreamInfo) {
 	w.messages, w.maxMsgs = int64(info.State.Msgs), info.Config.MaxMsgs
 }
 
-func (w *watermark) fresh() bool {
+func (w *capacity) fresh() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return time.Since(w.seen) <= roomFor
+	return time.Since(w.seen) <= capacityFresh
 }
 
 // refusal is why a request has no room, nil where it has. One that needs the
 // object store leaves more of that to results.
-func (w *watermark) refusal(needsStore bool) error {
+func (w *capacity) refusal(needsStore bool) error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	above := func(used, limit int64, share float64) bool { return limit > 0 && float64(used) > share*float64(limit) }
@@ -86,37 +86,37 @@ func (w *watermark) refusal(needsStore bool) error {
 }
 
 // known reports whether the last look can stand in for one that is not answered.
-func (w *watermark) known() bool {
+func (w *capacity) known() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return time.Since(w.seen) <= roomTrusted
+	return time.Since(w.seen) <= capacityTrusted
 }
 
-// checkRoom refuses, with LimitReached, while the journal is above the
+// checkCapacity refuses, with LimitReached, while the journal is above the
 // watermark. Publishing may work while the stream's state is not told: then the
 // last look counts for a while, with what was stored from here since.
-func (j *Journal) checkRoom(ctx context.Context, needsStore bool) error {
-	if !j.room.fresh() {
-		if err := j.look(ctx, j.room.known()); err != nil && !j.room.known() {
+func (j *Journal) checkCapacity(ctx context.Context, needsStore bool) error {
+	if !j.capacity.fresh() {
+		if err := j.refresh(ctx, j.capacity.known()); err != nil && !j.capacity.known() {
 			return err
 		}
 	}
-	return j.room.refusal(needsStore)
+	return j.capacity.refusal(needsStore)
 }
 
-// look reads the journal's state, once for all who wait for it; each waits no
+// refresh reads the journal's state, once for all who wait for it; each waits no
 // longer than its own context, and only a moment where it can do without.
-func (j *Journal) look(ctx context.Context, briefly bool) error {
+func (j *Journal) refresh(ctx context.Context, briefly bool) error {
 	if briefly {
 		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, lookPatience)
+		ctx, cancel = context.WithTimeout(ctx, refreshPatience)
 		defer cancel()
 	}
-	looked := j.looks.DoChan("", func() (any, error) {
+	looked := j.refreshes.DoChan("", func() (any, error) {
 		info, err := j.info(context.WithoutCancel(ctx))
 		if err == nil {
-			j.room.set(info)
-			j.lookAtObjects(context.WithoutCancel(ctx))
+			j.capacity.set(info)
+			j.refreshObjects(context.WithoutCancel(ctx))
 		}
 		return nil, err
 	})
@@ -128,9 +128,9 @@ func (j *Journal) look(ctx context.Context, briefly bool) error {
 	}
 }
 
-// lookAtObjects reads how full the object store is. One that is not told, or not
+// refreshObjects reads how full the object store is. One that is not told, or not
 // there, holds nothing up.
-func (j *Journal) lookAtObjects(ctx context.Context) {
+func (j *Journal) refreshObjects(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, j.wait)
 	defer cancel()
 	bucket, err := j.js.Stream(ctx, objectStream(j.name(Results)))
@@ -138,5 +138,5 @@ func (j *Journal) lookAtObjects(ctx context.Context) {
 		j.log.Debug("look at the object store", "error", err)
 		return
 	}
-	j.room.setObjects(bucket.CachedInfo())
+	j.capacity.setObjects(bucket.CachedInfo())
 }

@@ -18,9 +18,9 @@ func wake(t *testing.T, j *journal.Journal, idle, limit time.Duration) error {
 	return j.Wake(ctx, idle)
 }
 
-// TestWakeAwaitsTheServer is about one that is down; one that has become
+// TestWakeWaitsForServer is about one that is down; one that has become
 // silent is in tests/lambda, TestThaw.
-func TestWakeAwaitsTheServer(t *testing.T) {
+func TestWakeWaitsForServer(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	w.server.Stop()
