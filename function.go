@@ -58,7 +58,7 @@ func (f *Function) StartWith(settings config.Config, log *slog.Logger) error {
 	}
 	rules, err := deliberation.NewRules(deliberation.Settings{
 		Pools: settings.PoolNames(), ModelHosts: settings.ModelHosts,
-		ModelURL: settings.VLLMURL, Model: settings.VLLMModel,
+		ModelURL: settings.VLLMURL, Model: settings.VLLMModel, Parameters: settings.ModelParameters,
 	})
 	if err != nil {
 		return err

@@ -81,6 +81,11 @@ func (c *Config) checkModels() error {
 			return fmt.Errorf("MODEL_HOSTS: %w", err)
 		}
 	}
+	for _, name := range c.ModelParameters {
+		if err := deliberation.CheckParameter(name); err != nil {
+			return fmt.Errorf("MODEL_PARAMETERS: %w", err)
+		}
+	}
 	if c.VLLMURL == "" {
 		return nil
 	}

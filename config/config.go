@@ -68,6 +68,8 @@ type Config struct {
 	ModelHosts []string `env:"MODEL_HOSTS"`
 	VLLMURL    string   `env:"VLLM_URL"`
 	VLLMModel  string   `env:"VLLM_MODEL"`
+	// ModelParameters are the keys that a request's sampling.extra may hold.
+	ModelParameters []string `env:"MODEL_PARAMETERS"`
 	// VLLMAPIKey is for the cluster: `dev` passes it on to the Ray that it
 	// starts, nobody else reads it here.
 	VLLMAPIKey     string `env:"VLLM_API_KEY"`
@@ -226,7 +228,7 @@ func (c *Config) fill(settings map[string]string) {
 	if settings["GRPC_PORT"] == "" && !knative {
 		c.GRPCPort, c.GRPCDefault = grpcPort, true
 	}
-	for _, list := range [][]string{c.PoolList, c.ModelHosts, c.Functions} {
+	for _, list := range [][]string{c.PoolList, c.ModelHosts, c.ModelParameters, c.Functions} {
 		for i := range list {
 			list[i] = strings.TrimSpace(list[i])
 		}

@@ -16,8 +16,8 @@ const (
 )
 
 // PromptSize is how many bytes of UTF-8 an agent's messages take out of a
-// request once they are filled: the role in the system message, and the filled
-// template or what the default message names. The fixed words of our own
+// request once they are filled: the filled system prompt, or the role that the default
+// one names, and the filled template or what the default message names. The fixed words of our own
 // messages, less than a kilobyte, do not count. It fills nothing, and takes
 // time that is linear in the template.
 //
@@ -31,6 +31,9 @@ func PromptSize(request *pb.ExecuteDeliberationRequest, agent *pb.Agent) int {
 		sizes.role = len(request.GetRole())
 	}
 	system := sizes.role
+	if agent.GetSystemPrompt() != "" {
+		system = sizes.filled(agent.GetSystemPrompt())
+	}
 	if agent.GetPromptTemplate() == "" {
 		return system + sizes.description + sizes.role + sizes.id
 	}
@@ -77,7 +80,10 @@ func checkPrompts(request *pb.ExecuteDeliberationRequest) error {
 		size := PromptSize(request, agent)
 		if size > MaxPromptBytes {
 			field := "task_description"
-			if agent.GetPromptTemplate() != "" {
+			switch {
+			case len(agent.GetSystemPrompt()) > len(agent.GetPromptTemplate()):
+				field = fmt.Sprintf("agents[%d].system_prompt", i)
+			case agent.GetPromptTemplate() != "":
 				field = fmt.Sprintf("agents[%d].prompt_template", i)
 			}
 			return Invalidf(field, "the prompt of agent %q fills to %d bytes; at most %d are taken: shorten the template or the values that it names", agent.GetId(), size, MaxPromptBytes)

@@ -26,6 +26,7 @@ type promptVectors struct {
 			ID             string
 			Role           string
 			PromptTemplate string `json:"prompt_template"`
+			SystemPrompt   string `json:"system_prompt"`
 		}
 		Times map[string]int
 		Size  int
@@ -58,6 +59,7 @@ func TestPromptSizeIsTheWorkers(t *testing.T) {
 			agent := &pb.Agent{
 				Id: test.Agent.ID, Role: test.Agent.Role,
 				PromptTemplate: times("prompt_template", test.Agent.PromptTemplate),
+				SystemPrompt:   times("system_prompt", test.Agent.SystemPrompt),
 			}
 			sent := &pb.ExecuteDeliberationRequest{
 				TaskDescription: times("task_description", test.TaskDescription), Role: test.Role,

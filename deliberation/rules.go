@@ -33,6 +33,7 @@ type Rules struct {
 	modelHosts []HostPattern
 	modelURL   string
 	model      string
+	parameters []string
 	validator  protovalidate.Validator
 }
 
@@ -46,6 +47,8 @@ type Settings struct {
 	// ModelURL and Model stand where a request names none.
 	ModelURL string
 	Model    string
+	// Parameters are the keys that sampling.extra may hold.
+	Parameters []string
 }
 
 // NewRules returns the rules for the operator's settings. The messages' own
@@ -65,7 +68,8 @@ func NewRules(settings Settings) (*Rules, error) {
 	return &Rules{
 		pools: settings.Pools, modelHosts: hosts,
 		modelURL: settings.ModelURL, model: settings.Model,
-		validator: validator,
+		parameters: settings.Parameters,
+		validator:  validator,
 	}, nil
 }
 
@@ -93,6 +97,8 @@ func wording(message string) string {
 		return "must be 1 to 64 characters of A-Z a-z 0-9 _ -"
 	case strings.Contains(message, `^[A-Za-z0-9_.-]{1,64}$`):
 		return "must be 1 to 64 characters of A-Z a-z 0-9 _ - ."
+	case strings.Contains(message, `^[a-z]{1,32}$`):
+		return "must be 1 to 32 characters of a-z"
 	case strings.Contains(message, `^[a-z0-9-]{1,32}$`):
 		return "must be 1 to 32 characters of a-z 0-9 -"
 	default:
@@ -159,6 +165,13 @@ func (r *Rules) checkRecord(record *pb.DeliberationRequested) error {
 	if err := r.checkModelURL(record.GetVllmUrl()); err != nil {
 		return err
 	}
+	if err := r.checkExtra("", record.GetRequest().GetSampling()); err != nil {
+		return err
+	}
+	return r.checkAgents(record)
+}
+
+func (r *Rules) checkAgents(record *pb.DeliberationRequested) error {
 	metadata := record.GetRequest().GetConstraints().GetMetadata()
 	ids := make(map[string]bool, len(record.GetRequest().GetAgents()))
 	for i, agent := range record.GetRequest().GetAgents() {
@@ -171,6 +184,12 @@ func (r *Rules) checkRecord(record *pb.DeliberationRequested) error {
 		}
 		if err := CheckTemplate(agent.GetPromptTemplate(), metadata); err != nil {
 			return Invalidf(fmt.Sprintf("agents[%d].prompt_template", i), "%s", err)
+		}
+		if err := CheckTemplate(agent.GetSystemPrompt(), metadata); err != nil {
+			return Invalidf(fmt.Sprintf("agents[%d].system_prompt", i), "%s", err)
+		}
+		if err := r.checkExtra(fmt.Sprintf("agents[%d].", i), agent.GetSampling()); err != nil {
+			return err
 		}
 	}
 	return checkPrompts(record.GetRequest())

@@ -16,6 +16,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	"rayexecutor/events"
 	pb "rayexecutor/proto/ray_executor/v1"
@@ -127,6 +128,13 @@ func value(field protoreflect.FieldDescriptor) protoreflect.Value {
 	case protoreflect.DoubleKind:
 		return protoreflect.ValueOfFloat64(float64(number) + 0.25)
 	case protoreflect.MessageKind:
+		if field.Message().FullName() == "google.protobuf.Struct" { // it is recursive
+			of, err := structpb.NewStruct(map[string]any{"on": true, "most": 7})
+			if err != nil {
+				panic(err)
+			}
+			return protoreflect.ValueOfMessage(of.ProtoReflect())
+		}
 		return protoreflect.ValueOfMessage(filled(field.Message(), "").ProtoReflect())
 	default:
 		panic(fmt.Sprintf("no value for %s, a %s: teach the golden test", field.FullName(), field.Kind()))

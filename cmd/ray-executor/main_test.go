@@ -89,11 +89,16 @@ func TestClient(t *testing.T) {
 	call, _ := setup(t)
 	expect(t, call, "mine submitted", "submit", "Describe it", "--id", "mine", "--agent", "a=big", "--timeout", "60", "--retries", "0")
 	expect(t, call, "mine queued", "status", "mine")
+	expect(t, call, "sampled submitted", "submit", "Describe it", "--id", "sampled", "--temperature", "0", "--max-tokens", "9", "--seed", "7", "--stop", "END", "--system", "You are brief.")
+	if _, err := call("submit", "Describe it", "--temperature", "3"); err == nil || !strings.Contains(err.Error(), "sampling.temperature") {
+		t.Errorf("a temperature of 3: %v", err)
+	}
+	expect(t, call, "sampled cancelled", "cancel", "sampled")
 	expect(t, call, "mine cancelled: is cancelled", "cancel", "mine", "--reason", "enough")
 	expect(t, call, "enough", "status", "mine")
 	expect(t, call, "mine cancelled: is cancelled", "cancel", "mine")
 	expect(t, call, "not_found", "status", "nobody")
-	expect(t, call, "1 in all, 0 active (0 queued), 0 completed, 0 failed, 1 cancelled", "stats")
+	expect(t, call, "2 in all, 0 active (0 queued), 0 completed, 0 failed, 2 cancelled", "stats")
 
 	printed, err := call("watch", "mine")
 	if err == nil || !strings.Contains(printed, "cancelled after") {

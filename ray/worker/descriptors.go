@@ -10,6 +10,7 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/types/descriptorpb"
 	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/structpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	rayexecutorv1 "rayexecutor/proto/ray_executor/v1"
@@ -36,6 +37,7 @@ func described() []protoreflect.FileDescriptor {
 	return []protoreflect.FileDescriptor{
 		timestamppb.File_google_protobuf_timestamp_proto,
 		durationpb.File_google_protobuf_duration_proto,
+		structpb.File_google_protobuf_struct_proto,
 		rayexecutorv1.File_ray_executor_v1_deliberation_proto,
 		rayexecutorv1.File_ray_executor_v1_events_proto,
 		rayexecutorv1.File_ray_executor_v1_service_proto,

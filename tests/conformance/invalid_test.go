@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/structpb"
 
 	pb "rayexecutor/proto/ray_executor/v1"
 )
@@ -50,6 +51,17 @@ func mistakes() []mistake {
 	}
 	for _, seconds := range []int32{-1, 86401, -1 << 31, 1<<31 - 1} {
 		in("constraints.timeout_seconds", fmt.Sprint(seconds), func(r *submitted) { r.Constraints = &pb.TaskConstraints{TimeoutSeconds: seconds} })
+	}
+	in("agents[1].system_prompt", "an unknown placeholder", func(r *submitted) { r.Agents[1].SystemPrompt = "{nobody}" })
+	for field, sampling := range map[string]*pb.Sampling{
+		"temperature": {Temperature: proto.Float64(2.5)}, "top_p": {TopP: proto.Float64(0)}, "max_tokens": {MaxTokens: proto.Int32(0)},
+		"stop[0]": {Stop: []string{""}}, "top_k": {TopK: proto.Int32(-2)}, "min_p": {MinP: proto.Float64(-1)},
+		"presence_penalty": {PresencePenalty: proto.Float64(3)}, "frequency_penalty": {FrequencyPenalty: proto.Float64(-3)},
+		"repetition_penalty": {RepetitionPenalty: proto.Float64(0)}, "reasoning_effort": {ReasoningEffort: "VERY"},
+		"extra": {Extra: &structpb.Struct{Fields: map[string]*structpb.Value{"logits_processors": structpb.NewBoolValue(true)}}},
+	} {
+		in("sampling."+field, "out of range", func(r *submitted) { r.Sampling = sampling })
+		in("agents[1].sampling."+field, "out of range", func(r *submitted) { r.Agents[1].Sampling = sampling })
 	}
 	for _, retries := range []int32{-1, 11} {
 		in("constraints.max_retries", fmt.Sprint(retries), func(r *submitted) { r.Constraints = &pb.TaskConstraints{MaxRetries: &retries} })

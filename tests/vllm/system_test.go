@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+	"google.golang.org/protobuf/proto"
 
 	pb "rayexecutor/proto/ray_executor/v1"
 	"rayexecutor/tests/system"
@@ -61,6 +62,7 @@ func setup(t *testing.T) *system.System {
 func TestDeliberations(t *testing.T) {
 	sys := setup(t)
 	t.Run("completed with the model's own text", func(t *testing.T) { completes(t, sys) })
+	t.Run("sampling parameters are the model's", func(t *testing.T) { samples(t, sys) })
 	t.Run("agents of a role share what is computed of their prompts", func(t *testing.T) { sharesPrefixes(t, sys) })
 	t.Run("an unknown model is the agent's failure", func(t *testing.T) { unknownModel(t, sys) })
 	t.Run("a cancel stops generation", func(t *testing.T) { cancelStopsGeneration(t, sys) })
@@ -89,6 +91,32 @@ func completes(t *testing.T, sys *system.System) {
 		}
 	}
 	t.Logf("three agents in %s", status.GetEndedAt().AsTime().Sub(status.GetSubmittedAt().AsTime()))
+}
+
+// samples shows that vLLM takes the sampling parameters: the same seed gives the same text, and so many tokens are the most.
+func samples(t *testing.T, sys *system.System) {
+	asked := request("sampled", "Write a long story about a lighthouse.", "", "")
+	asked.Sampling = &pb.Sampling{
+		Temperature: proto.Float64(1.2), TopP: proto.Float64(0.9), TopK: proto.Int32(40), MinP: proto.Float64(0.01), Seed: proto.Int64(7),
+		MaxTokens: proto.Int32(9), PresencePenalty: proto.Float64(0.1), FrequencyPenalty: proto.Float64(0.1), RepetitionPenalty: proto.Float64(1.1),
+	}
+	for _, agent := range asked.GetAgents() {
+		agent.SystemPrompt, agent.PromptTemplate = "You tell stories.", "{task_description}"
+	}
+	asked.Agents[1].Sampling = &pb.Sampling{MaxTokens: proto.Int32(5), Stop: []string{"no such text"}}
+	status := sys.AwaitEnd(t, sys.Submit(t, asked))
+	if status.GetStatus() != "completed" || len(status.GetResults()) != 2 {
+		t.Fatalf("it is %v", status)
+	}
+	for i, most := range []string{"9", "5"} {
+		if told := status.GetResults()[i].GetMetadata(); told["finish_reason"] != "length" || told["completion_tokens"] != most {
+			t.Errorf("agent %d: %v; want it cut after %s tokens", i, told, most)
+		}
+	}
+	long, short := status.GetResults()[0].GetProposal(), status.GetResults()[1].GetProposal()
+	if !strings.HasPrefix(long, strings.TrimSpace(short)) {
+		t.Errorf("the same seed gave %q and %q", long, short)
+	}
 }
 
 // sharesPrefixes lets sixteen agents read the same long task.

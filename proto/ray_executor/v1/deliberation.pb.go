@@ -12,6 +12,7 @@ import (
 	_ "buf.build/gen/go/bufbuild/protovalidate/protocolbuffers/go/buf/validate"
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	structpb "google.golang.org/protobuf/types/known/structpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -48,7 +49,10 @@ type ExecuteDeliberationRequest struct {
 	DeliberationId string `protobuf:"bytes,8,opt,name=deliberation_id,json=deliberationId,proto3" json:"deliberation_id,omitempty"`
 	// The queue that the deliberation waits in, one that the operator declared.
 	// Empty: `default`.
-	Pool          string `protobuf:"bytes,9,opt,name=pool,proto3" json:"pool,omitempty"`
+	Pool string `protobuf:"bytes,9,opt,name=pool,proto3" json:"pool,omitempty"`
+	// How the models sample. What is not set is not sent: the model server's
+	// default applies.
+	Sampling      *Sampling `protobuf:"bytes,12,opt,name=sampling,proto3" json:"sampling,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -146,6 +150,162 @@ func (x *ExecuteDeliberationRequest) GetPool() string {
 	return ""
 }
 
+func (x *ExecuteDeliberationRequest) GetSampling() *Sampling {
+	if x != nil {
+		return x.Sampling
+	}
+	return nil
+}
+
+// Sampling is how a model chooses its tokens: the parameters of OpenAI's chat
+// completions, and those that vLLM adds.
+type Sampling struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 0 to 2; 0 chooses the likeliest token.
+	Temperature *float64 `protobuf:"fixed64,1,opt,name=temperature,proto3,oneof" json:"temperature,omitempty"`
+	// Nucleus sampling: the probability mass that tokens are chosen from, above 0
+	// and up to 1.
+	TopP *float64 `protobuf:"fixed64,2,opt,name=top_p,json=topP,proto3,oneof" json:"top_p,omitempty"`
+	// The most tokens that the model generates, reasoning included.
+	MaxTokens *int32 `protobuf:"varint,3,opt,name=max_tokens,json=maxTokens,proto3,oneof" json:"max_tokens,omitempty"`
+	// The same seed makes the same answer likely, not certain.
+	Seed *int64 `protobuf:"varint,4,opt,name=seed,proto3,oneof" json:"seed,omitempty"`
+	// Texts at which the model stops: at most 16, of 1 to 256 characters.
+	Stop []string `protobuf:"bytes,5,rep,name=stop,proto3" json:"stop,omitempty"`
+	// Chooses from so many of the likeliest tokens; 0 or -1 from all.
+	TopK *int32 `protobuf:"varint,6,opt,name=top_k,json=topK,proto3,oneof" json:"top_k,omitempty"`
+	// The least probability of a token, as a share of the likeliest one's; 0 to 1.
+	MinP *float64 `protobuf:"fixed64,7,opt,name=min_p,json=minP,proto3,oneof" json:"min_p,omitempty"`
+	// Against words that occurred before; -2 to 2.
+	PresencePenalty *float64 `protobuf:"fixed64,8,opt,name=presence_penalty,json=presencePenalty,proto3,oneof" json:"presence_penalty,omitempty"`
+	// Against words, the more often they occurred before; -2 to 2.
+	FrequencyPenalty *float64 `protobuf:"fixed64,9,opt,name=frequency_penalty,json=frequencyPenalty,proto3,oneof" json:"frequency_penalty,omitempty"`
+	// Above 1 against repetition, below 1 for it; above 0 and up to 10.
+	RepetitionPenalty *float64 `protobuf:"fixed64,10,opt,name=repetition_penalty,json=repetitionPenalty,proto3,oneof" json:"repetition_penalty,omitempty"`
+	// How long a reasoning model thinks, in the server's words, for example
+	// `low`, `medium` or `high`.
+	ReasoningEffort string `protobuf:"bytes,11,opt,name=reasoning_effort,json=reasoningEffort,proto3" json:"reasoning_effort,omitempty"`
+	// More parameters of the model server; only keys that the operator's
+	// MODEL_PARAMETERS names.
+	Extra         *structpb.Struct `protobuf:"bytes,12,opt,name=extra,proto3" json:"extra,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Sampling) Reset() {
+	*x = Sampling{}
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Sampling) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Sampling) ProtoMessage() {}
+
+func (x *Sampling) ProtoReflect() protoreflect.Message {
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Sampling.ProtoReflect.Descriptor instead.
+func (*Sampling) Descriptor() ([]byte, []int) {
+	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Sampling) GetTemperature() float64 {
+	if x != nil && x.Temperature != nil {
+		return *x.Temperature
+	}
+	return 0
+}
+
+func (x *Sampling) GetTopP() float64 {
+	if x != nil && x.TopP != nil {
+		return *x.TopP
+	}
+	return 0
+}
+
+func (x *Sampling) GetMaxTokens() int32 {
+	if x != nil && x.MaxTokens != nil {
+		return *x.MaxTokens
+	}
+	return 0
+}
+
+func (x *Sampling) GetSeed() int64 {
+	if x != nil && x.Seed != nil {
+		return *x.Seed
+	}
+	return 0
+}
+
+func (x *Sampling) GetStop() []string {
+	if x != nil {
+		return x.Stop
+	}
+	return nil
+}
+
+func (x *Sampling) GetTopK() int32 {
+	if x != nil && x.TopK != nil {
+		return *x.TopK
+	}
+	return 0
+}
+
+func (x *Sampling) GetMinP() float64 {
+	if x != nil && x.MinP != nil {
+		return *x.MinP
+	}
+	return 0
+}
+
+func (x *Sampling) GetPresencePenalty() float64 {
+	if x != nil && x.PresencePenalty != nil {
+		return *x.PresencePenalty
+	}
+	return 0
+}
+
+func (x *Sampling) GetFrequencyPenalty() float64 {
+	if x != nil && x.FrequencyPenalty != nil {
+		return *x.FrequencyPenalty
+	}
+	return 0
+}
+
+func (x *Sampling) GetRepetitionPenalty() float64 {
+	if x != nil && x.RepetitionPenalty != nil {
+		return *x.RepetitionPenalty
+	}
+	return 0
+}
+
+func (x *Sampling) GetReasoningEffort() string {
+	if x != nil {
+		return x.ReasoningEffort
+	}
+	return ""
+}
+
+func (x *Sampling) GetExtra() *structpb.Struct {
+	if x != nil {
+		return x.Extra
+	}
+	return nil
+}
+
 // TaskConstraints bounds a deliberation.
 type TaskConstraints struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -166,7 +326,7 @@ type TaskConstraints struct {
 
 func (x *TaskConstraints) Reset() {
 	*x = TaskConstraints{}
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[1]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -178,7 +338,7 @@ func (x *TaskConstraints) String() string {
 func (*TaskConstraints) ProtoMessage() {}
 
 func (x *TaskConstraints) ProtoReflect() protoreflect.Message {
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[1]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -191,7 +351,7 @@ func (x *TaskConstraints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskConstraints.ProtoReflect.Descriptor instead.
 func (*TaskConstraints) Descriptor() ([]byte, []int) {
-	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{1}
+	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *TaskConstraints) GetStoryId() string {
@@ -241,13 +401,18 @@ type Agent struct {
 	// The user message, with `{task_description}`, `{role}`, `{agent_id}` and
 	// metadata keys put in. Empty: a default one.
 	PromptTemplate string `protobuf:"bytes,4,opt,name=prompt_template,json=promptTemplate,proto3" json:"prompt_template,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The system message, with the same placeholders as prompt_template. Empty: a
+	// default one, which names the role.
+	SystemPrompt string `protobuf:"bytes,5,opt,name=system_prompt,json=systemPrompt,proto3" json:"system_prompt,omitempty"`
+	// How this agent's model samples. A field that is set replaces the request's.
+	Sampling      *Sampling `protobuf:"bytes,6,opt,name=sampling,proto3" json:"sampling,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Agent) Reset() {
 	*x = Agent{}
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[2]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -259,7 +424,7 @@ func (x *Agent) String() string {
 func (*Agent) ProtoMessage() {}
 
 func (x *Agent) ProtoReflect() protoreflect.Message {
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[2]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -272,7 +437,7 @@ func (x *Agent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Agent.ProtoReflect.Descriptor instead.
 func (*Agent) Descriptor() ([]byte, []int) {
-	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{2}
+	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Agent) GetId() string {
@@ -303,6 +468,20 @@ func (x *Agent) GetPromptTemplate() string {
 	return ""
 }
 
+func (x *Agent) GetSystemPrompt() string {
+	if x != nil {
+		return x.SystemPrompt
+	}
+	return ""
+}
+
+func (x *Agent) GetSampling() *Sampling {
+	if x != nil {
+		return x.Sampling
+	}
+	return nil
+}
+
 // DeliberationResult is what one agent came to.
 type DeliberationResult struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -323,7 +502,7 @@ type DeliberationResult struct {
 
 func (x *DeliberationResult) Reset() {
 	*x = DeliberationResult{}
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[3]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -335,7 +514,7 @@ func (x *DeliberationResult) String() string {
 func (*DeliberationResult) ProtoMessage() {}
 
 func (x *DeliberationResult) ProtoReflect() protoreflect.Message {
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[3]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -348,7 +527,7 @@ func (x *DeliberationResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliberationResult.ProtoReflect.Descriptor instead.
 func (*DeliberationResult) Descriptor() ([]byte, []int) {
-	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{3}
+	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *DeliberationResult) GetAgentId() string {
@@ -390,7 +569,7 @@ var File_ray_executor_v1_deliberation_proto protoreflect.FileDescriptor
 
 const file_ray_executor_v1_deliberation_proto_rawDesc = "" +
 	"\n" +
-	"\"ray_executor/v1/deliberation.proto\x12\x0fray_executor.v1\x1a\x1bbuf/validate/validate.proto\"\x81\x04\n" +
+	"\"ray_executor/v1/deliberation.proto\x12\x0fray_executor.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xca\x04\n" +
 	"\x1aExecuteDeliberationRequest\x12-\n" +
 	"\atask_id\x18\x01 \x01(\tB\x14\xbaH\x11r\x0f\x18\x80\x022\n" +
 	"[^\\s\\p{Z}]R\x06taskId\x12@\n" +
@@ -404,7 +583,33 @@ const file_ray_executor_v1_deliberation_proto_rawDesc = "" +
 	"\n" +
 	"vllm_model\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tvllmModel\x12H\n" +
 	"\x0fdeliberation_id\x18\b \x01(\tB\x1f\xbaH\x1c\xd8\x01\x01r\x172\x15^[A-Za-z0-9_-]{1,64}$R\x0edeliberationId\x12/\n" +
-	"\x04pool\x18\t \x01(\tB\x1b\xbaH\x18\xd8\x01\x01r\x132\x11^[a-z0-9-]{1,32}$R\x04pool\"\xf0\x02\n" +
+	"\x04pool\x18\t \x01(\tB\x1b\xbaH\x18\xd8\x01\x01r\x132\x11^[a-z0-9-]{1,32}$R\x04pool\x125\n" +
+	"\bsampling\x18\f \x01(\v2\x19.ray_executor.v1.SamplingR\bsamplingJ\x04\b\n" +
+	"\x10\vJ\x04\b\v\x10\fJ\x04\b\r\x10\x11\"\xa5\x06\n" +
+	"\bSampling\x12>\n" +
+	"\vtemperature\x18\x01 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\x00@)\x00\x00\x00\x00\x00\x00\x00\x00H\x00R\vtemperature\x88\x01\x01\x121\n" +
+	"\x05top_p\x18\x02 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?!\x00\x00\x00\x00\x00\x00\x00\x00H\x01R\x04topP\x88\x01\x01\x12+\n" +
+	"\n" +
+	"max_tokens\x18\x03 \x01(\x05B\a\xbaH\x04\x1a\x02 \x00H\x02R\tmaxTokens\x88\x01\x01\x12\x17\n" +
+	"\x04seed\x18\x04 \x01(\x03H\x03R\x04seed\x88\x01\x01\x12%\n" +
+	"\x04stop\x18\x05 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10\x10\"\ar\x05\x10\x01\x18\x80\x02R\x04stop\x12*\n" +
+	"\x05top_k\x18\x06 \x01(\x05B\x10\xbaH\r\x1a\v(\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01H\x04R\x04topK\x88\x01\x01\x121\n" +
+	"\x05min_p\x18\a \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00H\x05R\x04minP\x88\x01\x01\x12G\n" +
+	"\x10presence_penalty\x18\b \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\x00@)\x00\x00\x00\x00\x00\x00\x00\xc0H\x06R\x0fpresencePenalty\x88\x01\x01\x12I\n" +
+	"\x11frequency_penalty\x18\t \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\x00@)\x00\x00\x00\x00\x00\x00\x00\xc0H\aR\x10frequencyPenalty\x88\x01\x01\x12K\n" +
+	"\x12repetition_penalty\x18\n" +
+	" \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00$@!\x00\x00\x00\x00\x00\x00\x00\x00H\bR\x11repetitionPenalty\x88\x01\x01\x12B\n" +
+	"\x10reasoning_effort\x18\v \x01(\tB\x17\xbaH\x14\xd8\x01\x01r\x0f2\r^[a-z]{1,32}$R\x0freasoningEffort\x12-\n" +
+	"\x05extra\x18\f \x01(\v2\x17.google.protobuf.StructR\x05extraB\x0e\n" +
+	"\f_temperatureB\b\n" +
+	"\x06_top_pB\r\n" +
+	"\v_max_tokensB\a\n" +
+	"\x05_seedB\b\n" +
+	"\x06_top_kB\b\n" +
+	"\x06_min_pB\x13\n" +
+	"\x11_presence_penaltyB\x14\n" +
+	"\x12_frequency_penaltyB\x15\n" +
+	"\x13_repetition_penalty\"\xf0\x02\n" +
 	"\x0fTaskConstraints\x12#\n" +
 	"\bstory_id\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\astoryId\x12!\n" +
 	"\aplan_id\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x06planId\x124\n" +
@@ -416,12 +621,14 @@ const file_ray_executor_v1_deliberation_proto_rawDesc = "" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x0e\n" +
-	"\f_max_retries\"\xa8\x01\n" +
+	"\f_max_retries\"\x8f\x02\n" +
 	"\x05Agent\x12-\n" +
 	"\x02id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x182\x16^[A-Za-z0-9_.-]{1,64}$R\x02id\x12\x1c\n" +
 	"\x04role\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x04role\x12\x1e\n" +
 	"\x05model\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x05model\x122\n" +
-	"\x0fprompt_template\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80@R\x0epromptTemplate\"\x8b\x02\n" +
+	"\x0fprompt_template\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80@R\x0epromptTemplate\x12.\n" +
+	"\rsystem_prompt\x18\x05 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80@R\fsystemPrompt\x125\n" +
+	"\bsampling\x18\x06 \x01(\v2\x19.ray_executor.v1.SamplingR\bsampling\"\x8b\x02\n" +
 	"\x12DeliberationResult\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x1a\n" +
 	"\bproposal\x18\x02 \x01(\tR\bproposal\x12\x1c\n" +
@@ -444,25 +651,30 @@ func file_ray_executor_v1_deliberation_proto_rawDescGZIP() []byte {
 	return file_ray_executor_v1_deliberation_proto_rawDescData
 }
 
-var file_ray_executor_v1_deliberation_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_ray_executor_v1_deliberation_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_ray_executor_v1_deliberation_proto_goTypes = []any{
 	(*ExecuteDeliberationRequest)(nil), // 0: ray_executor.v1.ExecuteDeliberationRequest
-	(*TaskConstraints)(nil),            // 1: ray_executor.v1.TaskConstraints
-	(*Agent)(nil),                      // 2: ray_executor.v1.Agent
-	(*DeliberationResult)(nil),         // 3: ray_executor.v1.DeliberationResult
-	nil,                                // 4: ray_executor.v1.TaskConstraints.MetadataEntry
-	nil,                                // 5: ray_executor.v1.DeliberationResult.MetadataEntry
+	(*Sampling)(nil),                   // 1: ray_executor.v1.Sampling
+	(*TaskConstraints)(nil),            // 2: ray_executor.v1.TaskConstraints
+	(*Agent)(nil),                      // 3: ray_executor.v1.Agent
+	(*DeliberationResult)(nil),         // 4: ray_executor.v1.DeliberationResult
+	nil,                                // 5: ray_executor.v1.TaskConstraints.MetadataEntry
+	nil,                                // 6: ray_executor.v1.DeliberationResult.MetadataEntry
+	(*structpb.Struct)(nil),            // 7: google.protobuf.Struct
 }
 var file_ray_executor_v1_deliberation_proto_depIdxs = []int32{
-	1, // 0: ray_executor.v1.ExecuteDeliberationRequest.constraints:type_name -> ray_executor.v1.TaskConstraints
-	2, // 1: ray_executor.v1.ExecuteDeliberationRequest.agents:type_name -> ray_executor.v1.Agent
-	4, // 2: ray_executor.v1.TaskConstraints.metadata:type_name -> ray_executor.v1.TaskConstraints.MetadataEntry
-	5, // 3: ray_executor.v1.DeliberationResult.metadata:type_name -> ray_executor.v1.DeliberationResult.MetadataEntry
-	4, // [4:4] is the sub-list for method output_type
-	4, // [4:4] is the sub-list for method input_type
-	4, // [4:4] is the sub-list for extension type_name
-	4, // [4:4] is the sub-list for extension extendee
-	0, // [0:4] is the sub-list for field type_name
+	2, // 0: ray_executor.v1.ExecuteDeliberationRequest.constraints:type_name -> ray_executor.v1.TaskConstraints
+	3, // 1: ray_executor.v1.ExecuteDeliberationRequest.agents:type_name -> ray_executor.v1.Agent
+	1, // 2: ray_executor.v1.ExecuteDeliberationRequest.sampling:type_name -> ray_executor.v1.Sampling
+	7, // 3: ray_executor.v1.Sampling.extra:type_name -> google.protobuf.Struct
+	5, // 4: ray_executor.v1.TaskConstraints.metadata:type_name -> ray_executor.v1.TaskConstraints.MetadataEntry
+	1, // 5: ray_executor.v1.Agent.sampling:type_name -> ray_executor.v1.Sampling
+	6, // 6: ray_executor.v1.DeliberationResult.metadata:type_name -> ray_executor.v1.DeliberationResult.MetadataEntry
+	7, // [7:7] is the sub-list for method output_type
+	7, // [7:7] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_ray_executor_v1_deliberation_proto_init() }
@@ -471,13 +683,14 @@ func file_ray_executor_v1_deliberation_proto_init() {
 		return
 	}
 	file_ray_executor_v1_deliberation_proto_msgTypes[1].OneofWrappers = []any{}
+	file_ray_executor_v1_deliberation_proto_msgTypes[2].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ray_executor_v1_deliberation_proto_rawDesc), len(file_ray_executor_v1_deliberation_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from .prompt import Text
 
@@ -26,11 +27,15 @@ class Chat:
     model: str
     # Role and content.
     messages: Sequence[tuple[str, Text]]
+    # What else the body has: sampling parameters.
+    parameters: Mapping[str, Any] = field(default_factory=dict)
 
     def whole(self) -> bytes:
         """The body at once, for short prompts."""
         asked = [{"role": role, "content": str(text)} for role, text in self.messages]
-        body = json.dumps({"model": self.model, "messages": asked}, ensure_ascii=False)
+        body = json.dumps(
+            {"model": self.model, "messages": asked, **self.parameters}, ensure_ascii=False
+        )
         return body.encode("utf-8", errors="replace")
 
     async def length(self, turn: asyncio.Lock) -> int:
@@ -62,11 +67,14 @@ class Chat:
             for chunk in _grouped(text.pieces()):
                 yield _json(chunk)[1:-1].encode("utf-8", errors="replace")
             yield b'"}'
-        yield b"]}"
+        rest = "".join(
+            f", {_json(name)}: {_json(value)}" for name, value in self.parameters.items()
+        )
+        yield f"]{rest}}}".encode("utf-8", errors="replace")
 
 
-def _json(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _grouped(pieces: Iterable[str]) -> Iterator[str]:

@@ -11,10 +11,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Optional
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
+
+from .sampling import parameters
 
 PACKAGE = "ray_executor.v1"
 REQUESTED = f"{PACKAGE}.DeliberationRequested"
@@ -28,6 +31,8 @@ HEARTBEAT = f"{PACKAGE}.WorkerHeartbeat"
 _NANOS = 1_000_000_000
 # An entry in a bucket is small.
 _REASON_CHARS = 300
+# Shared by all who set no parameter.
+_NONE: Mapping[str, Any] = MappingProxyType({})
 
 
 class UnreadableError(ValueError):
@@ -42,6 +47,9 @@ class Agent:
     role: str
     model: str
     prompt_template: str
+    system_prompt: str = ""
+    # What the agent sets; the request's parameters apply to the rest.
+    sampling: Mapping[str, Any] = field(default_factory=lambda: _NONE)
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,7 @@ class Requested:
     max_retries: int
     vllm_url: str
     vllm_model: str
+    sampling: Mapping[str, Any] = field(default_factory=lambda: _NONE)
 
 
 @dataclass(frozen=True)
@@ -220,7 +229,14 @@ def read_requested(message: Any) -> Requested:
         task_description=request.task_description,
         role=request.role,
         agents=tuple(
-            Agent(agent.id, agent.role, agent.model, agent.prompt_template)
+            Agent(
+                agent.id,
+                agent.role,
+                agent.model,
+                agent.prompt_template,
+                agent.system_prompt,
+                _sampling(agent),
+            )
             for agent in request.agents
         ),
         metadata=dict(request.constraints.metadata),
@@ -228,7 +244,12 @@ def read_requested(message: Any) -> Requested:
         max_retries=message.max_retries,
         vllm_url=message.vllm_url,
         vllm_model=message.vllm_model,
+        sampling=_sampling(request),
     )
+
+
+def _sampling(message: Any) -> Mapping[str, Any]:
+    return parameters(message.sampling) if message.HasField("sampling") else _NONE
 
 
 def read_started(message: Any, recorded_ns: int) -> Started:

@@ -81,17 +81,18 @@ def values(
     }
 
 
-def messages(template: str, named: Mapping[str, str]) -> list[tuple[str, Text]]:
+def messages(template: str, named: Mapping[str, str], system: str = "") -> list[tuple[str, Text]]:
     """The chat of one call: who the agent is, by its role, and what it is asked."""
-    return [("system", Text(_SYSTEM, named)), ("user", Text(template or _DEFAULT, named))]
+    return [("system", Text(system or _SYSTEM, named)), ("user", Text(template or _DEFAULT, named))]
 
 
-def size(template: str, named: Mapping[str, str]) -> int:
+def size(template: str, named: Mapping[str, str], system: str = "") -> int:
     """Bytes that an agent's messages take out of the request; our own words do not count."""
     role = _bytes(named["role"])
+    said = Text(system, named).size() if system else role
     if not template:  # nearly always: the default message names each once
-        return 2 * role + _bytes(named["task_description"]) + _bytes(named["agent_id"])
-    return role + Text(template, named).size()
+        return said + role + _bytes(named["task_description"]) + _bytes(named["agent_id"])
+    return said + Text(template, named).size()
 
 
 def _bytes(text: str) -> int:

@@ -35,7 +35,7 @@ class Prompts:
         """Computes all sizes, before the first question."""
         total = 0
         for index, agent in enumerate(self._requested.agents):
-            size = prompt.size(agent.prompt_template, self._named(index))
+            size = prompt.size(agent.prompt_template, self._named(index), agent.system_prompt)
             if size > prompt.MAX_PROMPT_BYTES:
                 self._unfit[index] = _too_large("the prompt fills", size, prompt.MAX_PROMPT_BYTES)
             elif total + size > prompt.MAX_PROMPTS_BYTES:
@@ -68,7 +68,8 @@ class Prompts:
         agent = self._requested.agents[index]
         return Chat(
             agent.model or self._requested.vllm_model,
-            prompt.messages(agent.prompt_template, self._named(index)),
+            prompt.messages(agent.prompt_template, self._named(index), agent.system_prompt),
+            {**self._requested.sampling, **agent.sampling},
         )
 
     def _named(self, index: int) -> dict[str, str]:

@@ -155,7 +155,7 @@ class Journalist:
     async def close(self) -> None:
         await self.nc.close()
 
-    def request(self, id_: str, agents: list[dict[str, str]], url: str, **more: Any) -> Any:
+    def request(self, id_: str, agents: list[dict[str, Any]], url: str, **more: Any) -> Any:
         """A DeliberationRequested with its defaults resolved."""
         message: Any = self.schema._classes[REQUESTED](
             deliberation_id=id_,
@@ -171,12 +171,15 @@ class Journalist:
         message.request.role = "DEV"
         for key, value in more.pop("metadata", {}).items():
             message.request.constraints.metadata[key] = value
+        set_sampling(message.request, more.pop("sampling", {}))
         for agent in agents:
-            message.request.agents.add(**agent)
+            given = dict(agent)
+            sampling = given.pop("sampling", {})
+            set_sampling(message.request.agents.add(**given), sampling)
         assert not more
         return message
 
-    async def submit(self, id_: str, agents: list[dict[str, str]], url: str, **more: Any) -> int:
+    async def submit(self, id_: str, agents: list[dict[str, Any]], url: str, **more: Any) -> int:
         return await self.append(
             f"deliberation.requested.default.{id_}", self.request(id_, agents, url, **more)
         )
@@ -302,7 +305,18 @@ async def stretches() -> AsyncIterator[Callable[[], float]]:
         ticking.cancel()
 
 
-def a(id_: str, model: str = "", **more: str) -> dict[str, str]:
+def set_sampling(message: Any, given: dict[str, Any]) -> None:
+    """Sets the fields of `message.sampling`."""
+    for name, value in given.items():
+        if name == "stop":
+            message.sampling.stop.extend(value)
+        elif name == "extra":
+            message.sampling.extra.update(value)
+        else:
+            setattr(message.sampling, name, value)
+
+
+def a(id_: str, model: str = "", **more: Any) -> dict[str, Any]:
     """An agent of a request."""
     return {"id": id_, "model": model, **more}
 

@@ -87,7 +87,8 @@ def test_the_size_is_the_doors(case: dict[str, Any]) -> None:
         agent_id=agent["id"],
         metadata=case["metadata"],
     )
-    assert prompt.size(template, named) == case["size"]
+    system = times("system_prompt", agent.get("system_prompt", ""))
+    assert prompt.size(template, named, system) == case["size"]
 
 
 def test_our_own_messages_name_what_is_counted() -> None:
@@ -123,11 +124,14 @@ async def test_fuzzed_templates(seed: int) -> None:
     template, named = fuzzed(seed)
     text = Text(template, named)
     assert text.size() == len(str(text).encode())
-    chat = Chat('a "model"', prompt.messages(template, named))
+    chat = Chat(
+        'a "model"', prompt.messages(template, named, template), {"stop": ["\n", "é"], "seed": -1}
+    )
     chunks = [chunk async for chunk in chat.chunks(asyncio.Lock())]
     assert b"".join(chunks) == chat.whole()
     assert await chat.length(asyncio.Lock()) == len(chat.whole())
-    assert json.loads(chat.whole())["messages"] == messages(template, named)
+    assert json.loads(chat.whole())["stop"] == ["\n", "é"]
+    assert json.loads(chat.whole())["messages"][1] == messages(template, named)[1]
 
 
 @pytest.mark.parametrize(
