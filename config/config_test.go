@@ -62,7 +62,7 @@ func TestEverySettingIsRead(t *testing.T) {
 		RayAddress: "https://ray:8265", RayAuthToken: "token", WorkerReplicas: 2, WorkerPIP: true,
 		PoolList: []string{"default", "gpu:7"}, ModelHosts: []string{"vllm:8000", "*.models"}, VLLMURL: "http://vllm:8000/base", VLLMModel: "m", VLLMAPIKey: "key",
 		ModelParameters: []string{"truncate_prompt_tokens", "ignore_eos"},
-		Functions: []string{"submit", "status"}, JournalReplicas: 3, JournalMaxAge: 25 * time.Hour, JournalMaxBytes: -1, JournalMaxMessages: 5_000_000,
+		Functions:       []string{"submit", "status"}, JournalReplicas: 3, JournalMaxAge: 25 * time.Hour, JournalMaxBytes: -1, JournalMaxMessages: 5_000_000,
 		AgentResponses: true, Sink: "https://broker/ns", SinkOverrides: `{"extensions": {"team": "blue"}}`, SinkCACerts: "PEM", RelayPatience: time.Hour,
 		LogLevel: slog.LevelDebug, LogFormat: "json",
 	}

@@ -58,8 +58,6 @@ func (p program) submitCommand() *cobra.Command {
 		agents      []string
 		file        string
 		wait        bool
-		system      string
-		sampling    pb.Sampling
 	)
 	c := p.newCaller("submit [DESCRIPTION]", "Submit a deliberation", cobra.MaximumNArgs(1))
 	c.Long = `Submit a deliberation: a task and the agents that deliberate on it.
@@ -79,8 +77,7 @@ JSON. An agent is ID or ID=MODEL.`
 	flags.StringVar(&request.Pool, "pool", "", "the `POOL` to wait in")
 	flags.Int32Var(&constraints.TimeoutSeconds, "timeout", 0, "`SECONDS` until it must have ended; 0 for 300")
 	flags.Int32Var(&retries, "retries", deliberation.DefaultMaxRetries, "`RETRIES` of each agent's call")
-	flags.StringVar(&system, "system", "", "the system `PROMPT` of all agents; empty for the default")
-	addSampling(flags, &sampling)
+	applySampling := addSampling(flags)
 	flags.BoolVar(&wait, "wait", false, "follow it until it has ended")
 	c.RunE = func(command *cobra.Command, args []string) error {
 		if flags.Changed("retries") {
@@ -90,12 +87,7 @@ JSON. An agent is ID or ID=MODEL.`
 			request.Constraints = &constraints
 		}
 		request.Agents = parseAgents(agents)
-		for _, agent := range request.GetAgents() {
-			agent.SystemPrompt = system
-		}
-		if changed(flags, &sampling) {
-			request.Sampling = &sampling
-		}
+		applySampling(&request)
 		if len(args) == 1 {
 			request.TaskDescription = args[0]
 		}
