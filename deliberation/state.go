@@ -28,6 +28,21 @@ const (
 // Ended reports whether s is an end.
 func (s State) Ended() bool { return s == Completed || s == Failed || s == Cancelled }
 
+// EndState returns the end that an event of the journal records; Unknown for an
+// event that is no end. All readers recognise an end by this function.
+func EndState(event proto.Message) State {
+	switch event.(type) {
+	case *pb.DeliberationCompleted:
+		return Completed
+	case *pb.DeliberationFailed:
+		return Failed
+	case *pb.DeliberationCancelled:
+		return Cancelled
+	default:
+		return Unknown
+	}
+}
+
 // Entry is an event in the journal.
 type Entry struct {
 	// Sequence is the event's place in the journal.
@@ -162,11 +177,6 @@ func (d *History) Results() []*pb.DeliberationResult {
 		results[i] = d.agents[index]
 	}
 	return results
-}
-
-// Deadline is when the deliberation must have ended, on the journal's clock.
-func (d *History) Deadline() time.Time {
-	return d.Submitted.Add(time.Duration(d.Requested.GetTimeoutSeconds()) * time.Second)
 }
 
 // Proposed reports whether an agent completed: its result carries no error.

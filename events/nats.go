@@ -72,21 +72,15 @@ func place(lifecycle proto.Message) (subject, eventID string, err error) {
 	switch m := lifecycle.(type) {
 	case *pb.DeliberationRequested:
 		return Subject(deliberation.KindRequested, m.GetPool(), m.GetDeliberationId()), m.GetDeliberationId() + ".requested", nil
-	case *pb.DeliberationCompleted:
-		return done(deliberation.Completed, m.GetDeliberationId())
-	case *pb.DeliberationFailed:
-		return done(deliberation.Failed, m.GetDeliberationId())
-	case *pb.DeliberationCancelled:
-		return done(deliberation.Cancelled, m.GetDeliberationId())
 	case *pb.AgentCompleted:
 		index := int(m.GetAgentIndex())
 		return AgentSubject(index, m.GetDeliberationId()), fmt.Sprintf("%s.agent.%d", m.GetDeliberationId(), index), nil
-	default:
+	}
+	end := deliberation.EndState(lifecycle)
+	if !end.Ended() {
 		return "", "", fmt.Errorf("%s is not written by Go", Type(lifecycle))
 	}
-}
-
-func done(end deliberation.State, id string) (subject, eventID string, err error) {
+	id := lifecycle.(interface{ GetDeliberationId() string }).GetDeliberationId()
 	return Subject(deliberation.KindDone, string(end), id), DoneEventID(id), nil
 }
 

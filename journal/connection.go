@@ -164,10 +164,10 @@ func (t *connectionErrors) denial(within time.Duration) error {
 	return t.denied
 }
 
-// whileAllowed returns a context that ends, with the server's word as its cause,
+// whilePermitted returns a context that ends, with the server's word as its cause,
 // when the server says that something is not allowed: the call itself would wait
 // for its answer in vain.
-func (j *Journal) whileAllowed(ctx context.Context) (allowed context.Context, stop func()) {
+func (j *Journal) whilePermitted(ctx context.Context) (allowed context.Context, stop func()) {
 	allowed, cancel := context.WithCancelCause(ctx)
 	t := j.connectionErrors
 	t.mu.Lock()

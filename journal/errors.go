@@ -108,42 +108,6 @@ func (j *Journal) denial(err error) error {
 	return nil
 }
 
-// notMade has the cures for what the server does not make.
-var notMade = []cure{
-	{
-		func(err error) bool {
-			return hasCode(err, codeAccountExceeded, codeInsufficientResources, codeStorageExceeded, codeStreamBytesExceeded) ||
-				hasCode(err, codeNoPeers) && says("insufficient storage")(err)
-		},
-		"JOURNAL_MAX_BYTES", "NATS lacks the room: set it lower, or give JetStream more storage", true,
-	},
-	{
-		func(err error) bool { return hasCode(err, codeNoPeers) && says("offline")(err) },
-		"NATS_URL", "some of its servers are not there", false,
-	},
-	{coded(codeNoReplicas, codeNoPeers), "JOURNAL_REPLICAS", "NATS has fewer servers with JetStream: set it lower", true},
-	{coded(codeBytesRequired), "NATS_URL", "the account asks for a size of every stream: switch max_bytes_required off", true},
-	{coded(codeMaxStreams, codeMaxConsumers), "NATS_URL", "the account's limit of streams or consumers is reached: raise it", true},
-	{coded(codeOverlap), "NATS_URL", "another stream has taken its subjects just now: deploy again, which names it", true},
-	{
-		coded(codeStreamCreate, codeInvalidConfig, codeStreamUpdate, jetstream.JSErrCodeStreamNameInUse), "NATS_URL",
-		"NATS refuses the settings; where it is there already, back it up, delete it and deploy again", true,
-	},
-	{nil, "", "", false},
-}
-
-func coded(codes ...jetstream.ErrorCode) func(error) bool {
-	return func(err error) bool { return hasCode(err, codes...) }
-}
-
-// refused is failed for what is to be made.
-func (j *Journal) refused(doing string, err error) error {
-	if cure := cureFor(notMade, err); cure.is != nil {
-		return cure.error("could not "+doing+":", err)
-	}
-	return j.failed(doing, err)
-}
-
 func missing(err error) bool {
 	return hasCode(err, jetstream.JSErrCodeStreamNotFound) || hasCode(err, jetstream.JSErrCodeConsumerNotFound) ||
 		errors.Is(err, jetstream.ErrBucketNotFound)

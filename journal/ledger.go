@@ -205,7 +205,7 @@ func (j *Journal) lastSequence(ctx context.Context, info *jetstream.StreamInfo, 
 		return info.State.LastSeq, nil
 	}
 	// Somebody deleted messages: seldom the last one, which is found at once.
-	message, err := j.ask(ctx, getRequest{Sequence: info.State.LastSeq})
+	message, err := j.get(ctx, getRequest{Sequence: info.State.LastSeq})
 	if err == nil && message == nil {
 		message, err = j.last(ctx, events.JournalSubjects) // the server searches long for this
 	}

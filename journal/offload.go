@@ -167,9 +167,6 @@ func (j *Journal) whole(ctx context.Context, store jetstream.ObjectStore, name s
 	return err == nil && there.State.Subjects[parts] == uint64(info.Chunks), err
 }
 
-// objectStream is the stream that an object store is.
-func objectStream(bucket string) string { return "OBJ_" + bucket }
-
 // getObject reads an object; jetstream.ErrObjectNotFound says that it is gone,
 // errCorrupt that its parts are not what was stored.
 func (j *Journal) getObject(ctx context.Context, bucket, name string) ([]byte, error) {

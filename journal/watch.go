@@ -5,11 +5,9 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"google.golang.org/protobuf/proto"
 
 	"rayexecutor/deliberation"
 	"rayexecutor/events"
-	pb "rayexecutor/proto/ray_executor/v1"
 )
 
 // A watch looks at the leader when it hears of a message, which may not be
@@ -69,7 +67,7 @@ func (j *Journal) watch(ctx context.Context, id string, after uint64, heard <-ch
 			if over {
 				return nil // what comes after the end is ignored
 			}
-			over, after = isEnd(entry.Event), entry.Sequence
+			over, after = deliberation.EndState(entry.Event).Ended(), entry.Sequence
 			return tell(entry)
 		})
 		if err != nil || over {
@@ -109,15 +107,6 @@ func (j *Journal) lastOf(ctx context.Context, id string) (uint64, error) {
 		return 0, deliberation.NoSuch(id)
 	}
 	return last.Sequence, nil
-}
-
-func isEnd(event proto.Message) bool {
-	switch event.(type) {
-	case *pb.DeliberationCompleted, *pb.DeliberationFailed, *pb.DeliberationCancelled:
-		return true
-	default:
-		return false
-	}
 }
 
 // whileConnected returns a context that ends with the connection too, by

@@ -15,73 +15,62 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// Workers is the key-value bucket of the worker replicas' heartbeats, one key a
-// replica.
-const Workers = "DELIBERATION_WORKERS"
-
 const (
-	// heartbeatAge is when the server forgets a heartbeat; workers send one about
+	// heartbeatAge is when the server deletes a heartbeat; workers send one about
 	// every 10 s.
 	heartbeatAge = time.Minute
-	// WorkersBytes is the room of the bucket of heartbeats, which take some 300
-	// bytes each.
-	WorkersBytes = 8 << 20
-	// maxHeartbeatBytes bounds one that is read, maxHeartbeats how many are.
+	// maxHeartbeatBytes bounds one heartbeat, maxHeartbeats how many are read:
+	// the bucket is writable for anyone on the NATS.
 	maxHeartbeatBytes = 16 << 10
 	maxHeartbeats     = 10_000
-	// operationHeader says that a key was deleted.
+	// operationHeader marks a deleted key.
 	operationHeader = "KV-Operation"
-	// heartbeatsFor is how long heartbeats that were read are told again.
-	heartbeatsFor = time.Second
+	// heartbeatsFresh is how long heartbeats are answered from memory.
+	heartbeatsFresh = time.Second
 )
 
-// workersBucket holds what is of use for a minute.
-func (j *Journal) workersBucket(layout Layout) jetstream.KeyValueConfig {
-	return jetstream.KeyValueConfig{
-		Bucket: j.name(Workers), Description: "The Ray workers' heartbeats.", History: 1, TTL: heartbeatAge,
-		MaxValueSize: maxHeartbeatBytes, MaxBytes: WorkersBytes, Storage: jetstream.FileStorage, Replicas: layout.Replicas,
-	}
-}
-
-// heartbeats remembers what was read a moment ago.
+// heartbeats caches the last read of the bucket.
 type heartbeats struct {
-	mu   sync.Mutex
-	read time.Time
-	each map[string]deliberation.Heartbeat
-	kept bool
+	mu     sync.Mutex
+	read   time.Time
+	each   map[string]deliberation.Heartbeat
+	bucket bool
 }
 
-func (h *heartbeats) set(each map[string]deliberation.Heartbeat, kept bool) {
+func (h *heartbeats) set(each map[string]deliberation.Heartbeat, bucket bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.read, h.each, h.kept = time.Now(), each, kept
+	h.read, h.each, h.bucket = time.Now(), each, bucket
 }
 
-func (h *heartbeats) get() (each map[string]deliberation.Heartbeat, kept, fresh bool) {
+func (h *heartbeats) get() (each map[string]deliberation.Heartbeat, bucket, fresh bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.each, h.kept, time.Since(h.read) <= heartbeatsFor
+	return h.each, h.bucket, time.Since(h.read) <= heartbeatsFresh
 }
 
-// Heartbeats returns the last word of each worker replica that has said one in
-// the last minute, by the replica's id; it is up to a second old and must not be
-// changed. kept is false where the journal has no bucket for them, because an
-// older version made it. Unavailable: NATS is away.
-func (j *Journal) Heartbeats(ctx context.Context) (each map[string]deliberation.Heartbeat, kept bool, err error) {
-	if each, kept, fresh := j.beats.get(); fresh {
-		return each, kept, nil
+// Heartbeats returns the last heartbeat of each worker replica of the last
+// minute, by the replica's id. The map is up to a second old and must not be
+// changed. bucket is false if the journal was deployed by an older version,
+// without a bucket of heartbeats: then nothing is known of the workers.
+// Unavailable: NATS cannot be reached.
+func (j *Journal) Heartbeats(ctx context.Context) (each map[string]deliberation.Heartbeat, bucket bool, err error) {
+	if each, bucket, fresh := j.beats.get(); fresh {
+		return each, bucket, nil
 	}
-	// Once for all who ask; each waits no longer than its own context.
+	// One read serves all concurrent callers. It outlives the first caller's
+	// context, while each caller waits no longer than its own.
 	read := j.refreshes.DoChan(Workers, func() (any, error) { return nil, j.readHeartbeats(context.WithoutCancel(ctx)) })
 	select {
 	case result := <-read:
-		each, kept, _ = j.beats.get()
-		return each, kept, result.Err
+		each, bucket, _ = j.beats.get()
+		return each, bucket, result.Err
 	case <-ctx.Done():
 		return nil, false, j.failed("read the workers' heartbeats", ctx.Err())
 	}
 }
 
+// readHeartbeats reads the bucket into the cache.
 func (j *Journal) readHeartbeats(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, j.wait)
 	defer cancel()
@@ -101,8 +90,9 @@ func (j *Journal) readHeartbeats(ctx context.Context) error {
 	return nil
 }
 
-// heartbeatsIn reads messages of the bucket as of a time of its server. What is no
-// heartbeat is left out: anyone on the NATS may write there.
+// heartbeatsIn decodes messages of the bucket. now is the time of the bucket's
+// server, which also sets the messages' times: no other clock is compared. What is
+// no heartbeat is skipped, because anyone on the NATS may write there.
 func heartbeatsIn(messages []*jetstream.RawStreamMsg, now time.Time) map[string]deliberation.Heartbeat {
 	each := make(map[string]deliberation.Heartbeat, len(messages))
 	for _, message := range messages {
@@ -116,7 +106,8 @@ func heartbeatsIn(messages []*jetstream.RawStreamMsg, now time.Time) map[string]
 	return each
 }
 
-// batchRequest asks any replica for a stream's messages from a sequence on.
+// batchRequest asks any replica for a stream's messages from a sequence on, in
+// one reply that is bounded in number and in bytes.
 type batchRequest struct {
 	From     uint64 `json:"seq"`
 	Subject  string `json:"next_by_subj"`
@@ -124,8 +115,8 @@ type batchRequest struct {
 	MaxBytes int    `json:"max_bytes"`
 }
 
-// firstOf reads a stream's messages in their order, from any replica, up to a
-// number and not many more.
+// firstOf reads a stream's messages in their order, from any replica. It stops
+// after the batch in which it has read most messages.
 func (j *Journal) firstOf(ctx context.Context, stream string, most int) ([]*jetstream.RawStreamMsg, error) {
 	replies := make(chan *nats.Msg, answerMessages)
 	subscription, err := j.conn.ChanSubscribe(j.conn.NewInbox(), replies)
@@ -153,6 +144,3 @@ func (j *Journal) firstOf(ctx context.Context, stream string, most int) ([]*jets
 		request.From = end.last + 1
 	}
 }
-
-// bucketStream is the stream behind a key-value bucket.
-func bucketStream(bucket string) string { return "KV_" + bucket }

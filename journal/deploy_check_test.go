@@ -118,7 +118,7 @@ func TestConflictingStreams(t *testing.T) {
 			if err == nil || !journal.Permanent(err) {
 				t.Fatalf("deploy: %v", err)
 			}
-			for _, says := range append(test.says, append(test.there.Subjects, "the stream "+test.there.Name, "has made nothing")...) {
+			for _, says := range append(test.says, append(test.there.Subjects, "the stream "+test.there.Name, "has created nothing")...) {
 				if !strings.Contains(err.Error(), says) {
 					t.Errorf("%q does not say %q", err, says)
 				}
