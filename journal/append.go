@@ -16,14 +16,26 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// errExists says that the compare-and-set found another message standing.
-var errExists = errors.New("another message stands")
-
-// Accept appends a request: it is accepted when this returns nil, nil. Where
-// the id is taken it returns the record that stands, and nothing was written.
+// Every append is a compare-and-set: the server stores the message only if no
+// message exists on the subjects that a filter covers, in one step with the
+// append. The filter says what is unique:
 //
-// LimitReached: the journal is fuller than its watermark. Unavailable: NATS
-// did not answer, and the outcome is unknown; repeating is safe.
+//   - a request: no event of this id at all (HistorySubject)
+//   - an end: no other end of this id, of any kind (EndSubject)
+//   - an agent's result: none of this agent (AgentSubject)
+//
+// So a repeated append never stores a second message, and the outcome of an
+// append whose answer was lost is found by repeating it.
+
+// errExists is the result of a compare-and-set that found another message.
+var errExists = errors.New("another message exists")
+
+// Accept appends a request. It returns nil, nil once the request is stored. If
+// the id is in use it returns the recorded request, and stores nothing; the
+// caller compares the two.
+//
+// LimitReached: the journal is above its watermark. Unavailable: NATS did not
+// answer, and the outcome is unknown. It is safe to repeat.
 func (j *Journal) Accept(ctx context.Context, record *pb.DeliberationRequested, traceParent string) (existing *pb.DeliberationRequested, err error) {
 	id := record.GetDeliberationId()
 	if err := j.checkCapacity(ctx, proto.Size(record) > j.maxData()); err != nil {
@@ -41,8 +53,9 @@ func (j *Journal) Accept(ctx context.Context, record *pb.DeliberationRequested, 
 	return nil, nil
 }
 
-// recordedDespite answers a repeated request although nothing new is taken: what was
-// accepted stays so.
+// recordedDespite answers a repeated request while new ones are refused: the
+// first call was accepted, and the caller may have lost its answer. Without a
+// recorded request it returns the refusal.
 func (j *Journal) recordedDespite(ctx context.Context, id string, refusal error) (*pb.DeliberationRequested, error) {
 	if deliberation.AsError(refusal).Code != deliberation.LimitReached {
 		return nil, refusal
@@ -54,8 +67,11 @@ func (j *Journal) recordedDespite(ctx context.Context, id string, refusal error)
 	return existing, nil
 }
 
-// recorded reads the request that holds an id. While servers find together
-// again a read may miss what stands: only what is there can settle it.
+// recorded reads the request of an id that the compare-and-set found in use.
+//
+// After a change of leader a read may miss a message for a moment. So a read
+// that finds no request is repeated once, if another message of the id exists.
+// Conflict: only later events of the id are left, and its request has expired.
 func (j *Journal) recorded(ctx context.Context, id string) (*pb.DeliberationRequested, error) {
 	for range 2 {
 		record, err := j.requested(ctx, id)
@@ -72,8 +88,9 @@ func (j *Journal) recorded(ctx context.Context, id string) (*pb.DeliberationRequ
 	}
 }
 
-// requested reads the request of an id from the leader; nil where there is
-// none.
+// requested reads the request of an id from the leader; nil if there is none.
+// The pool is a part of the subject, and a repeated request may name another
+// one: the wildcard finds the request in any pool.
 func (j *Journal) requested(ctx context.Context, id string) (*pb.DeliberationRequested, error) {
 	message, err := j.last(ctx, events.Subject(deliberation.KindRequested, "*", id))
 	if err != nil || message == nil {
@@ -90,16 +107,18 @@ func (j *Journal) requested(ctx context.Context, id string) (*pb.DeliberationReq
 	return record, nil
 }
 
-// End appends an end and reports whether it is the one that stands: completion,
-// failure and cancellation race, and the first to be stored wins. Unavailable:
-// the outcome is unknown; repeating is safe.
+// End appends an end and reports whether this one is in force. Completion,
+// failure and cancellation race; the first one that is stored wins, and the
+// others return false. Unavailable: the outcome is unknown. It is safe to repeat,
+// but a repeated call may return false for its own end.
 //
-// Where the object store has no room for its results it is written without them:
-// the agents' records have them, and an end must always find its place.
+// An end must always be storable, or the deliberation would stay open. If the
+// object store is full, the end is stored without its results: the agents' own
+// records have them. If it is too large even so, its texts are shortened.
 func (j *Journal) End(ctx context.Context, id string, end proto.Message, traceParent string) (won bool, err error) {
 	light, err := j.offloadIfLarge(ctx, end)
 	if deliberation.AsError(err).Code == deliberation.LimitReached {
-		j.log.Warn("an end is written without its results", "deliberation", id, "reason", err)
+		j.log.Warn("the end is stored without its results", "deliberation", id, "reason", err)
 		light, err = withoutBulk(end), nil
 	}
 	if err != nil {
@@ -115,13 +134,15 @@ func (j *Journal) End(ctx context.Context, id string, end proto.Message, tracePa
 	return err == nil, err
 }
 
-// shortText is what a text of a message may take that did not fit otherwise.
+// shortText bounds each text of a message that is too large otherwise, in bytes.
 const shortText = 16 << 10
 
-// confirmExists makes sure that there is something on a subject where the
-// compare-and-set has found it. A leader that was cut off from the others also
-// finds what it will never store, and misses what they have stored: then the
-// outcome is unknown.
+// confirmExists confirms a lost compare-and-set by reading a message on its
+// subject from the leader. Unavailable: there is none.
+//
+// A leader that a partition has cut off rejects an append because of a message
+// that it has received but will never commit. Its refusal alone must not be
+// reported as "another end is in force".
 func (j *Journal) confirmExists(ctx context.Context, subject string) error {
 	message, err := j.last(ctx, subject)
 	if err == nil && message == nil {
@@ -130,8 +151,8 @@ func (j *Journal) confirmExists(ctx context.Context, subject string) error {
 	return err
 }
 
-// append writes an event if nothing stands on the subjects that `free` covers,
-// and returns its size in bytes.
+// append stores an event if no message exists on the subjects that free covers,
+// and returns the message's size in bytes.
 func (j *Journal) append(ctx context.Context, event proto.Message, traceParent, free string) (int, error) {
 	event, err := j.offloadIfLarge(ctx, event)
 	if err != nil {
@@ -141,8 +162,8 @@ func (j *Journal) append(ctx context.Context, event proto.Message, traceParent, 
 	if err == nil || deliberation.AsError(err).Code != deliberation.TooLarge {
 		return size, err
 	}
-	// The stream was given a lower limit than ours: what was accepted ends all
-	// the same.
+	// An operator has given the stream or the server a lower limit than ours.
+	// Offloading the field makes the message fit all the same.
 	light, failure := j.Offload(ctx, event)
 	if failure != nil || light == event {
 		return 0, err
@@ -150,7 +171,7 @@ func (j *Journal) append(ctx context.Context, event proto.Message, traceParent, 
 	return j.write(ctx, light, traceParent, free)
 }
 
-// write is append for an event that is light enough, as far as we know.
+// write is append without offloading.
 func (j *Journal) write(ctx context.Context, event proto.Message, traceParent, free string) (int, error) {
 	encoded, err := events.Encode(event, events.Source, traceParent)
 	if err != nil {
@@ -160,9 +181,13 @@ func (j *Journal) write(ctx context.Context, event proto.Message, traceParent, f
 	return message.Size(), j.publish(ctx, message, free)
 }
 
-// publish stores a message or returns errExists. It repeats only what was
-// certainly not stored: nobody listened (a change of leader), or another
-// message was in flight.
+// publish stores a message by compare-and-set, or returns errExists.
+//
+// The expected last sequence 0 means "no message on the subjects of free". It
+// repeats only after an answer that says that nothing was stored and that may
+// change: another message for the same subjects is in flight. A timeout is not
+// repeated here, as the message may be stored; the caller decides. nats.go itself
+// repeats if nobody listens, which is the case between two leaders.
 func (j *Journal) publish(ctx context.Context, message *nats.Msg, free string) error {
 	ctx, cancel := context.WithTimeout(ctx, j.wait)
 	defer cancel()
@@ -185,8 +210,9 @@ func (j *Journal) publish(ctx context.Context, message *nats.Msg, free string) e
 	}
 }
 
-// inFlight reports whether a message for the same subjects is being stored
-// right now: a moment later it stands or it does not.
+// inFlight reports whether the server is storing a message for the same subjects
+// at this moment: it has proposed the message and not yet committed it. The
+// next attempt finds that it exists, or that it does not.
 func inFlight(err error) bool {
 	return hasCode(err, jetstream.JSErrCodeStreamWrongLastSequenceConstant)
 }

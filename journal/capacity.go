@@ -8,28 +8,35 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// watermarkShare is how full the journal may be for a request to be taken: the
-// rest belongs to what was accepted, so that it can always end.
-const watermarkShare = 0.8
-
-// storeShare is the same for requests that are so large that they go to the
-// object store: results go there too.
-const storeShare = 0.5
+// A request is accepted only while the journal is below its watermark. The rest of
+// the journal is reserved for the events of accepted deliberations: each must be
+// able to end.
 
 const (
-	// capacityFresh is how long a look at the stream's state is believed.
+	// watermarkShare of the journal's bytes and messages is for requests too.
+	watermarkShare = 0.8
+	// storeShare of the object store is for offloaded requests too; the rest is
+	// reserved for results.
+	storeShare = 0.5
+)
+
+const (
+	// capacityFresh is how long the last state of the stream is used without a
+	// refresh.
 	capacityFresh = time.Second
-	// capacityTrusted is how long it is believed while there is no newer one.
+	// capacityTrusted is how long it is used while refreshes fail.
 	capacityTrusted = time.Minute
-	// refreshPatience is how long such a newer one is waited for.
+	// refreshPatience bounds the wait for a refresh while the last state is trusted.
 	refreshPatience = 250 * time.Millisecond
 )
 
-// capacity remembers how full the journal is.
+// capacity caches how full the journal is. Between two refreshes it counts what
+// this process stores, and not what others do: the watermark may be exceeded by
+// what they store in a second.
 type capacity struct {
 	mu       sync.Mutex
 	seen     time.Time
-	bytes    int64 // stored then, and by us since
+	bytes    int64 // at the refresh, and stored by this process since
 	maxBytes int64 // -1 for no limit
 	messages int64
 	maxMsgs  int64
@@ -37,82 +44,87 @@ type capacity struct {
 	maxObjs  int64
 }
 
-// add counts a message that was stored since the last look.
-func (w *capacity) add(size int) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.bytes += int64(size)
-	w.messages++
+// add counts a message that this process has stored since the last refresh.
+func (c *capacity) add(size int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.bytes += int64(size)
+	c.messages++
 }
 
-// setObjects notes how full the object store is.
-func (w *capacity) setObjects(info *jetstream.StreamInfo) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.objects, w.maxObjs = int64(info.State.Bytes), info.Config.MaxBytes
+// setObjects caches how full the object store is.
+func (c *capacity) setObjects(info *jetstream.StreamInfo) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.objects, c.maxObjs = int64(info.State.Bytes), info.Config.MaxBytes
 }
 
-func (w *capacity) set(info *jetstream.StreamInfo) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.seen = time.Now()
-	w.bytes, w.maxBytes = int64(info.State.Bytes), info.Config.MaxBytes
-	w.messages, w.maxMsgs = int64(info.State.Msgs), info.Config.MaxMsgs
+// set caches the journal's state, and discards what add has counted: the state has it.
+func (c *capacity) set(info *jetstream.StreamInfo) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.seen = time.Now()
+	c.bytes, c.maxBytes = int64(info.State.Bytes), info.Config.MaxBytes
+	c.messages, c.maxMsgs = int64(info.State.Msgs), info.Config.MaxMsgs
 }
 
-func (w *capacity) fresh() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return time.Since(w.seen) <= capacityFresh
+// fresh reports whether the cached state needs no refresh.
+func (c *capacity) fresh() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Since(c.seen) <= capacityFresh
 }
 
-// refusal is why a request has no room, nil where it has. One that needs the
-// object store leaves more of that to results.
-func (w *capacity) refusal(needsStore bool) error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
+// refusal is LimitReached if a request must not be accepted, nil otherwise. Each
+// limit has its own message, which names the setting to raise. needsStore says that
+// the request is offloaded.
+func (c *capacity) refusal(needsStore bool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	above := func(used, limit int64, share float64) bool { return limit > 0 && float64(used) > share*float64(limit) }
 	const raise = "try again later, or ask the operator to raise "
 	switch {
-	case above(w.bytes, w.maxBytes, watermarkShare):
+	case above(c.bytes, c.maxBytes, watermarkShare):
 		return full(nil)
-	case above(w.messages, w.maxMsgs, watermarkShare):
+	case above(c.messages, c.maxMsgs, watermarkShare):
 		return fullOf("the journal", raise+"JOURNAL_MAX_MESSAGES", nil)
-	case above(w.objects, w.maxObjs, watermarkShare), needsStore && above(w.objects, w.maxObjs, storeShare):
+	case above(c.objects, c.maxObjs, watermarkShare), needsStore && above(c.objects, c.maxObjs, storeShare):
 		return fullOf("the store of large requests and results", raise+"JOURNAL_MAX_BYTES", nil)
 	default:
 		return nil
 	}
 }
 
-// known reports whether the last look can stand in for one that is not answered.
-func (w *capacity) known() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return time.Since(w.seen) <= capacityTrusted
+// trusted reports whether the cached state may replace a refresh that fails.
+func (c *capacity) trusted() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return time.Since(c.seen) <= capacityTrusted
 }
 
-// checkCapacity refuses, with LimitReached, while the journal is above the
-// watermark. Publishing may work while the stream's state is not told: then the
-// last look counts for a while, with what was stored from here since.
+// checkCapacity returns LimitReached while the journal is above the watermark.
+//
+// The request for the stream's state may fail while publishing works, for example
+// on an overloaded server. Then the cached state is used for a while.
 func (j *Journal) checkCapacity(ctx context.Context, needsStore bool) error {
 	if !j.capacity.fresh() {
-		if err := j.refresh(ctx, j.capacity.known()); err != nil && !j.capacity.known() {
+		if err := j.refresh(ctx, j.capacity.trusted()); err != nil && !j.capacity.trusted() {
 			return err
 		}
 	}
 	return j.capacity.refusal(needsStore)
 }
 
-// refresh reads the journal's state, once for all who wait for it; each waits no
-// longer than its own context, and only a moment where it can do without.
+// refresh reads the journal's state from the leader. One request serves all
+// concurrent callers. It outlives the first caller's context, while each caller
+// waits no longer than its own; briefly shortens that wait.
 func (j *Journal) refresh(ctx context.Context, briefly bool) error {
 	if briefly {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, refreshPatience)
 		defer cancel()
 	}
-	looked := j.refreshes.DoChan("", func() (any, error) {
+	refreshed := j.refreshes.DoChan("", func() (any, error) {
 		info, err := j.info(context.WithoutCancel(ctx))
 		if err == nil {
 			j.capacity.set(info)
@@ -121,21 +133,21 @@ func (j *Journal) refresh(ctx context.Context, briefly bool) error {
 		return nil, err
 	})
 	select {
-	case result := <-looked:
+	case result := <-refreshed:
 		return result.Err
 	case <-ctx.Done():
 		return j.failed("read the journal's state", ctx.Err())
 	}
 }
 
-// refreshObjects reads how full the object store is. One that is not told, or not
-// there, holds nothing up.
+// refreshObjects reads how full the object store is. A failure is not an error: a
+// full object store also refuses the offload itself.
 func (j *Journal) refreshObjects(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, j.wait)
 	defer cancel()
 	bucket, err := j.js.Stream(ctx, objectStream(j.name(Results)))
 	if err != nil {
-		j.log.Debug("look at the object store", "error", err)
+		j.log.Debug("could not read the state of the object store", "error", err)
 		return
 	}
 	j.capacity.setObjects(bucket.CachedInfo())

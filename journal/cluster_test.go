@@ -61,8 +61,8 @@ func TestLeaderWithoutQuorum(t *testing.T) {
 		t.Fatalf("no server is called %q", stream.CachedInfo().Cluster.Leader)
 	}
 	alone := journaltest.Undeployed(t, journal.Settings{URL: servers[leader].URL})
-	if story, err := alone.Read(t.Context(), "nobody"); err != nil || story.State != deliberation.Unknown {
-		t.Fatalf("while all are there: %v, %v", story, err)
+	if history, err := alone.Read(t.Context(), "nobody"); err != nil || history.State != deliberation.Unknown {
+		t.Fatalf("while all are there: %v, %v", history, err)
 	}
 	_, js = journaltest.Dial(t, servers[leader].URL)
 	for i, s := range servers {
@@ -83,8 +83,8 @@ func TestLeaderWithoutQuorum(t *testing.T) {
 			continue
 		}
 		answered = true
-		if story, err := alone.Read(t.Context(), "nobody"); deliberation.AsError(err).Code != deliberation.Unavailable {
-			t.Fatalf("alone it tells %v, %v", story, err)
+		if history, err := alone.Read(t.Context(), "nobody"); deliberation.AsError(err).Code != deliberation.Unavailable {
+			t.Fatalf("alone it tells %v, %v", history, err)
 		}
 	}
 	if !answered {
@@ -131,9 +131,9 @@ func TestCluster(t *testing.T) {
 	for id := range ids {
 		name := fmt.Sprintf("d%d", id)
 		for i, j := range journals {
-			story, err := j.Read(ctx, name)
-			if err != nil || !story.State.Ended() {
-				t.Errorf("server %d tells %s of %s, %v", i, story.State, name, err)
+			history, err := j.Read(ctx, name)
+			if err != nil || !history.State.Ended() {
+				t.Errorf("server %d tells %s of %s, %v", i, history.State, name, err)
 			}
 		}
 		// Where an acknowledgement was lost, nobody knows that it won.
@@ -169,9 +169,9 @@ func liveAndEnd(ctx context.Context, t *testing.T, j *journal.Journal, id string
 	})
 	// What an acknowledged writer reads has ended, on any server.
 	again(ctx, t, func() error {
-		story, err := j.Read(ctx, id)
-		if err == nil && !story.State.Ended() {
-			t.Errorf("%s has ended, and is told as %s", id, story.State)
+		history, err := j.Read(ctx, id)
+		if err == nil && !history.State.Ended() {
+			t.Errorf("%s has ended, and is told as %s", id, history.State)
 		}
 		return err
 	})

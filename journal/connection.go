@@ -20,19 +20,21 @@ import (
 	"rayexecutor/deliberation"
 )
 
-// permanent marks the cause of an error that no waiting mends.
+// permanent marks the cause of an error that no waiting resolves.
 type permanent struct{ error }
 
 func (p permanent) Unwrap() error { return p.error }
 
-// Permanent reports whether waiting does not mend an error: a setting, the
-// server's configuration or what is stored there has to change. A server goes on
-// all the same: it may be NATS that is being set up.
+// Permanent reports whether no waiting resolves an error: a setting, the server's
+// configuration or its streams must change. A command stops on such an error. The
+// service continues to try, because the NATS server may be in the middle of its
+// setup.
 func Permanent(err error) bool {
 	_, ok := errors.AsType[permanent](err)
 	return ok
 }
 
+// permanently is unavailable for a permanent error.
 func permanently(field, message string, cause error) *deliberation.Error {
 	if cause == nil {
 		cause = errors.New(message)
@@ -40,10 +42,10 @@ func permanently(field, message string, cause error) *deliberation.Error {
 	return unavailable(field, message, permanent{cause})
 }
 
-// cure is what to do about a kind of error.
+// cure is the advice for a kind of error.
 type cure struct {
 	is func(error) bool
-	// field is the setting to look at, text what is wrong and what to do.
+	// field is the setting to check, text says what is wrong and what to do.
 	field, text string
 	permanent   bool
 }
@@ -56,7 +58,7 @@ func (c cure) error(subject string, cause error) *deliberation.Error {
 	return unavailable(c.field, message, cause)
 }
 
-// cureFor returns the first cure for an error; the last of a table is for all.
+// cureFor returns the first matching cure; the last one of a table matches all.
 func cureFor(cures []cure, err error) cure {
 	for _, cure := range cures[:len(cures)-1] {
 		if cure.is(err) {
@@ -66,12 +68,13 @@ func cureFor(cures []cure, err error) cure {
 	return cures[len(cures)-1]
 }
 
-// noConnection has the cures for servers that no connection comes about with.
+// noConnection has the cures for errors of connecting. The more specific ones
+// come first.
 var noConnection = []cure{
 	{oneOf(nats.ErrAuthorization, nats.ErrAuthRevoked), "NATS_URL", "refuses the login: check NATS_CREDS, NATS_USER and NATS_PASSWORD, NATS_TOKEN, or the user and password in NATS_URL", true},
 	{oneOf(nats.ErrAuthExpired, nats.ErrAccountAuthExpired), "NATS_CREDS", "refuses the login, which has expired: get new credentials", true},
-	{oneOf(fs.ErrNotExist, fs.ErrPermission), "NATS_CREDS", "is not asked, as a file cannot be read", true},
-	{says("nkey", "key pair"), "NATS_CREDS", "is not asked, as the file does not hold credentials: get it anew, as `nsc generate creds` writes it", true},
+	{oneOf(fs.ErrNotExist, fs.ErrPermission), "NATS_CREDS", "is not tried, because a file cannot be read", true},
+	{says("nkey", "key pair"), "NATS_CREDS", "is not tried, because the file does not hold credentials: create it again, as `nsc generate creds` writes it", true},
 	{isType[x509.UnknownAuthorityError], "NATS_CA", "shows a certificate of an unknown authority: name the authority's file", true},
 	{isType[x509.HostnameError], "NATS_URL", "shows a certificate for other names: use one of them", true},
 	{isType[x509.CertificateInvalidError], "NATS_CA", "shows a certificate that is not valid: renew it, or name its authority's file", true},
@@ -86,6 +89,7 @@ var noConnection = []cure{
 	{nil, "NATS_URL", "cannot be reached", false},
 }
 
+// oneOf matches errors by errors.Is.
 func oneOf(known ...error) func(error) bool {
 	return func(err error) bool {
 		for _, one := range known {
@@ -97,12 +101,13 @@ func oneOf(known ...error) func(error) bool {
 	}
 }
 
+// isType matches errors by their type.
 func isType[T error](err error) bool {
 	_, ok := errors.AsType[T](err)
 	return ok
 }
 
-// says knows errors that have only a text.
+// says matches errors that have only a text.
 func says(texts ...string) func(error) bool {
 	return func(err error) bool {
 		for _, text := range texts {
@@ -114,33 +119,35 @@ func says(texts ...string) func(error) bool {
 	}
 }
 
+// timedOut matches all kinds of timeouts of a connection.
 func timedOut(err error) bool {
 	late, ok := errors.AsType[net.Error](err)
 	return ok && late.Timeout() || errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, nats.ErrTimeout)
 }
 
-// connectionErrors remembers what the client hears of besides the answers to its calls.
+// connectionErrors records the errors that the client reports apart from the calls
+// that they concern.
 type connectionErrors struct {
 	mu sync.Mutex
 	// attempt is why the last attempt to connect failed.
 	attempt error
-	// denied is the last word of the server that something is not allowed.
+	// denied is the last permission error.
 	denied   error
 	deniedAt time.Time
-	// waiting are those to be told of the next such word.
+	// waiting are the contexts to cancel at the next permission error.
 	waiting map[*context.CancelCauseFunc]struct{}
-	// logged is why there is no connection, as the log has it.
+	// logged is the last logged reason for a missing connection.
 	logged string
 }
 
-// failedToConnect is nats.go's callback.
+// failedToConnect is nats.go's callback for a failed attempt to connect.
 func (t *connectionErrors) failedToConnect(_ *nats.Conn, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.attempt = err
 }
 
-// reported is called with what the server says that answers no call.
+// reported is nats.go's callback for an error that answers no call.
 func (t *connectionErrors) reported(err error) {
 	if !errors.Is(err, nats.ErrPermissionViolation) {
 		return
@@ -153,8 +160,7 @@ func (t *connectionErrors) reported(err error) {
 	}
 }
 
-// denial returns the server's word that something is not allowed, if it came
-// within the time that a call takes.
+// denial returns the last permission error if it is not older than a call can be.
 func (t *connectionErrors) denial(within time.Duration) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -164,9 +170,9 @@ func (t *connectionErrors) denial(within time.Duration) error {
 	return t.denied
 }
 
-// whilePermitted returns a context that ends, with the server's word as its cause,
-// when the server says that something is not allowed: the call itself would wait
-// for its answer in vain.
+// whilePermitted returns a context that ends at the next permission error, which is
+// its cause. Without it the call would wait for its timeout: the server does not
+// answer a request that is not permitted.
 func (j *Journal) whilePermitted(ctx context.Context) (allowed context.Context, stop func()) {
 	allowed, cancel := context.WithCancelCause(ctx)
 	t := j.connectionErrors
@@ -181,7 +187,7 @@ func (j *Journal) whilePermitted(ctx context.Context) (allowed context.Context, 
 	}
 }
 
-// log writes why there is no connection, once a reason.
+// log logs why there is no connection, once for each reason.
 func (t *connectionErrors) log(log *slog.Logger, reason string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -191,15 +197,15 @@ func (t *connectionErrors) log(log *slog.Logger, reason string) {
 	}
 }
 
-// connected forgets them: the same trouble is news when it comes again.
+// connected clears the reasons, so that the next loss of connection is logged.
 func (t *connectionErrors) connected() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.attempt, t.logged = nil, ""
 }
 
-// away says why there is no connection, as far as that is known.
-func (j *Journal) away() *deliberation.Error {
+// connectionError says why there is no connection, as far as that is known.
+func (j *Journal) connectionError() *deliberation.Error {
 	cause := j.conn.LastError()
 	if cause == nil {
 		j.connectionErrors.mu.Lock()
@@ -213,14 +219,14 @@ func (j *Journal) away() *deliberation.Error {
 }
 
 const (
-	// reachWait is how long a command that somebody waits for tries to connect.
+	// reachWait is how long a command tries to connect.
 	reachWait = 10 * time.Second
 	reachPoll = 50 * time.Millisecond
 )
 
-// Reach waits until there is a connection to a server that is new enough, for
-// commands that somebody waits for: ten seconds at most, while the log says why,
-// and not at all for what no waiting mends.
+// Reach waits for a connection to a server of a supported version. It is for
+// commands: it waits for ten seconds at most and logs why, and it returns a
+// permanent error at once.
 func (j *Journal) Reach(ctx context.Context) error {
 	ticker := time.NewTicker(reachPoll)
 	defer ticker.Stop()

@@ -17,12 +17,16 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// DeadLetterBucket is the object store of deliberations that were given up because
-// too many workers were lost with them. An object a deliberation, under its id, so that
-// it is whole however large it is, and can be read without the journal.
+// A dead letter is a deliberation that ended because five workers were lost with
+// it. Its whole history is copied to an object store without an age, where it waits
+// for a person, even after the journal has expired it.
+
+// DeadLetterBucket is the object store of the dead letters. Each is one object,
+// under its id, so that it fits at any size, and can be read without the
+// journal.
 const DeadLetterBucket = "DEAD_DELIBERATIONS"
 
-// What a list tells of an object without reading it.
+// Metadata of an object, which a list shows without reading the object.
 const (
 	metaTask     = "task_id"
 	metaPool     = "pool"
@@ -31,7 +35,7 @@ const (
 	metaReason   = "reason"
 )
 
-// DeadLetterSummary is what a list tells of a deliberation that was given up.
+// DeadLetterSummary is a dead letter in a list.
 type DeadLetterSummary struct {
 	ID       string    `json:"deliberation_id"`
 	TaskID   string    `json:"task_id"`
@@ -41,13 +45,14 @@ type DeadLetterSummary struct {
 	Reason   string    `json:"reason"`
 }
 
-// DeadLetter is a deliberation that was given up: what was asked, and how it went.
+// DeadLetter is a dead letter: the request, and the status at its end.
 type DeadLetter struct {
 	Request *pb.ExecuteDeliberationRequest
 	Status  *pb.GetDeliberationStatusResponse
 }
 
-// deadDocument is an object's content, in proto3 JSON: for a person too.
+// deadDocument is an object's content. It is proto3 JSON, so that a person can read
+// it with the nats CLI.
 type deadDocument struct {
 	Request json.RawMessage `json:"request"`
 	Status  json.RawMessage `json:"status"`
@@ -81,18 +86,19 @@ func (d *DeadLetter) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// StoreDeadLetter stores a deliberation that was given up; one that is there stays as
-// it is, for it has one end. LimitReached: the bucket is full.
-func (j *Journal) StoreDeadLetter(ctx context.Context, story *deliberation.History) error {
-	id := story.Requested.GetDeliberationId()
-	data, err := json.Marshal(DeadLetter{Request: story.Requested.GetRequest(), Status: story.Status(id)})
+// StoreDeadLetter stores a dead letter. An existing one remains as it is: a
+// deliberation has one end, so both are the same. It is safe to repeat.
+// LimitReached: the bucket is full.
+func (j *Journal) StoreDeadLetter(ctx context.Context, history *deliberation.History) error {
+	id := history.Requested.GetDeliberationId()
+	data, err := json.Marshal(DeadLetter{Request: history.Requested.GetRequest(), Status: history.Status(id)})
 	if err != nil {
-		return fmt.Errorf("keep %s: %w", id, err)
+		return fmt.Errorf("store the dead letter %s: %w", id, err)
 	}
 	err = j.putObject(ctx, j.name(DeadLetterBucket), jetstream.ObjectMeta{Name: id, Metadata: map[string]string{
-		metaTask: story.Requested.GetTaskId(), metaPool: story.Requested.GetPool(),
-		metaAttempts: strconv.Itoa(int(story.Attempts)), metaReason: oneLine(story.Reason),
-		metaEnded: story.Ended.UTC().Format(time.RFC3339Nano),
+		metaTask: history.Requested.GetTaskId(), metaPool: history.Requested.GetPool(),
+		metaAttempts: strconv.Itoa(int(history.Attempts)), metaReason: oneLine(history.Reason),
+		metaEnded: history.Ended.UTC().Format(time.RFC3339Nano),
 	}}, data)
 	if deliberation.AsError(err).Code == deliberation.LimitReached {
 		j.deleteDeadLetterName(ctx, id)
@@ -101,8 +107,10 @@ func (j *Journal) StoreDeadLetter(ctx context.Context, story *deliberation.Histo
 	return err
 }
 
-// deleteDeadLetterName takes back the name of what had no room: it may have been small enough.
-// Whoever kept it meanwhile loses nothing, for the end comes again.
+// deleteDeadLetterName deletes the name of an object whose parts were refused: a
+// name may have been stored although the bucket was full for the parts. It may also
+// delete the name that another keeper has stored at the same moment. Nothing is
+// lost by that: the end is redelivered until StoreDeadLetter succeeds.
 func (j *Journal) deleteDeadLetterName(ctx context.Context, id string) {
 	stream, err := j.js.Stream(ctx, objectStream(j.name(DeadLetterBucket)))
 	if err == nil {
@@ -110,11 +118,11 @@ func (j *Journal) deleteDeadLetterName(ctx context.Context, id string) {
 		err = stream.Purge(ctx, jetstream.WithPurgeSubject("$O."+j.name(DeadLetterBucket)+".M."+name))
 	}
 	if err != nil {
-		j.log.Debug("take a name out of "+j.name(DeadLetterBucket), "deliberation", id, "error", err)
+		j.log.Debug("could not delete a name from "+j.name(DeadLetterBucket), "deliberation", id, "error", err)
 	}
 }
 
-// ListDeadLetters lists what was given up, by its id.
+// ListDeadLetters lists the dead letters, each by its metadata alone.
 func (j *Journal) ListDeadLetters(ctx context.Context) ([]DeadLetterSummary, error) {
 	store, err := j.js.ObjectStore(ctx, j.name(DeadLetterBucket))
 	if err != nil {
@@ -125,47 +133,48 @@ func (j *Journal) ListDeadLetters(ctx context.Context) ([]DeadLetterSummary, err
 		return nil, nil
 	}
 	if err != nil {
-		return nil, j.failed("list what was given up", err)
+		return nil, j.failed("list the dead letters", err)
 	}
 	list := make([]DeadLetterSummary, len(objects))
 	for i, object := range objects {
 		list[i] = DeadLetterSummary{
 			ID: object.Name, TaskID: object.Metadata[metaTask], Pool: object.Metadata[metaPool], Reason: object.Metadata[metaReason],
 		}
-		// Told, not counted on.
+		// These two are for display only: a value that cannot be read is left out.
 		list[i].Attempts, _ = strconv.Atoi(object.Metadata[metaAttempts])
 		list[i].Ended, _ = time.Parse(time.RFC3339Nano, object.Metadata[metaEnded])
 	}
 	return list, nil
 }
 
-// ReadDeadLetter reads a deliberation that was given up; NotFound where none is kept.
+// ReadDeadLetter reads a dead letter; NotFound if there is none of this id.
 func (j *Journal) ReadDeadLetter(ctx context.Context, id string) (DeadLetter, error) {
-	var dead DeadLetter
+	var letter DeadLetter
 	data, err := j.getObject(ctx, j.name(DeadLetterBucket), id)
 	if errors.Is(err, jetstream.ErrObjectNotFound) {
-		return dead, &deliberation.Error{
+		return letter, &deliberation.Error{
 			Code: deliberation.NotFound, Field: "deliberation_id", DeliberationID: id,
-			Message: "none that was given up has the id " + strconv.Quote(id) + ": see `ray-executor dead list`",
+			Message: "no dead letter has the id " + strconv.Quote(id) + ": see `ray-executor dead list`",
 		}
 	}
 	if err != nil {
-		return dead, err
+		return letter, err
 	}
-	if err := json.Unmarshal(data, &dead); err != nil {
-		return dead, fmt.Errorf("read what is kept of %s: %w", id, err)
+	if err := json.Unmarshal(data, &letter); err != nil {
+		return letter, fmt.Errorf("read the dead letter %s: %w", id, err)
 	}
-	return dead, nil
+	return letter, nil
 }
 
-// DeleteDeadLetter takes out what has been submitted anew. What is gone is gone.
+// DeleteDeadLetter deletes a dead letter that has been submitted again. It is safe
+// to repeat.
 func (j *Journal) DeleteDeadLetter(ctx context.Context, id string) error {
 	store, err := j.js.ObjectStore(ctx, j.name(DeadLetterBucket))
 	if err == nil {
 		err = store.Delete(ctx, id)
 	}
 	if err != nil && !errors.Is(err, jetstream.ErrObjectNotFound) {
-		return j.failed("take "+id+" out of "+j.name(DeadLetterBucket), err)
+		return j.failed("delete "+id+" from "+j.name(DeadLetterBucket), err)
 	}
 	return nil
 }

@@ -20,7 +20,7 @@ func (w world) giveUp(t *testing.T, record *pb.DeliberationRequested) *deliberat
 	end := failed(id)
 	end.ErrorMessage, end.GivenUp = "given up after 5 attempts", true
 	must[bool](t)(w.End(t.Context(), id, end, ""))
-	return w.story(t, id)
+	return w.history(t, id)
 }
 
 func TestDeadLetters(t *testing.T) {
@@ -32,23 +32,23 @@ func TestDeadLetters(t *testing.T) {
 	// Above what a message holds, and so is its copy.
 	record := journaltest.Record("d1", 1, 300)
 	record.Request.TaskDescription = strings.Repeat("x", deliberation.MaxRequestBytes-200)
-	story := w.giveUp(t, record)
-	if !story.DeadLetter {
+	history := w.giveUp(t, record)
+	if !history.DeadLetter {
 		t.Fatal("it does not count as given up")
 	}
 	for range 2 {
-		if err := w.StoreDeadLetter(t.Context(), story); err != nil {
+		if err := w.StoreDeadLetter(t.Context(), history); err != nil {
 			t.Fatal(err)
 		}
 	}
 	list := must[[]journal.DeadLetterSummary](t)(w.ListDeadLetters(t.Context()))
 	if len(list) != 1 || list[0].ID != "d1" || list[0].TaskID != "task-d1" || list[0].Pool != deliberation.DefaultPool ||
-		!list[0].Ended.Equal(story.Ended) || list[0].Reason != "given up after 5 attempts" {
+		!list[0].Ended.Equal(history.Ended) || list[0].Reason != "given up after 5 attempts" {
 		t.Fatalf("the list is %+v", list)
 	}
 	dead := must[journal.DeadLetter](t)(w.ReadDeadLetter(t.Context(), "d1"))
 	wantEqual(t, dead.Request, record.GetRequest())
-	wantEqual(t, dead.Status, story.Status("d1"))
+	wantEqual(t, dead.Status, history.Status("d1"))
 
 	for range 2 {
 		if err := w.DeleteDeadLetter(t.Context(), "d1"); err != nil {
@@ -70,15 +70,15 @@ func TestDeadLettersAreBounded(t *testing.T) {
 	t.Parallel()
 	w := setup(t, func(layout *journal.Layout) { layout.MaxBytes = 4 << 20 }) // 256 KiB for these
 	var (
-		err   error
-		story *deliberation.History
-		kept  int
+		err     error
+		history *deliberation.History
+		kept    int
 	)
 	for ; err == nil && kept < 20; kept++ {
 		record := journaltest.Record(fmt.Sprint("d", kept), 1, 300)
 		record.Request.TaskDescription = strings.Repeat("x", 50<<10)
-		story = w.giveUp(t, record)
-		err = w.StoreDeadLetter(t.Context(), story)
+		history = w.giveUp(t, record)
+		err = w.StoreDeadLetter(t.Context(), history)
 	}
 	if told := wantCode(t, err, deliberation.LimitReached); !strings.Contains(told.Message, journal.DeadLetterBucket) {
 		t.Errorf("%q does not say what is full", told.Message)
@@ -89,10 +89,10 @@ func TestDeadLettersAreBounded(t *testing.T) {
 	if err := w.DeleteDeadLetter(t.Context(), "d0"); err != nil {
 		t.Fatal(err)
 	}
-	if err := w.StoreDeadLetter(t.Context(), story); err != nil {
+	if err := w.StoreDeadLetter(t.Context(), history); err != nil {
 		t.Fatal(err)
 	}
-	must[journal.DeadLetter](t)(w.ReadDeadLetter(t.Context(), story.Requested.GetDeliberationId()))
+	must[journal.DeadLetter](t)(w.ReadDeadLetter(t.Context(), history.Requested.GetDeliberationId()))
 	w.accept(t, "after", 1)
 }
 

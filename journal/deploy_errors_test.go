@@ -39,7 +39,7 @@ func TestSmallPayload(t *testing.T) {
 	w := world{server: server, Journal: journaltest.Connect(t, server.URL), worker: journaltest.NewWorker(t, server.URL)}
 	record := large("d1", 600<<10)
 	must[*pb.DeliberationRequested](t)(w.Accept(t.Context(), record, ""))
-	wantEqual(t, w.story(t, "d1").Requested, record)
+	wantEqual(t, w.history(t, "d1").Requested, record)
 	w.wantEnd(t, "d1", 600<<10)
 
 	err := w.Announce(t.Context(), events.AnnouncementSubject(deliberation.Completed), "d1.done", nil, make([]byte, 100<<10))
@@ -83,7 +83,7 @@ func TestServerStoreFull(t *testing.T) {
 	if accepted < 10 {
 		t.Errorf("accepted are %d", accepted)
 	}
-	if stories := w.messages(t, events.RequestedSubjects); stories != accepted {
-		t.Errorf("%d requests stand, want %d", stories, accepted)
+	if histories := w.messages(t, events.RequestedSubjects); histories != accepted {
+		t.Errorf("%d requests stand, want %d", histories, accepted)
 	}
 }

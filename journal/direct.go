@@ -15,16 +15,22 @@ import (
 	"rayexecutor/gate"
 )
 
+// Direct gets are answered by any replica of a stream. The server sends each stored
+// message as a reply of its own, and then one reply without data that says whether
+// more would follow. nats.go has no such call with a filter of several subjects.
+
 const (
-	// answerBytes is how much the server sends at a time.
+	// answerBytes bounds the data of one batch.
 	answerBytes = 1 << 20
-	// answerMessages is how many messages that can be: the server refuses
-	// above 1,024. nats.go's own default takes half a megabyte a call.
+	// answerMessages bounds the replies of one batch: the server refuses batches
+	// above 1,024 messages, and the last reply comes on top. The channel for the
+	// replies has this length, as nats.go drops what does not fit.
 	answerMessages = 1024 + 1
 )
 
-// lastRequest asks any replica for the last message of each subject that a
-// filter covers.
+// lastRequest asks any replica for the last message of each subject that a filter
+// covers. UpTo is the sequence of the first batch's snapshot: with it, later
+// batches leave out what was stored meanwhile.
 type lastRequest struct {
 	Filters  []string `json:"multi_last"`
 	From     uint64   `json:"seq,omitempty"`
@@ -32,8 +38,9 @@ type lastRequest struct {
 	MaxBytes int      `json:"max_bytes"`
 }
 
-// lastEach reads the last message of each subject that a filter covers, from
-// any replica, in the order of the journal. It is all of them or an error.
+// lastEach reads the last message of each subject that a filter covers, from any
+// replica, ordered by sequence. It returns all of them as of one moment, or an
+// error. The gate bounds the concurrent reads and their memory.
 func (j *Journal) lastEach(ctx context.Context, filter string) ([]*jetstream.RawStreamMsg, error) {
 	done, err := gate.Reading(ctx)
 	if err != nil {
@@ -50,7 +57,7 @@ func (j *Journal) lastEach(ctx context.Context, filter string) ([]*jetstream.Raw
 	for request := (lastRequest{Filters: []string{filter}, MaxBytes: answerBytes}); ; {
 		body, err := json.Marshal(request)
 		if err != nil {
-			return nil, fmt.Errorf("ask a replica: %w", err)
+			return nil, fmt.Errorf("write a request to a replica: %w", err)
 		}
 		if err := j.conn.PublishRequest("$JS.API.DIRECT.GET."+j.name(Stream), subscription.Subject, body); err != nil {
 			return nil, j.failed("read the journal", err)
@@ -70,10 +77,12 @@ func (j *Journal) lastEach(ctx context.Context, filter string) ([]*jetstream.Raw
 	}
 }
 
-// answerEnd is what the server says behind its messages: how many it has left
-// out, and where it stopped.
+// answerEnd is the last reply of a batch: how many messages are pending, the last
+// sequence of this batch, and the sequence of the snapshot.
 type answerEnd struct{ pending, last, upTo uint64 }
 
+// answer receives one batch. 204 ends a batch, 404 says that there is no message,
+// and 503 that no replica answers.
 func answer(ctx context.Context, replies <-chan *nats.Msg) (messages []*jetstream.RawStreamMsg, end answerEnd, err error) {
 	for {
 		message, err := receive(ctx, replies)
@@ -105,6 +114,7 @@ func answer(ctx context.Context, replies <-chan *nats.Msg) (messages []*jetstrea
 	}
 }
 
+// receive waits for one reply. A closed channel means a closed connection.
 func receive(ctx context.Context, replies <-chan *nats.Msg) (*nats.Msg, error) {
 	select {
 	case message, open := <-replies:
@@ -117,7 +127,8 @@ func receive(ctx context.Context, replies <-chan *nats.Msg) (*nats.Msg, error) {
 	}
 }
 
-// fromHeaders reads what the server tells of a stored message in its headers.
+// fromHeaders reads a stored message from a reply: its subject, sequence and time
+// are in the reply's headers.
 func fromHeaders(message *nats.Msg) (*jetstream.RawStreamMsg, error) {
 	at, err := time.Parse(time.RFC3339Nano, message.Header.Get(jetstream.TimeStampHeaer))
 	if err != nil {

@@ -14,79 +14,88 @@ import (
 	"rayexecutor/events"
 )
 
-// Delivery is an end to be announced.
+// The ends have several readers, each with a durable consumer. Delivery is at
+// least once: an end is acknowledged after its reader has handled it, so a reader
+// that is killed in between handles it again. Handlers must be idempotent.
+
+// Delivery is an end that is handed to a reader.
 type Delivery struct {
 	deliberation.Entry
 	TraceParent string
-	// Attempt counts how often this end was handed to this reader, from 1.
+	// Attempt counts the deliveries of this end to this reader, from 1. A redelivery
+	// after a crash counts too.
 	Attempt uint64
 }
 
-// Reader is who hears of the ends. Each has a durable consumer of its own, so
-// that one that is slow or stuck keeps nothing from the others.
+// Reader is a consumer of the ends. Each reader has its own position and its own
+// redeliveries, so that a slow or failing one delays no other.
 type Reader struct {
 	consumer string
-	// made says when the consumer is there, for whoever misses it.
-	made string
-	// atOnce is how many ends are told at the same time.
-	atOnce int
+	// hint is added to the error if the consumer does not exist.
+	hint string
+	// concurrency is how many ends are handled at the same time.
+	concurrency int
 }
 
 // The readers.
 var (
-	// Announcer tells who listens.
-	Announcer = Reader{consumer: "keeper-announce", atOnce: 16}
-	// Responder tells of each agent: deploy makes its consumer while
+	// Announcer publishes each end for the Orchestrator.
+	Announcer = Reader{consumer: "keeper-announce", concurrency: 16}
+	// Responder publishes a response per agent. Its consumer exists while
 	// AGENT_RESPONSES=true.
-	Responder = Reader{consumer: "keeper-responses", made: " (deploy makes it while AGENT_RESPONSES=true)", atOnce: 16}
-	// GivenUp sets aside what was given up.
-	DeadLetterWriter = Reader{consumer: "keeper-dead", atOnce: 4}
+	Responder = Reader{consumer: "keeper-responses", hint: " (deploy creates it while AGENT_RESPONSES=true)", concurrency: 16}
+	// DeadLetterWriter stores the ends that are dead letters.
+	DeadLetterWriter = Reader{consumer: "keeper-dead", concurrency: 4}
 	// Relay posts the ends to a sink. See PrepareRelay.
-	Relay = Reader{consumer: "relay", atOnce: 64}
+	Relay = Reader{consumer: "relay", concurrency: 64}
 )
 
-// LaterError is the error that sets when an end comes again.
+// LaterError is a handler's error that sets the time of the next delivery. The
+// handler has logged its cause already.
 type LaterError struct {
 	After time.Duration
 	Cause error
 }
 
-func (l *LaterError) Error() string { return fmt.Sprintf("again in %s: %v", l.After, l.Cause) }
+func (l *LaterError) Error() string { return fmt.Sprintf("redelivered in %s: %v", l.After, l.Cause) }
 
 // Unwrap returns the cause.
 func (l *LaterError) Unwrap() error { return l.Cause }
 
-// An end whose announcement failed comes again after redeliverAfter, and
-// later each time.
+// The backoff of redeliveries: it starts at redeliverAfter and doubles up to
+// redeliverSlowest.
 const (
 	redeliverAfter   = 2 * time.Second
 	redeliverSlowest = 5 * time.Minute
 )
 
-// Ends hands each end to tell, at least once, until ctx ends or NATS is away;
-// at once as many as the reader allows. Several callers share a reader's ends
-// among them. An end is done with when tell returns nil; otherwise it comes
-// again, for as long as the journal keeps it: when a *LaterError says so, or
-// else later each time.
-func (j *Journal) Ends(ctx context.Context, reader Reader, tell func(context.Context, Delivery) error) error {
+// Ends calls handle for each end, at least once, until ctx ends or NATS cannot be
+// reached. Calls run concurrently, and their order is not that of the journal.
+// Several processes share the ends of one reader among them.
+//
+// An end is acknowledged when handle returns nil. After an error it is
+// redelivered, for as long as the journal retains it: at the time that a
+// *LaterError sets, or with a growing backoff. An end that can never be handled is
+// terminated; see neverHandled.
+func (j *Journal) Ends(ctx context.Context, reader Reader, handle func(context.Context, Delivery) error) error {
 	consumer, err := j.js.Consumer(ctx, j.name(Stream), reader.consumer)
 	if err != nil {
-		return j.failed("reach the consumer "+reader.consumer+reader.made, err)
+		return j.failed("reach the consumer "+reader.consumer+reader.hint, err)
 	}
 	messages, err := consumer.Messages(jetstream.PullMaxMessages(64), jetstream.PullHeartbeat(heartbeat))
 	if err != nil {
 		return j.failed("read the ends", err)
 	}
-	defer j.giveBack(messages)
+	defer j.returnUnread(messages)
 	group, ctx := errgroup.WithContext(ctx)
-	for range reader.atOnce {
+	for range reader.concurrency {
 		group.Go(func() error {
 			for {
 				message, err := messages.Next(jetstream.NextContext(ctx))
 				if err != nil {
 					return j.failed("read the ends", err)
 				}
-				if err := j.settle(ctx, reader, message, tell); err != nil {
+				if err := j.settle(ctx, reader, message, handle); err != nil {
 					return err
 				}
 			}
@@ -95,17 +104,18 @@ func (j *Journal) Ends(ctx context.Context, reader Reader, tell func(context.Con
 	return group.Wait()
 }
 
-// settle has an end announced and tells the server how it went. Only what
-// concerns every end is an error: NATS is away, or ctx has ended. Who has
-// several destinations sets a time where one of them does not answer.
-func (j *Journal) settle(ctx context.Context, reader Reader, message jetstream.Msg, announce func(context.Context, Delivery) error) error {
-	attempt, failure := j.deliver(ctx, message, announce)
-	if failure != nil && ctx.Err() == nil && hopeless(failure, attempt) {
+// settle hands an end to its handler and acknowledges it accordingly. It returns
+// an error only for what concerns every end, and so stops Ends: NATS cannot be
+// reached, or ctx has ended. A handler with several destinations returns a
+// *LaterError if one of them is unavailable, so that the others continue.
+func (j *Journal) settle(ctx context.Context, reader Reader, message jetstream.Msg, handle func(context.Context, Delivery) error) error {
+	attempt, failure := j.deliver(ctx, message, handle)
+	if failure != nil && ctx.Err() == nil && neverHandled(failure, attempt) {
 		j.terminate(reader, message, failure)
 		return nil
 	}
-	if err := conclude(ctx, message, failure); err != nil {
-		j.log.Debug("answer to the journal", "error", err)
+	if err := acknowledge(ctx, message, failure); err != nil {
+		j.log.Debug("could not acknowledge an end; it is redelivered", "error", err)
 	}
 	_, set := errors.AsType[*LaterError](failure)
 	switch {
@@ -113,18 +123,19 @@ func (j *Journal) settle(ctx context.Context, reader Reader, message jetstream.M
 		return nil
 	case ctx.Err() != nil || !set && deliberation.AsError(failure).Code == deliberation.Unavailable:
 		return failure
-	case !set && j.complaints.Due(): // who sets a time has its own say
-		j.log.Warn("an end could not be told; it comes again", "reader", reader.consumer, "subject", message.Subject(), "error", failure)
+	case !set && j.endFailures.Due(): // the handler logs what it sets a time for
+		j.log.Warn("an end could not be handled; it is redelivered", "reader", reader.consumer, "subject", message.Subject(), "error", failure)
 	}
 	return nil
 }
 
-// lastAttempt is how often an end is tried whose failure was not foreseen.
+// lastAttempt bounds the attempts if the cause of the failure is not known.
 const lastAttempt = 10
 
-// hopeless reports whether an end can never be told. What waits for a
-// dependency or for room comes again for as long as the journal keeps it.
-func hopeless(failure error, attempt uint64) bool {
+// neverHandled reports whether further deliveries of an end are useless. A missing
+// dependency and a full store may recover, so these are redelivered for as long
+// as the journal retains the end. Too large and not decodable remain so.
+func neverHandled(failure error, attempt uint64) bool {
 	if _, set := errors.AsType[*LaterError](failure); set {
 		return false
 	}
@@ -141,25 +152,26 @@ func hopeless(failure error, attempt uint64) bool {
 	}
 }
 
-// terminate sets aside what can never be told: it would come again until it has
-// taken the place of all others. The message stays in the journal, where the log
-// and the server's advisory (MSG_TERMINATED) say which it is.
+// terminate stops the deliveries of an end that can never be handled. Such ends
+// would fill the consumer's MaxAckPending, and then block all others. The message
+// remains in the journal; the log and the server's advisory (MSG_TERMINATED) name it.
 func (j *Journal) terminate(reader Reader, message jetstream.Msg, failure error) {
 	j.terminated.WithLabelValues(reader.consumer).Inc()
 	var sequence uint64
 	if metadata, err := message.Metadata(); err == nil {
 		sequence = metadata.Sequence.Stream
 	}
-	j.log.Error("an end can never be told, and is set aside; the journal keeps it", "reader", reader.consumer,
+	j.log.Error("an end can never be handled, and is not delivered again; it remains in the journal", "reader", reader.consumer,
 		"subject", message.Subject(), "sequence", sequence, "error", failure)
 	if err := message.TermWithReason(oneLine(failure.Error())); err != nil {
-		j.log.Debug("answer to the journal", "error", err)
+		j.log.Debug("could not acknowledge an end", "error", err)
 	}
 }
 
-// conclude says whether a message is done with, and else when it comes again. One
-// that was given up because its reader stops is for another reader at once.
-func conclude(ctx context.Context, message jetstream.Msg, failure error) error {
+// acknowledge acknowledges a handled end, and asks for the redelivery of another
+// one. If the reader stops, the redelivery is immediate: another process takes
+// it over without waiting for the ack wait.
+func acknowledge(ctx context.Context, message jetstream.Msg, failure error) error {
 	later, set := errors.AsType[*LaterError](failure)
 	switch {
 	case failure == nil:
@@ -169,13 +181,13 @@ func conclude(ctx context.Context, message jetstream.Msg, failure error) error {
 	case set:
 		return message.NakWithDelay(later.After)
 	default:
-		return message.NakWithDelay(pause(message))
+		return message.NakWithDelay(redeliveryPause(message))
 	}
 }
 
-// pause is how long a message waits for its next delivery: twice as long each
-// time.
-func pause(message jetstream.Msg) time.Duration {
+// redeliveryPause is the backoff until the next delivery of a message. It
+// depends on the server's count of deliveries, so it outlives this process.
+func redeliveryPause(message jetstream.Msg) time.Duration {
 	metadata, err := message.Metadata()
 	if err != nil {
 		return redeliverSlowest
@@ -183,9 +195,9 @@ func pause(message jetstream.Msg) time.Duration {
 	return min(redeliverAfter<<min(metadata.NumDelivered-1, 16), redeliverSlowest)
 }
 
-// giveBack stops reading and returns what was not looked at, so that another
-// keeper need not wait for it.
-func (j *Journal) giveBack(messages jetstream.MessagesContext) {
+// returnUnread stops reading and returns the messages that were fetched and not
+// handled, so that another process need not wait for the ack wait.
+func (j *Journal) returnUnread(messages jetstream.MessagesContext) {
 	messages.Drain()
 	for {
 		message, err := messages.Next(jetstream.NextMaxWait(time.Second))
@@ -193,13 +205,14 @@ func (j *Journal) giveBack(messages jetstream.MessagesContext) {
 			return
 		}
 		if err := message.Nak(); err != nil {
-			j.log.Debug("answer to the journal", "error", err)
+			j.log.Debug("could not acknowledge an end", "error", err)
 		}
 	}
 }
 
-// deliver hands an end over, and tells which attempt that was.
-func (j *Journal) deliver(ctx context.Context, message jetstream.Msg, announce func(context.Context, Delivery) error) (attempt uint64, failure error) {
+// deliver decodes an end, calls its handler, and returns which attempt that was.
+// An end that cannot be decoded at all counts as a last attempt.
+func (j *Journal) deliver(ctx context.Context, message jetstream.Msg, handle func(context.Context, Delivery) error) (attempt uint64, failure error) {
 	metadata, err := message.Metadata()
 	if err != nil {
 		return lastAttempt, fmt.Errorf("read a journal message's metadata: %w", err)
@@ -209,28 +222,30 @@ func (j *Journal) deliver(ctx context.Context, message jetstream.Msg, announce f
 		Header: message.Headers(), Data: message.Data(), Time: metadata.Timestamp,
 	})
 	if err == nil {
-		err = announce(ctx, Delivery{Entry: entry, TraceParent: events.Trace(message.Headers()), Attempt: metadata.NumDelivered})
+		err = handle(ctx, Delivery{Entry: entry, TraceParent: events.Trace(message.Headers()), Attempt: metadata.NumDelivered})
 	}
 	return metadata.NumDelivered, err
 }
 
-// Announce publishes to whichever stream keeps the subject, ours or the fleet's
-// own, and waits until it is stored. The server drops a repeat of the same id
-// within that stream's duplicate window.
+// Announce publishes a message and waits until a stream has stored it: ours, or
+// one of the fleet that has the subject. It is safe to repeat: the stream drops a
+// message with the same id within its duplicate window. After the window a
+// listener may read an end twice, and recognises it by the event id.
 func (j *Journal) Announce(ctx context.Context, subject, id string, header map[string][]string, data []byte) error {
 	return j.send(ctx, subject, header, data, jetstream.WithMsgID(id))
 }
 
+// send publishes a message and waits for the stream's acknowledgement.
 func (j *Journal) send(ctx context.Context, subject string, header map[string][]string, data []byte, options ...jetstream.PublishOpt) error {
 	ctx, cancel := context.WithTimeout(ctx, j.wait)
 	defer cancel()
 	message := &nats.Msg{Subject: subject, Header: header, Data: data}
 	if _, err := j.js.PublishMsg(ctx, message, options...); err != nil {
-		return j.failed("announce on "+subject, err)
+		return j.failed("publish on "+subject, err)
 	}
 	return nil
 }
 
-// MaxAnnouncement is the largest announcement in bytes: what the server takes,
-// less room for headers.
+// MaxAnnouncement is the largest data of an announcement in bytes: the server's
+// limit, less the headers.
 func (j *Journal) MaxAnnouncement() int { return j.maxData() }

@@ -16,13 +16,14 @@ import (
 	"rayexecutor/deliberation"
 )
 
-// retryAfter is when a caller should try again while NATS is away.
+// retryAfter is the pause that callers are advised while NATS cannot be reached.
 const retryAfter = 2 * time.Second
 
-// ErrServerTooOld says that the NATS server lacks what the journal needs.
+// ErrServerTooOld is the error for a NATS server without the features that the
+// journal needs.
 var ErrServerTooOld = errors.New("NATS 2.12 or newer is needed")
 
-// Error codes of JetStream's API that nats.go has no name for.
+// Error codes of JetStream's API for which nats.go has no name.
 const (
 	codeAccountExceeded       jetstream.ErrorCode = 10002
 	codeNoPeers               jetstream.ErrorCode = 10005
@@ -43,18 +44,24 @@ const (
 	codeStreamBytesExceeded   jetstream.ErrorCode = 10122
 )
 
+// hasCode reports whether the server answered with one of the codes. A code is
+// stable over versions of the server, unlike its text.
 func hasCode(err error, codes ...jetstream.ErrorCode) bool {
 	api, ok := errors.AsType[*jetstream.APIError](err)
 	return ok && slices.Contains(codes, api.ErrorCode)
 }
 
-// failed turns an error of NATS into one that the caller can act on.
+// failed converts an error of NATS into a coded one that says what to do.
+//
+// Unavailable means that the outcome may be unknown: the server may have stored
+// the message before the connection was lost. All calls of this package are safe to
+// repeat for that reason. A cancelled context is returned as it is.
 func (j *Journal) failed(doing string, err error) error {
 	switch {
 	case errors.Is(err, context.Canceled):
 		return fmt.Errorf("%s: %w", doing, err)
 	case missing(err):
-		return unavailable("NATS_URL", "could not "+doing+": its stream or bucket is not there: run `ray-executor deploy`", err)
+		return unavailable("NATS_URL", "could not "+doing+": its stream or bucket does not exist: run `ray-executor deploy`", err)
 	case isFull(err):
 		return full(err)
 	case errors.Is(err, nats.ErrMaxPayload) || hasCode(err, codeMessageSize):
@@ -69,15 +76,17 @@ func (j *Journal) failed(doing string, err error) error {
 	}
 }
 
-// unreached is failed without a connection. Callers are not told of addresses
-// and certificates; the log is.
+// unreached is failed without a connection. The log has the addresses and the
+// certificates; the caller's message has none of them.
 func (j *Journal) unreached(doing string, err error) error {
-	why := j.away()
+	why := j.connectionError()
 	j.connectionErrors.log(j.log, why.Error())
 	return unavailable("NATS_URL", "could not "+doing+": NATS cannot be reached or did not answer in time; repeating is safe", errors.Join(why, err))
 }
 
-// unserved is failed for a server that is connected and does not do its work.
+// unserved is failed for a server that is connected and does not answer as it
+// should. Missing permissions and a missing JetStream are permanent: the
+// server's configuration must change.
 func (j *Journal) unserved(doing string, err error) error {
 	if denial := j.denial(err); denial != nil {
 		return permanently("NATS_URL", fmt.Sprintf("could not %s: NATS does not allow it to this user (%v): allow the subject", doing, denial), denial)
@@ -92,12 +101,12 @@ func (j *Journal) unserved(doing string, err error) error {
 		return unavailable("NATS_URL", "could not "+doing+": JetStream does not answer; if it stays so, run `ray-executor deploy`", err)
 	default:
 		return unavailable("NATS_URL", "could not "+doing+": NATS did not answer in time: it is overloaded, or its disk is full or read-only (its log says so; "+
-			"restart it when that is mended); repeating is safe", err)
+			"restart it when that is repaired); repeating is safe", err)
 	}
 }
 
-// denial returns the server's word that a call was not allowed: the call itself
-// has only waited in vain.
+// denial returns the permission error of a call; nil if there is none. The server
+// reports it apart from the call, which ends by its timeout.
 func (j *Journal) denial(err error) error {
 	if errors.Is(err, nats.ErrPermissionViolation) {
 		return err
@@ -108,13 +117,14 @@ func (j *Journal) denial(err error) error {
 	return nil
 }
 
+// missing reports whether a stream, a consumer or a bucket does not exist.
 func missing(err error) bool {
 	return hasCode(err, jetstream.JSErrCodeStreamNotFound) || hasCode(err, jetstream.JSErrCodeConsumerNotFound) ||
 		errors.Is(err, jetstream.ErrBucketNotFound)
 }
 
-// isFull reports whether a limit on what is stored was met. The server has one
-// code for whatever its store refuses: the text tells a limit apart.
+// isFull reports whether a limit of the store was reached. The server has one code
+// for all failures of its store, so the text distinguishes a limit.
 func isFull(err error) bool {
 	if hasCode(err, codeStoreFailed) {
 		return strings.Contains(err.Error(), "maximum")
@@ -122,22 +132,25 @@ func isFull(err error) bool {
 	return hasCode(err, codeInsufficientResources) || hasCode(err, codeStorageExceeded)
 }
 
-// unanswered reports whether nobody listens where the stream should: it is not
-// there, or has no leader right now.
+// unanswered reports whether nobody answers for the stream: it does not exist, or
+// it has no leader at this moment.
 func unanswered(err error) bool {
 	return errors.Is(err, nats.ErrNoResponders) || errors.Is(err, jetstream.ErrNoStreamResponse)
 }
 
+// unavailable is an error that a repeated call may not meet again.
 func unavailable(field, message string, cause error) *deliberation.Error {
 	return &deliberation.Error{
 		Code: deliberation.Unavailable, Field: field, Message: message, RetryAfter: retryAfter, Cause: cause,
 	}
 }
 
+// full is LimitReached for the journal itself.
 func full(cause error) *deliberation.Error {
 	return fullOf("the journal", "try again later, or ask the operator to raise JOURNAL_MAX_BYTES", cause)
 }
 
+// fullOf is LimitReached for what is full, with the advice what to do.
 func fullOf(what, do string, cause error) *deliberation.Error {
 	return &deliberation.Error{
 		Code: deliberation.LimitReached, Field: "journal", RetryAfter: 30 * time.Second, Cause: cause,
@@ -145,10 +158,10 @@ func fullOf(what, do string, cause error) *deliberation.Error {
 	}
 }
 
-// checkServer is nil while a server that is new enough is connected.
+// checkServer is nil while a server of a supported version is connected.
 func (j *Journal) checkServer() error {
 	if !j.conn.IsConnected() {
-		return j.away()
+		return j.connectionError()
 	}
 	version := j.conn.ConnectedServerVersion()
 	if !supported(version) {
@@ -158,6 +171,7 @@ func (j *Journal) checkServer() error {
 	return nil
 }
 
+// supported reports whether a version is 2.12 or newer.
 func supported(version string) bool {
 	parts := strings.SplitN(version, ".", 3)
 	if len(parts) < 2 {
@@ -168,7 +182,7 @@ func supported(version string) bool {
 	return err1 == nil && err2 == nil && (major > 2 || major == 2 && minor >= 12)
 }
 
-// redacted names the servers without passwords.
+// redacted lists the servers of a connection without users and passwords.
 func redacted(conn *nats.Conn) string {
 	urls := conn.Servers()
 	for i, raw := range urls {
@@ -179,8 +193,7 @@ func redacted(conn *nats.Conn) string {
 	return strings.Join(urls, ",")
 }
 
-// withoutURL takes the URL, which may hold a password, out of an error about
-// it.
+// withoutURL removes the URL, which may hold a password, from an error about it.
 func withoutURL(err error) error {
 	if malformed, ok := errors.AsType[*url.Error](err); ok {
 		return fmt.Errorf("is not a URL such as nats://host:4222: %w", withoutQuote(malformed.Err))
@@ -188,7 +201,7 @@ func withoutURL(err error) error {
 	return err
 }
 
-// withoutQuote drops errors that quote a piece of what they could not read.
+// withoutQuote cuts an error before the first quote: it may repeat a password.
 func withoutQuote(err error) error {
 	return errors.New(strings.SplitN(err.Error(), `"`, 2)[0])
 }

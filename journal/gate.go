@@ -8,26 +8,26 @@ import (
 	"rayexecutor/gate"
 )
 
-// skipResults marks the context of whoever has no use for agents' results.
+// skipResults is the key of withoutResults.
 type skipResults struct{}
 
-// withoutResults returns a context in which stories have no results that went
-// to the object store: a list tells none of them.
+// withoutResults returns a context in which offloaded results are not inlined: a
+// list has no results, and each object is a read of its own.
 func withoutResults(ctx context.Context) context.Context {
 	return context.WithValue(ctx, skipResults{}, true)
 }
 
 func skipsResults(ctx context.Context) bool { return ctx.Value(skipResults{}) != nil }
 
-// countObject counts an object before it is read, for a caller who came through
-// the gate. What cannot be looked up is left to the read itself.
+// countObject reserves the memory for an object at the gate before it is read. If
+// the size cannot be read, the read that follows reports the error.
 func countObject(ctx context.Context, store jetstream.ObjectStore, name string) error {
 	if !gate.Counts(ctx) {
 		return nil
 	}
 	info, err := store.GetInfo(ctx, name)
 	if err != nil {
-		return nil //nolint:nilerr // the read that follows says so
+		return nil //nolint:nilerr // the read that follows reports it
 	}
 	return gate.Take(ctx, int(info.Size))
 }

@@ -46,13 +46,13 @@ func (w world) accept(t testing.TB, id string, agents int) {
 	}
 }
 
-func (w world) story(t testing.TB, id string) *deliberation.History {
+func (w world) history(t testing.TB, id string) *deliberation.History {
 	t.Helper()
-	story, err := w.Read(t.Context(), id)
+	history, err := w.Read(t.Context(), id)
 	if err != nil {
-		t.Fatalf("story of %s: %v", id, err)
+		t.Fatalf("history of %s: %v", id, err)
 	}
-	return story
+	return history
 }
 
 func (w world) messages(t testing.TB, subject string) int {

@@ -1,9 +1,32 @@
-// Package journal is the JetStream side: the stream DELIBERATIONS, which holds
-// every event of every deliberation and is the only state there is.
+// Package journal stores every event of every deliberation in the JetStream stream
+// DELIBERATIONS. The stream is the only state of the system.
 //
-// The server's compare-and-set decides what may stand: a request, one start an
-// attempt, one result an agent, one end. Decisions are read from the stream's
-// leader; what is merely told may come from any replica.
+// # Writing
+//
+// The server's compare-and-set makes events unique: one request per id, one start
+// per attempt, one result per agent, one end. Whoever stores the first one wins;
+// all others read it. So every write is safe to repeat, by the same process or by
+// another one, and no lock or lease is needed. See [Journal.Accept] and
+// [Journal.End].
+//
+// # Reading
+//
+// A replica may lag behind an acknowledged write. Decisions are read from the
+// stream's leader ([Journal.ReadLeader]); answers to callers come from any replica
+// if that cannot contradict an earlier answer ([Journal.Read]).
+//
+// # Order and time
+//
+// The stream gives each message a sequence and a time. Sequences order all events
+// of all deliberations, without a repeat; messages that expired leave gaps. The
+// journal's time is the only clock for deadlines ([Journal.Now]): the clocks of
+// workers and keepers are never compared.
+//
+// # Bounds
+//
+// Large fields are offloaded to an object store. A full journal refuses requests
+// before it refuses the events of accepted deliberations. [Journal.Deploy] creates
+// all streams, buckets and consumers.
 package journal
 
 import (
@@ -25,27 +48,27 @@ import (
 const (
 	// Stream is the journal.
 	Stream = "DELIBERATIONS"
-	// Announcements is the stream of what the Orchestrator hears.
+	// Announcements is the stream of the announced ends, for the Orchestrator.
 	Announcements = "ORCHESTRATION_EVENTS"
-	// Results is the object store for what no message can hold.
+	// Results is the object store for offloaded fields.
 	Results = "DELIBERATION_RESULTS"
-	// Statistics is the key-value bucket of the statistics' snapshot.
+	// Statistics is the key-value bucket of the ledger's snapshot.
 	Statistics = "DELIBERATION_STATS"
 )
 
-// Settings says how to reach NATS.
+// Settings is how to connect to NATS.
 type Settings struct {
 	URL string
 	// Creds is a file with a user's credentials, CA one with the server's
 	// certificate authority; both may be empty.
 	Creds string
 	CA    string
-	// Login is how to log in where neither URL nor Creds say it.
+	// Login is used if neither URL nor Creds have a login.
 	Login Login
-	// Prefix stands before the name of every stream and bucket; it may be empty.
-	// Subjects have none.
+	// Prefix begins the name of every stream and bucket; it may be empty. Subjects
+	// have no prefix.
 	Prefix string
-	// Name is this client's, as the server lists it.
+	// Name is the name of this client in the server's lists.
 	Name string
 	// Wait bounds each request to the server. 0: 5 s.
 	Wait time.Duration
@@ -62,19 +85,20 @@ type Journal struct {
 	connectionErrors *connectionErrors
 	capacity         capacity
 	beats            heartbeats
-	refreshes        singleflight.Group // at the room and at the workers, one at a time
+	refreshes        singleflight.Group // one refresh at a time of the capacity, and of the heartbeats
 	reached          atomic.Bool
 
-	complaints Throttle // of ends that could not be told
-	unreadable *unreadable
-	terminated *prometheus.CounterVec // ends that a reader can never tell
+	endFailures Throttle // bounds the log of ends that could not be handled
+	unreadable  *unreadable
+	terminated  *prometheus.CounterVec // ends that a reader can never handle
 }
 
-// Connect starts to connect and returns at once: a NATS that is away is tried
-// again for as long as it takes, and until it is there every call answers
-// Unavailable. Nothing is buffered while the connection is down, so that
-// nothing is sent after its caller was told that it failed. A file that cannot
-// be read is an error, which names its setting.
+// Connect starts to connect and returns at once. It tries again without limit, and
+// until there is a connection every call returns Unavailable.
+//
+// Nothing is buffered while the connection is down: a message must not be sent
+// after its caller has received an error. An error of Connect names the setting
+// at fault, such as a file that cannot be read.
 func Connect(settings Settings) (*Journal, error) {
 	if settings.Wait == 0 {
 		settings.Wait = 5 * time.Second
@@ -95,15 +119,16 @@ func Connect(settings Settings) (*Journal, error) {
 	return &Journal{
 		conn: conn, js: js, prefix: settings.Prefix, wait: settings.Wait, log: settings.Log, connectionErrors: connectionErrors, unreadable: newUnreadable(),
 		terminated: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "ray_executor_ends_set_aside_total", Help: "Ends that could never be told, by reader; the log names each.",
+			Name: "ray_executor_ends_set_aside_total", Help: "Ends that could never be handled, by reader; the log names each.",
 		}, []string{"reader"}),
 	}, nil
 }
 
-// name is what a stream or bucket of ours is called on the server.
+// name is the full name of a stream or bucket on the server.
 func (j *Journal) name(of string) string { return j.prefix + of }
 
-// readable makes sure that the files are there.
+// readable checks that the files can be read. nats.go reads the credentials again
+// at each connect, so they may be rotated.
 func (s *Settings) readable() error {
 	if s.CA != "" {
 		if pem, err := os.ReadFile(s.CA); err != nil {
@@ -120,6 +145,7 @@ func (s *Settings) readable() error {
 	return nil
 }
 
+// options are those of nats.go: it reconnects without limit and buffers nothing.
 func options(settings Settings, connectionErrors *connectionErrors) []nats.Option {
 	options := []nats.Option{
 		nats.Name(settings.Name),
@@ -128,24 +154,24 @@ func options(settings Settings, connectionErrors *connectionErrors) []nats.Optio
 		nats.ReconnectWait(250 * time.Millisecond),
 		nats.ReconnectJitter(250*time.Millisecond, 250*time.Millisecond),
 		nats.ReconnectBufSize(-1),
-		// A refused password may be a server that is still being set up: giving
-		// up would leave this process without a journal for good.
+		// A refused login may come from a server in the middle of its setup. By
+		// default nats.go stops for good at the second refusal.
 		nats.IgnoreAuthErrorAbort(),
-		// A connection that is dead without a word is noticed within a minute.
+		// A connection that is dead without a reset is noticed within a minute.
 		nats.PingInterval(20 * time.Second),
 		nats.DisconnectErrHandler(func(_ *nats.Conn, err error) {
 			if err != nil {
-				settings.Log.Warn("NATS went away; trying again", "error", err)
+				settings.Log.Warn("the connection to NATS is lost; trying again", "error", err)
 			}
 		}),
 		nats.ReconnectHandler(func(conn *nats.Conn) {
 			connectionErrors.connected()
-			settings.Log.Info("NATS is back", "server", conn.ConnectedUrlRedacted())
+			settings.Log.Info("the connection to NATS is restored", "server", conn.ConnectedUrlRedacted())
 		}),
 		nats.ReconnectErrHandler(connectionErrors.failedToConnect),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) {
 			connectionErrors.reported(err)
-			settings.Log.Warn("NATS reports", "error", err)
+			settings.Log.Warn("NATS reports an error", "error", err)
 		}),
 	}
 	if settings.Creds != "" {
@@ -157,7 +183,7 @@ func options(settings Settings, connectionErrors *connectionErrors) []nats.Optio
 	return append(options, settings.Login.options(settings.URL)...)
 }
 
-// Close sends what is under way and closes the connection.
+// Close flushes and closes the connection. It is safe to repeat.
 func (j *Journal) Close() {
 	if err := j.conn.FlushTimeout(time.Second); err != nil {
 		j.log.Debug("flush at close", "error", err)
@@ -165,10 +191,10 @@ func (j *Journal) Close() {
 	j.conn.Close()
 }
 
-// Ready reports whether the journal has been reached once. Until then it tries
-// at each call; afterwards a NATS that goes away is told by each operation's
-// own error. An old server or a missing stream is an error that says what to
-// do.
+// Ready is nil once the journal's state was read. Until then each call tries to
+// read it. Later it remains nil when NATS cannot be reached: each operation has an
+// error of its own, and a process that is not ready would get no requests. An old
+// server or a missing stream is an error that says what to do.
 func (j *Journal) Ready(ctx context.Context) error {
 	if j.reached.Load() {
 		return nil
@@ -196,14 +222,15 @@ func (j *Journal) info(ctx context.Context) (*jetstream.StreamInfo, error) {
 
 // State is the journal's state at a moment.
 type State struct {
-	// Now is the moment, on the server's clock.
+	// Now is the moment on the server's clock.
 	Now time.Time
-	// First is the lowest sequence that the journal holds, one above Last where
-	// it is empty; Last is the highest that it gave.
+	// First is the lowest sequence in the journal. Last is the highest that it has
+	// assigned; it does not decrease when messages expire. First is one above Last
+	// if the journal is empty.
 	First, Last uint64
 }
 
-// State asks the leader for the journal's state.
+// State reads the journal's state from the leader.
 func (j *Journal) State(ctx context.Context) (State, error) {
 	info, err := j.info(ctx)
 	if err != nil {
@@ -212,8 +239,8 @@ func (j *Journal) State(ctx context.Context) (State, error) {
 	return State{Now: info.TimeStamp, First: info.State.FirstSeq, Last: info.State.LastSeq}, nil
 }
 
-// Now asks for the time on the server's clock, the one that the journal's
-// timestamps come from and that deadlines count by.
+// Now reads the time of the server's clock, which also sets the times of the
+// messages. All deadlines are compared with this clock.
 func (j *Journal) Now(ctx context.Context) (time.Time, error) {
 	info, err := j.info(ctx)
 	if err != nil {

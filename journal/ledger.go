@@ -16,13 +16,23 @@ import (
 
 const snapshotKey = "snapshot"
 
-// heartbeat is how often the server says that a consumer lives; one that is
-// silent for twice as long is made anew.
+// The ledger is the fold of the whole journal: the statistics and the open
+// deliberations. It starts from a snapshot in a bucket and applies the marks
+// that come after it. The journal's sequence numbers order all marks, and a mark is
+// applied once: the ledger ignores a sequence that is not above its own.
+//
+// The journal may have been deleted and created again, or restored from an older
+// backup. So a ledger records when its journal was created, and it is only
+// continued with a journal of the same creation time.
+
+// heartbeat is the interval of the server's heartbeats to a consumer; one that is
+// silent for twice as long is created again.
 const heartbeat = 2 * time.Second
 
-// Ledger returns the ledger as of the last snapshot, to CatchUp or Follow
-// from. revision is what SaveSnapshot compares with. Where the snapshot is of
-// another journal, what there is now is counted from its beginning.
+// Ledger returns the ledger of the last snapshot, from which CatchUp or Follow
+// continue. revision identifies the snapshot for SaveSnapshot. If the snapshot
+// belongs to another journal, the ledger is empty and starts at the beginning of
+// this one.
 func (j *Journal) Ledger(ctx context.Context) (ledger *deliberation.Ledger, revision uint64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, j.wait)
 	defer cancel()
@@ -38,8 +48,10 @@ func (j *Journal) Ledger(ctx context.Context) (ledger *deliberation.Ledger, revi
 			ledger, err := j.ledgerOf(ctx, snapshot)
 			return ledger, revision, err
 		}
-		// Its object went when a newer one was saved: read that. Where none was,
-		// it is lost or damaged, and deadlines must hold all the same.
+		// The snapshot's object could not be read. Another keeper may have saved a
+		// newer snapshot meanwhile and deleted this object: read again. If the
+		// revision is the same, the object is lost or damaged. Then the journal is
+		// counted from its beginning, because deadlines must hold all the same.
 		if seen == revision {
 			j.unreadable.note(j.log, "the statistics' snapshot", errCorrupt)
 			ledger, err := j.ledgerOf(ctx, &pb.StatsSnapshot{})
@@ -48,29 +60,34 @@ func (j *Journal) Ledger(ctx context.Context) (ledger *deliberation.Ledger, revi
 	}
 }
 
-// ledgerOf starts a ledger from a snapshot. A journal is known by when it was
-// made: a leader that was paused may tell an older end of the same one.
+// ledgerOf starts a ledger from a snapshot, and adjusts it to the journal.
+//
+// A snapshot of another creation time is discarded. A snapshot that is ahead of
+// the same journal is more difficult: the leader may have been paused and lag, or
+// the journal may have lost its last messages. Only a leader with a quorum
+// decides for the latter. Snapshots of older versions have no creation time; for
+// them being ahead decides.
 func (j *Journal) ledgerOf(ctx context.Context, snapshot *pb.StatsSnapshot) (*deliberation.Ledger, error) {
 	info, err := j.info(ctx)
 	if err != nil {
 		return nil, err
 	}
 	ledger := deliberation.NewLedger(snapshot)
-	made := ledger.Created()
+	created := ledger.Created()
 	switch behind := info.State.LastSeq < ledger.Sequence(); {
-	case !made.IsZero() && !made.Equal(info.Created), made.IsZero() && behind:
-		j.log.Warn("the statistics' snapshot is of another journal; counting anew",
+	case !created.IsZero() && !created.Equal(info.Created), created.IsZero() && behind:
+		j.log.Warn("the statistics' snapshot belongs to another journal; counting from the beginning",
 			"snapshot", ledger.Sequence(), "journal", info.State.LastSeq)
 		ledger = deliberation.NewLedger(nil)
 	case behind:
 		if err := j.requireQuorum(ctx); err != nil {
 			return nil, err
 		}
-		j.log.Warn("the journal has lost its end; counting on from there",
+		j.log.Warn("the journal has lost its last messages; continuing from its last sequence",
 			"snapshot", ledger.Sequence(), "journal", info.State.LastSeq)
 		ledger.Resume(info.State.LastSeq)
 	case ledger.Sequence()+1 < info.State.FirstSeq:
-		j.log.Warn("the journal has lost messages that no statistics have counted",
+		j.log.Warn("the journal has lost messages that the statistics have not counted",
 			"snapshot", ledger.Sequence(), "first", info.State.FirstSeq)
 	}
 	if info.State.FirstSeq > ledger.Sequence()+1 {
@@ -80,8 +97,8 @@ func (j *Journal) ledgerOf(ctx context.Context, snapshot *pb.StatsSnapshot) (*de
 	return ledger, nil
 }
 
-// snapshot reads the snapshot as it is stored; an empty one of revision 0
-// where there is none.
+// snapshot reads the stored snapshot, with its reference if it is offloaded; an
+// empty one of revision 0 if there is none.
 func (j *Journal) snapshot(ctx context.Context) (*pb.StatsSnapshot, uint64, error) {
 	snapshot := &pb.StatsSnapshot{}
 	bucket, err := j.js.KeyValue(ctx, j.name(Statistics))
@@ -97,18 +114,20 @@ func (j *Journal) snapshot(ctx context.Context) (*pb.StatsSnapshot, uint64, erro
 	}
 	if err := proto.Unmarshal(value.Value(), snapshot); err != nil {
 		j.unreadable.note(j.log, "the statistics' snapshot", err)
-		return &pb.StatsSnapshot{}, value.Revision(), nil // the journal is counted anew
+		return &pb.StatsSnapshot{}, value.Revision(), nil // the journal is counted from its beginning
 	}
 	return snapshot, value.Revision(), nil
 }
 
-// SaveSnapshot stores a snapshot if the one of revision is still the last;
-// saved is false where another keeper was faster.
+// SaveSnapshot stores a snapshot if the stored one still has the given revision.
+// saved is false if another keeper has stored one meanwhile: the caller loads that
+// one. Unavailable: the outcome is unknown. It is safe to repeat, and then saved
+// may be false for one's own snapshot.
 func (j *Journal) SaveSnapshot(ctx context.Context, snapshot *pb.StatsSnapshot, revision uint64) (newRevision uint64, saved bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, j.wait)
 	defer cancel()
-	// Looked at before the open list spills: a snapshot that cannot be saved
-	// must not leave an object behind.
+	// This read comes before the offload: a snapshot that cannot be saved must not
+	// leave an object behind.
 	before, existing, err := j.snapshot(ctx)
 	if err != nil || existing != revision {
 		return revision, false, err
@@ -125,11 +144,13 @@ func (j *Journal) SaveSnapshot(ctx context.Context, snapshot *pb.StatsSnapshot, 
 		return revision, false, err
 	}
 	if before.GetOpenRef() != light.(*pb.StatsSnapshot).GetOpenRef() {
-		j.dropObject(ctx, before.GetOpenRef())
+		j.deleteObject(ctx, before.GetOpenRef())
 	}
 	return newRevision, true, nil
 }
 
+// putSnapshot stores a snapshot by compare-and-set on the revision. errExists: the
+// stored one has another revision, or another update is in flight.
 func (j *Journal) putSnapshot(ctx context.Context, snapshot proto.Message, revision uint64) (uint64, error) {
 	data, err := proto.Marshal(snapshot)
 	if err != nil {
@@ -149,11 +170,13 @@ func (j *Journal) putSnapshot(ctx context.Context, snapshot proto.Message, revis
 	return revision, nil
 }
 
-// CatchUp folds into a ledger all that the journal held when it was called.
-// The leader says how far that is. Unavailable, until the caller asks for the
-// Ledger again: the ledger is of another journal, or the journal has lost what it
-// has not folded. One that takes too long is Unavailable too, and goes on from
-// where it was when it is called again.
+// CatchUp applies all marks up to the leader's last sequence at the time of the
+// call. So the ledger has every event that was acknowledged before the call.
+//
+// Unavailable with the cause ErrOtherLedger: the ledger belongs to another
+// journal, or the journal has lost messages that it has not applied; the caller
+// must load the Ledger again. Unavailable otherwise: it took too long, or NATS
+// cannot be reached. It is safe to repeat, and continues after the last mark.
 func (j *Journal) CatchUp(ctx context.Context, ledger *deliberation.Ledger) error {
 	ctx, cancel := context.WithTimeout(ctx, 6*j.wait)
 	defer cancel()
@@ -161,7 +184,7 @@ func (j *Journal) CatchUp(ctx context.Context, ledger *deliberation.Ledger) erro
 	if err != nil {
 		return err
 	}
-	if err := suits(ledger, info); err != nil {
+	if err := checkContinues(ledger, info); err != nil {
 		return err
 	}
 	ledger.Of(info.Created)
@@ -181,22 +204,25 @@ func (j *Journal) CatchUp(ctx context.Context, ledger *deliberation.Ledger) erro
 	return err
 }
 
-// suits reports whether a ledger goes on with the journal. One that belongs to
-// none yet counts what there is.
-func suits(ledger *deliberation.Ledger, info *jetstream.StreamInfo) error {
+// checkContinues is an error unless the ledger can be continued with the journal.
+// A ledger without a creation time continues with any journal.
+func checkContinues(ledger *deliberation.Ledger, info *jetstream.StreamInfo) error {
 	created := ledger.Created()
 	switch {
 	case info.State.LastSeq < ledger.Sequence(), !created.IsZero() && !created.Equal(info.Created):
-		return unavailable("statistics", "the journal was made anew; try again", deliberation.ErrOtherLedger)
+		return unavailable("statistics", "the journal was created again; try again", deliberation.ErrOtherLedger)
 	case !created.IsZero() && ledger.Sequence()+1 < info.State.FirstSeq:
-		return unavailable("statistics", "the journal has lost what was not counted here; try again", deliberation.ErrOtherLedger)
+		return unavailable("statistics", "the journal has lost messages that were not counted; try again", deliberation.ErrOtherLedger)
 	default:
 		return nil
 	}
 }
 
-// lastSequence returns the sequence of the last message that stands, from the
-// leader; or any up to have, where nothing stands behind it.
+// lastSequence returns the sequence of the last existing message, from the
+// leader; any number up to have if no message comes after have.
+//
+// The stream's own last sequence does not do: the last messages may have been
+// deleted, and follow would wait for them.
 func (j *Journal) lastSequence(ctx context.Context, info *jetstream.StreamInfo, have uint64) (uint64, error) {
 	if info.State.Msgs == 0 || info.State.LastSeq <= have {
 		return 0, nil
@@ -204,10 +230,10 @@ func (j *Journal) lastSequence(ctx context.Context, info *jetstream.StreamInfo, 
 	if info.State.NumDeleted == 0 {
 		return info.State.LastSeq, nil
 	}
-	// Somebody deleted messages: seldom the last one, which is found at once.
+	// Messages were deleted. Usually the last one still exists.
 	message, err := j.get(ctx, getRequest{Sequence: info.State.LastSeq})
 	if err == nil && message == nil {
-		message, err = j.last(ctx, events.JournalSubjects) // the server searches long for this
+		message, err = j.last(ctx, events.JournalSubjects) // this search is expensive for the server
 	}
 	if err != nil || message == nil {
 		return 0, err
@@ -215,8 +241,9 @@ func (j *Journal) lastSequence(ctx context.Context, info *jetstream.StreamInfo, 
 	return message.Sequence, nil
 }
 
-// Follow tells every mark from a sequence on, in order, until ctx ends or NATS
-// is away.
+// Follow calls apply for every mark at or after a sequence, in the order of the
+// journal, until ctx ends or NATS cannot be reached. The caller continues after
+// the last mark that it has applied.
 func (j *Journal) Follow(ctx context.Context, from uint64, apply func(deliberation.Mark)) error {
 	return j.follow(ctx, from, func(mark deliberation.Mark) bool {
 		apply(mark)
@@ -224,20 +251,21 @@ func (j *Journal) Follow(ctx context.Context, from uint64, apply func(deliberati
 	})
 }
 
-// follow reads marks by an ordered consumer, headers alone, until more says
-// no. It has no filter: to count what passes one costs the server more than to
-// send all the headers.
+// follow reads marks until more returns false. It uses an ordered consumer, which
+// delivers without gaps and in order, and only the headers of the messages. It has
+// no filter: counting the messages that pass a filter costs the server more than
+// sending all headers.
 func (j *Journal) follow(ctx context.Context, from uint64, more func(deliberation.Mark) bool) error {
 	consumer, err := j.js.OrderedConsumer(ctx, j.name(Stream), jetstream.OrderedConsumerConfig{
 		HeadersOnly: true, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from,
-		// While the client mends a consumer it does not hear of ctx: the caller
-		// tries again instead.
+		// While nats.go resets a consumer it ignores ctx. So it resets once at
+		// most, and the caller tries again.
 		InactiveThreshold: 5 * heartbeat, MaxResetAttempts: 1,
 	})
 	if err != nil {
 		return j.failed("read the journal", err)
 	}
-	defer j.dropConsumer(consumer)
+	defer j.deleteConsumer(consumer)
 	messages, err := consumer.Messages(jetstream.PullMaxMessages(5000), jetstream.PullHeartbeat(heartbeat))
 	if err != nil {
 		return j.failed("read the journal", err)
@@ -258,17 +286,17 @@ func (j *Journal) follow(ctx context.Context, from uint64, more func(deliberatio
 	}
 }
 
-// dropConsumer has the server forget a consumer, which the client leaves behind:
-// by default a stream has no more than 1,000. Nobody waits for the answer; what
-// does not arrive, the inactivity makes good.
-func (j *Journal) dropConsumer(consumer jetstream.Consumer) {
+// deleteConsumer deletes an ordered consumer, which nats.go does not: a stream has
+// 1,000 consumers at most by default. It does not wait for the answer. If the
+// request is lost, the server deletes the consumer after InactiveThreshold.
+func (j *Journal) deleteConsumer(consumer jetstream.Consumer) {
 	if info := consumer.CachedInfo(); info != nil {
 		_ = j.conn.Publish("$JS.API.CONSUMER.DELETE."+j.name(Stream)+"."+info.Name, nil)
 	}
 }
 
-// markOf reads a mark. What does not belong in the journal is one without a
-// kind, which no ledger counts.
+// markOf reads a mark from a message's subject and headers. A foreign message has
+// no kind: a ledger does not count it, and still advances its sequence.
 func markOf(message jetstream.Msg) (deliberation.Mark, error) {
 	metadata, err := message.Metadata()
 	if err != nil {

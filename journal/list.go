@@ -10,20 +10,27 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// A page looks through so many journal sequences at most, so that its cost
-// does not grow with history, and stops once it has read so many requests. It
-// goes backwards in steps. A request may have a megabyte: so many bytes are read.
+// A list reads the journal backwards in steps of sequences, and each step forwards,
+// because the server finds only the next message and not the previous one. The
+// bounds of a page keep its cost independent of the journal's size.
 const (
-	scanWindow   = 20_000
+	// scanWindow bounds the sequences that a page covers.
+	scanWindow = 20_000
+	// scanRequests and scanBytes bound the requests that a page reads; one request
+	// may have a megabyte.
 	scanRequests = 500
 	scanBytes    = 8 << 20
+	// scanStep is the length of the first step, scanLongStep that of the longest.
 	scanStep     = 8
 	scanLongStep = 4096
 )
 
-// Page summarises the stories that a query asks for, newest first. It stops at
-// query.Size stories, when they are large, or after a bounded scan; next is the
-// Before of the next page, 0 at the end.
+// Page returns the deliberations that match a query, newest first. A page ends at
+// query.Size deliberations, or earlier after a bounded scan, and may then be empty.
+// next is the Before of the next page; 0: there is none.
+//
+// The pages are stable: sequences do not change, so a deliberation that is
+// accepted meanwhile appears on no later page.
 func (j *Journal) Page(ctx context.Context, query deliberation.Query) (summaries []*pb.DeliberationSummary, next uint64, err error) {
 	info, err := j.info(ctx)
 	if err != nil {
@@ -36,10 +43,10 @@ func (j *Journal) Page(ctx context.Context, query deliberation.Query) (summaries
 	floor := max(first, high-min(high, scanWindow))
 	ctx = withoutResults(ctx)
 	page := deliberation.NewPage(query.Size)
-	read, step := looks{}, uint64(scanStep)
+	read, step := scanned{}, uint64(scanStep)
 	for high > floor && read.requests < scanRequests && read.bytes < scanBytes {
 		low := max(floor, high-min(high, step))
-		requests, looked, err := j.requests(ctx, low, high, query.Pool)
+		requests, found, err := j.requests(ctx, low, high, query.Pool)
 		if err != nil {
 			return nil, 0, err
 		}
@@ -48,22 +55,23 @@ func (j *Journal) Page(ctx context.Context, query deliberation.Query) (summaries
 				return nil, 0, err
 			}
 			if page.Full() {
-				return page.Summaries, following(request.sequence, first), nil
+				return page.Summaries, nextBefore(request.sequence, first), nil
 			}
 		}
 		high = low
-		read.requests, read.bytes = read.requests+looked.requests, read.bytes+looked.bytes
-		step = followingStep(step, looked)
+		read.requests, read.bytes = read.requests+found.requests, read.bytes+found.bytes
+		step = nextStep(step, found)
 	}
-	return page.Summaries, following(high, first), nil
+	return page.Summaries, nextBefore(high, first), nil
 }
 
-// looks is how much was read for a page.
-type looks struct{ requests, bytes int }
+// scanned counts what was read for a page.
+type scanned struct{ requests, bytes int }
 
-// followingStep is longer than a step that found few requests, or small ones,
-// and shorter than one that found large ones.
-func followingStep(step uint64, found looks) uint64 {
+// nextStep is longer after a step with few or small requests, and shorter after one
+// with large requests: a step is read whole, so it must not overshoot the bounds
+// by much.
+func nextStep(step uint64, found scanned) uint64 {
 	switch {
 	case uint64(found.requests) <= step/8:
 		return min(2*step, scanLongStep)
@@ -76,68 +84,71 @@ func followingStep(step uint64, found looks) uint64 {
 	}
 }
 
-// match puts a request's story on the page if the query asks for it. The story
-// is not held beyond that.
+// match reads a request's history and adds it to the page if the query matches.
+// The gate's share for the history is returned at the end: the page retains only a
+// summary.
 func (j *Journal) match(ctx context.Context, request listed, query deliberation.Query, page *deliberation.Page) error {
 	if query.TaskID != "" && request.taskID != query.TaskID {
 		return nil
 	}
 	ctx, back := gate.Borrow(ctx)
 	defer back()
-	story, err := j.Read(ctx, request.id)
+	history, err := j.Read(ctx, request.id)
 	if err != nil {
 		return err
 	}
-	page.Count(story)
-	if story.State != deliberation.Unknown && (query.State == "" || story.State == query.State) {
-		page.Add(story)
+	page.Count(history)
+	if history.State != deliberation.Unknown && (query.State == "" || history.State == query.State) {
+		page.Add(history)
 	}
 	return nil
 }
 
-// following returns where a page after one that ended at a sequence starts; 0
-// where nothing can come before it.
-func following(sequence, first uint64) uint64 {
+// nextBefore returns the Before of the page after one that ended at a sequence; 0
+// if no message can come before it.
+func nextBefore(sequence, first uint64) uint64 {
 	if sequence <= first {
 		return 0
 	}
 	return sequence
 }
 
-// listed is what a list holds of a request while it looks on: requests may be
-// a megabyte each.
+// listed is what a list retains of a request: a request may have a megabyte.
 type listed struct {
 	sequence   uint64
 	id, taskID string
 }
 
-// requests reads the requests that stand from low to before high, one by one,
-// and tells how many there were, those of other pools included. With a batch the
-// server counts all that follow, to the journal's end; asked for one pool, it
-// searches for the next request of it as far, and under a lock.
-func (j *Journal) requests(ctx context.Context, low, high uint64, pool string) (entries []listed, looked looks, err error) {
+// requests reads the requests with a sequence from low up to but not including
+// high, and counts them, those of other pools included.
+//
+// It reads them one by one: with a batch the server also counts all requests that
+// follow, up to the end of the journal. It reads those of all pools: to find the
+// next request of a rare pool the server searches as far, while it holds the
+// stream's lock.
+func (j *Journal) requests(ctx context.Context, low, high uint64, pool string) (entries []listed, found scanned, err error) {
 	for low < high {
 		message, err := j.next(ctx, events.RequestedSubjects, low)
 		if err != nil {
-			return nil, looks{}, err
+			return nil, scanned{}, err
 		}
 		if message == nil || message.Sequence >= high {
 			break
 		}
 		low = message.Sequence + 1
-		looked.requests++
-		looked.bytes += len(message.Data)
-		if _, its, _, _ := events.ParseSubject(message.Subject); pool != "" && its != pool {
+		found.requests++
+		found.bytes += len(message.Data)
+		if _, itsPool, _, _ := events.ParseSubject(message.Subject); pool != "" && itsPool != pool {
 			continue
 		}
 		entry, err := j.entry(ctx, message)
 		if err != nil {
-			return nil, looks{}, err
+			return nil, scanned{}, err
 		}
 		if !entry.Unreadable {
 			record := entry.Event.(*pb.DeliberationRequested)
 			entries = append(entries, listed{entry.Sequence, record.GetDeliberationId(), record.GetTaskId()})
 		}
 	}
-	return entries, looked, nil
+	return entries, found, nil
 }

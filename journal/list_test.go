@@ -23,8 +23,8 @@ func (w world) list(t *testing.T, query deliberation.Query, between func()) (ids
 		if len(page) > query.Size {
 			t.Fatalf("a page of %d, asked for %d", len(page), query.Size)
 		}
-		for _, story := range page {
-			ids = append(ids, story.GetDeliberationId())
+		for _, history := range page {
+			ids = append(ids, history.GetDeliberationId())
 		}
 		if pages++; next == 0 {
 			return ids, pages

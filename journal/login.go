@@ -7,16 +7,16 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Secret is a value, or the file that it is in. The file comes first, and is read
-// at each connect, so that one that was rotated is used; spaces at both ends are no
-// part of it. The worker's settings.py reads it the same way.
+// Secret is a value, or a file that holds it. The file takes precedence. It is read
+// at each connect, so that a rotated secret is used, and spaces at both ends are
+// ignored. The worker's settings.py reads it in the same way.
 type Secret struct{ Value, File string }
 
-// set reports whether there is one.
+// set reports whether the secret has a value or a file.
 func (s Secret) set() bool { return s.Value != "" || s.File != "" }
 
-// read returns the value, empty where the file cannot be read: NATS refuses the
-// login then, and is asked again.
+// read returns the value; empty if the file cannot be read. NATS then refuses the
+// login, and the client tries again later.
 func (s Secret) read() string {
 	if s.File == "" {
 		return strings.TrimSpace(s.Value)
@@ -35,8 +35,8 @@ type Login struct {
 	Cert, Key string
 }
 
-// options are nats.go's. A user or token in the URL comes first, as with the
-// worker.
+// options are those of nats.go. A user or token in the URL takes precedence, as in
+// the worker.
 func (l Login) options(url string) []nats.Option {
 	var options []nats.Option
 	if l.Cert != "" {

@@ -94,11 +94,11 @@ func (m *machine) start(t *rapid.T) {
 	one.attempts++
 	one.state = deliberation.Running
 	if one.started.IsZero() {
-		story, err := m.Read(m.ctx, id)
+		history, err := m.Read(m.ctx, id)
 		if err != nil {
 			t.Fatal(err)
 		}
-		one.started = story.Started
+		one.started = history.Started
 	}
 }
 
@@ -195,16 +195,16 @@ func (m *machine) checkAll(t *rapid.T) {
 }
 
 func (m *machine) checkStory(t *rapid.T, id string) {
-	story, err := m.Read(m.ctx, id)
+	history, err := m.Read(m.ctx, id)
 	m.must(t, err)
 	leader, err := m.ReadLeader(m.ctx, id)
 	m.must(t, err)
-	if !proto.Equal(story.Status(id), leader.Status(id)) {
-		t.Fatalf("a replica tells %s\nthe leader %s", story.Status(id), leader.Status(id))
+	if !proto.Equal(history.Status(id), leader.Status(id)) {
+		t.Fatalf("a replica tells %s\nthe leader %s", history.Status(id), leader.Status(id))
 	}
 	one := m.model[id]
 	var got, want []string
-	for _, result := range story.Results() {
+	for _, result := range history.Results() {
 		got = append(got, result.GetProposal())
 	}
 	want = one.ending
@@ -215,9 +215,9 @@ func (m *machine) checkStory(t *rapid.T, id string) {
 			}
 		}
 	}
-	if story.State != one.state || story.Attempts != one.attempts || !story.Started.Equal(one.started) || !slices.Equal(got, want) {
+	if history.State != one.state || history.Attempts != one.attempts || !history.Started.Equal(one.started) || !slices.Equal(got, want) {
 		t.Fatalf("%s is %s after %d attempts with %q, want %s after %d with %q",
-			id, story.State, story.Attempts, got, one.state, one.attempts, want)
+			id, history.State, history.Attempts, got, one.state, one.attempts, want)
 	}
 }
 

@@ -16,16 +16,28 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 )
 
-// forHeaders is what headers may take of a message.
-const forHeaders = 16 << 10
+// A message of the journal has at most a megabyte. An event that is larger is
+// offloaded: the whole event is stored as an object, and the message has the
+// object's name in `<field>_ref` in place of the bulky field. Objects are named by
+// the digest of their content, so that storing one again is harmless and a damaged
+// one is recognised.
+//
+// The object is stored before the message that refers to it. If the append then
+// fails, the object remains without a reference until its age deletes it.
 
-// chunkBytes is how an object is cut, where the server takes as much.
-const chunkBytes = 128 << 10
+const (
+	// headerBytes is reserved for a message's headers.
+	headerBytes = 16 << 10
+	// chunkBytes is the size of an object's parts, if the server takes as much.
+	chunkBytes = 128 << 10
+)
 
-// maxData is how much data a message takes at most, headers apart.
-func (j *Journal) maxData() int { return min(int(j.conn.MaxPayload()), maxMessageBytes) - forHeaders }
+// maxData bounds the data of a message in bytes: the lower of the server's and our
+// own limit, without the headers.
+func (j *Journal) maxData() int { return min(int(j.conn.MaxPayload()), maxMessageBytes) - headerBytes }
 
-// offloadIfLarge offloads a message that is too large for the journal.
+// offloadIfLarge offloads a message that is too large for the journal, and returns
+// any other as it is.
 func (j *Journal) offloadIfLarge(ctx context.Context, message proto.Message) (proto.Message, error) {
 	if proto.Size(message) <= j.maxData() {
 		return message, nil
@@ -33,9 +45,10 @@ func (j *Journal) offloadIfLarge(ctx context.Context, message proto.Message) (pr
 	return j.Offload(ctx, message)
 }
 
-// Offload stores a message as an object and returns it without its bulky
-// field, with the object's name in `<field>_ref`. A message that has no such
-// field, or is light already, comes back as it is.
+// Offload stores a message as an object and returns it without its bulky field,
+// with the object's name in `<field>_ref`. A message without such a field, or with
+// a reference already, is returned as it is. It is safe to repeat.
+// LimitReached: the object store is full.
 func (j *Journal) Offload(ctx context.Context, message proto.Message) (proto.Message, error) {
 	bulky, ref := bulkyField(message)
 	if bulky == nil || message.ProtoReflect().Has(ref) {
@@ -64,9 +77,9 @@ func withoutBulk(message proto.Message) proto.Message {
 	return light
 }
 
-// inline puts back what Offload took out. A message whose object is gone
-// or not what was stored stays light: how a deliberation ended is worth telling
-// without its results.
+// inline reverses Offload: it reads the object and sets the bulky field. If the
+// object has expired or is damaged, the reference remains and the log says so:
+// the state of a deliberation is useful without its results.
 func (j *Journal) inline(ctx context.Context, message proto.Message) error {
 	bulky, ref := bulkyField(message)
 	if bulky == nil {
@@ -84,7 +97,7 @@ func (j *Journal) inline(ctx context.Context, message proto.Message) error {
 	}
 	switch {
 	case errors.Is(err, jetstream.ErrObjectNotFound):
-		j.log.Warn("an object of the journal is gone", "object", name)
+		j.log.Warn("an object of the journal has expired", "object", name)
 		return nil
 	case errors.Is(err, errCorrupt):
 		j.unreadable.note(j.log, "object "+name+" of "+j.name(Results), err)
@@ -97,10 +110,10 @@ func (j *Journal) inline(ctx context.Context, message proto.Message) error {
 	return nil
 }
 
-// errCorrupt says that an object is not what was stored.
-var errCorrupt = errors.New("its content is not what its name says")
+// errCorrupt is the error of an object whose content was changed.
+var errCorrupt = errors.New("its content does not match its digest")
 
-// unpack reads an object, whose name is the digest of its content.
+// unpack decodes an object after a check of its content against its name.
 func unpack(name string, data []byte, into proto.Message) error {
 	if objectName(data) != name {
 		return errCorrupt
@@ -111,12 +124,14 @@ func unpack(name string, data []byte, into proto.Message) error {
 	return nil
 }
 
+// objectName is the digest of an object's content.
 func objectName(data []byte) string {
 	digest := sha256.Sum256(data)
 	return "sha256-" + hex.EncodeToString(digest[:])
 }
 
-// bulkyField finds the pair `<field>` and `<field>_ref` of a message.
+// bulkyField finds the pair `<field>` and `<field>_ref` of a message; nil if its
+// type has none. A type has one such pair at most.
 func bulkyField(message proto.Message) (bulky, ref protoreflect.FieldDescriptor) {
 	fields := message.ProtoReflect().Descriptor().Fields()
 	for i := range fields.Len() {
@@ -127,18 +142,18 @@ func bulkyField(message proto.Message) (bulky, ref protoreflect.FieldDescriptor)
 	return nil, nil
 }
 
-// putObject stores an object whose name says all of its content: one that is
-// there is the same, and putting it again would pull it away from under its
-// readers.
+// putObject stores an object. An existing one of the same name is left as it is:
+// it has the same content, and storing it again would delete the parts that
+// others are reading. It is safe to repeat.
 func (j *Journal) putObject(ctx context.Context, bucket string, meta jetstream.ObjectMeta, data []byte) error {
 	store, err := j.js.ObjectStore(ctx, bucket)
 	if err != nil {
 		return j.failed("reach the object store "+bucket, err)
 	}
-	switch whole, err := j.whole(ctx, store, meta.Name); {
+	switch complete, err := j.complete(ctx, store, meta.Name); {
 	case err != nil:
-		return j.failed("look for an object", err)
-	case whole:
+		return j.failed("read an object's state", err)
+	case complete:
 		return nil
 	}
 	meta.Opts = &jetstream.ObjectMetaOptions{ChunkSize: uint32(min(chunkBytes, j.conn.MaxPayload()))}
@@ -148,9 +163,10 @@ func (j *Journal) putObject(ctx context.Context, bucket string, meta jetstream.O
 	return nil
 }
 
-// whole reports whether an object is there with all its parts. A put that
-// failed, as the bucket was full or NATS went away, may have left its name alone.
-func (j *Journal) whole(ctx context.Context, store jetstream.ObjectStore, name string) (bool, error) {
+// complete reports whether an object exists with all its parts. A put that failed,
+// because the bucket was full or the connection was lost, may leave the name
+// without its parts; such an object must be stored again.
+func (j *Journal) complete(ctx context.Context, store jetstream.ObjectStore, name string) (bool, error) {
 	info, err := store.GetInfo(ctx, name)
 	if errors.Is(err, jetstream.ErrObjectNotFound) {
 		return false, nil
@@ -163,12 +179,12 @@ func (j *Journal) whole(ctx context.Context, store jetstream.ObjectStore, name s
 		return false, err
 	}
 	parts := "$O." + info.Bucket + ".C." + info.NUID
-	there, err := stream.Info(ctx, jetstream.WithSubjectFilter(parts))
-	return err == nil && there.State.Subjects[parts] == uint64(info.Chunks), err
+	state, err := stream.Info(ctx, jetstream.WithSubjectFilter(parts))
+	return err == nil && state.State.Subjects[parts] == uint64(info.Chunks), err
 }
 
-// getObject reads an object; jetstream.ErrObjectNotFound says that it is gone,
-// errCorrupt that its parts are not what was stored.
+// getObject reads an object. jetstream.ErrObjectNotFound: it has expired.
+// errCorrupt: its parts were changed.
 func (j *Journal) getObject(ctx context.Context, bucket, name string) ([]byte, error) {
 	store, err := j.js.ObjectStore(ctx, bucket)
 	if err != nil {
@@ -177,7 +193,8 @@ func (j *Journal) getObject(ctx context.Context, bucket, name string) ([]byte, e
 	if err := countObject(ctx, store, name); err != nil {
 		return nil, err
 	}
-	// A replica may lag behind the object's writer.
+	// A replica may lag behind the writer of the object: "not found" counts only
+	// after some attempts.
 	data, err := backoff.Retry(ctx, func() ([]byte, error) {
 		data, err := store.GetBytes(ctx, name)
 		if errors.Is(err, jetstream.ErrDigestMismatch) {
@@ -194,9 +211,9 @@ func (j *Journal) getObject(ctx context.Context, bucket, name string) ([]byte, e
 	return data, err
 }
 
-// dropObject deletes an object that nobody names any more; an empty name is
-// none. What cannot be deleted goes with its age.
-func (j *Journal) dropObject(ctx context.Context, name string) {
+// deleteObject deletes an object that nothing refers to any more; an empty name
+// is none. A failure is harmless: the object's age deletes it later.
+func (j *Journal) deleteObject(ctx context.Context, name string) {
 	if name == "" {
 		return
 	}
@@ -205,6 +222,6 @@ func (j *Journal) dropObject(ctx context.Context, name string) {
 		err = store.Delete(ctx, name)
 	}
 	if err != nil {
-		j.log.Debug("delete an object", "object", name, "error", err)
+		j.log.Debug("could not delete an object", "object", name, "error", err)
 	}
 }

@@ -35,7 +35,7 @@ func TestOffloadLargeRequest(t *testing.T) {
 	if light.GetRequest() != nil || !strings.HasPrefix(light.GetRequestRef(), "sha256-") || light.GetTaskId() != "task-d1" {
 		t.Errorf("stored is %s", light)
 	}
-	wantEqual(t, w.story(t, "d1").Requested, record)
+	wantEqual(t, w.history(t, "d1").Requested, record)
 	wantEqual(t, must[*pb.DeliberationRequested](t)(w.Accept(t.Context(), record, "")), record)
 }
 

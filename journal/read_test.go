@@ -34,13 +34,13 @@ func (w world) agent(t testing.TB, id string, index int, proposal string) {
 // expectation.
 func (w world) wantBoth(t *testing.T, id string, want func(*pb.GetDeliberationStatusResponse) string) *deliberation.History {
 	t.Helper()
-	story := w.story(t, id)
+	history := w.history(t, id)
 	leader := must[*deliberation.History](t)(w.ReadLeader(t.Context(), id))
-	wantEqual(t, leader.Status(id), story.Status(id))
-	if wrong := want(story.Status(id)); wrong != "" {
-		t.Errorf("%s: %s", wrong, story.Status(id))
+	wantEqual(t, leader.Status(id), history.Status(id))
+	if wrong := want(history.Status(id)); wrong != "" {
+		t.Errorf("%s: %s", wrong, history.Status(id))
 	}
-	return story
+	return history
 }
 
 func status(state string, results ...string) func(*pb.GetDeliberationStatusResponse) string {
@@ -97,7 +97,7 @@ func TestReadManyAgents(t *testing.T) {
 	for i := range 256 {
 		w.agent(t, "d1", i, fmt.Sprint(i))
 	}
-	story := w.wantBoth(t, "d1", func(got *pb.GetDeliberationStatusResponse) string {
+	history := w.wantBoth(t, "d1", func(got *pb.GetDeliberationStatusResponse) string {
 		for i, result := range got.GetResults() {
 			if result.GetProposal() != fmt.Sprint(i) {
 				return fmt.Sprintf("result %d is out of order", i)
@@ -105,12 +105,12 @@ func TestReadManyAgents(t *testing.T) {
 		}
 		return ""
 	})
-	if n := len(story.Results()); n != 256 {
+	if n := len(history.Results()); n != 256 {
 		t.Errorf("%d results, want 256", n)
 	}
 }
 
-// TestReadSeveralBatches tells a story larger than what the server sends at
+// TestReadSeveralBatches tells a history larger than what the server sends at
 // once: its tail must not be missing.
 func TestReadSeveralBatches(t *testing.T) {
 	t.Parallel()
@@ -121,7 +121,7 @@ func TestReadSeveralBatches(t *testing.T) {
 	for i := range agents {
 		w.agent(t, "d1", i, bulk)
 	}
-	if n := len(w.story(t, "d1").Results()); n != agents {
+	if n := len(w.history(t, "d1").Results()); n != agents {
 		t.Errorf("%d results, want %d", n, agents)
 	}
 }
@@ -133,12 +133,12 @@ func TestReadStopsWithContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	calls := map[string]func() error{
-		"story":  func() error { _, err := w.Read(ctx, "d1"); return err },
-		"leader": func() error { _, err := w.ReadLeader(ctx, "d1"); return err },
-		"page":   func() error { _, _, err := w.Page(ctx, deliberation.Query{Size: 10}); return err },
-		"accept": func() error { _, err := w.Accept(ctx, journaltest.Record("d2", 1, 1), ""); return err },
-		"ledger": func() error { _, _, err := w.Ledger(ctx); return err },
-		"follow": func() error { return w.Follow(ctx, 1, func(deliberation.Mark) {}) },
+		"history": func() error { _, err := w.Read(ctx, "d1"); return err },
+		"leader":  func() error { _, err := w.ReadLeader(ctx, "d1"); return err },
+		"page":    func() error { _, _, err := w.Page(ctx, deliberation.Query{Size: 10}); return err },
+		"accept":  func() error { _, err := w.Accept(ctx, journaltest.Record("d2", 1, 1), ""); return err },
+		"ledger":  func() error { _, _, err := w.Ledger(ctx); return err },
+		"follow":  func() error { return w.Follow(ctx, 1, func(deliberation.Mark) {}) },
 		"ends": func() error {
 			return w.Ends(ctx, journal.Announcer, func(context.Context, journal.Delivery) error { return nil })
 		},

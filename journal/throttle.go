@@ -5,16 +5,14 @@ import (
 	"time"
 )
 
-// Throttle lets through what is due once a minute: a failure that goes on is not
-// worth a line in the log each time. Its zero value is ready; it is safe for
-// concurrent use.
+// Throttle limits the log of a persistent failure to one line a minute. Its zero
+// value is ready; it is safe for concurrent use.
 type Throttle struct {
 	mu   sync.Mutex
 	last time.Time
 }
 
-// Due reports whether the last time was a minute ago or longer, and counts this
-// one where it was.
+// Due reports whether a line is due: the last due call was a minute ago or longer.
 func (t *Throttle) Due() bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -25,7 +25,7 @@ func calls(ctx context.Context, j *journal.Journal) map[string]error {
 	errs := map[string]error{}
 	_, errs["accept"] = j.Accept(ctx, journaltest.Record("lost", 1, 300), "")
 	_, errs["end"] = j.End(ctx, "lost", failed("lost"), "")
-	_, errs["story"] = j.Read(ctx, "lost")
+	_, errs["history"] = j.Read(ctx, "lost")
 	_, errs["leader"] = j.ReadLeader(ctx, "lost")
 	_, _, errs["page"] = j.Page(ctx, deliberation.Query{Size: 1})
 	_, _, errs["ledger"] = j.Ledger(ctx)

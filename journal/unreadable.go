@@ -7,10 +7,12 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// mostNoted bounds what is remembered of what cannot be read.
-const mostNoted = 10_000
+// maxNoted bounds the memory for unreadable messages.
+const maxNoted = 10_000
 
-// unreadable notes what the journal holds and nobody can read: each once.
+// unreadable counts and logs the messages and objects that cannot be decoded, each
+// once: a damaged message is read again and again. An older version may meet
+// messages of a newer one; they must not stop it.
 type unreadable struct {
 	mu    sync.Mutex
 	noted map[string]struct{}
@@ -23,19 +25,19 @@ func newUnreadable() *unreadable {
 	})}
 }
 
-// note counts and logs what was not noted before.
+// note counts and logs a message or an object at the first time.
 func (u *unreadable) note(log *slog.Logger, what string, why error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	if _, known := u.noted[what]; known || len(u.noted) == mostNoted {
+	if _, known := u.noted[what]; known || len(u.noted) == maxNoted {
 		return
 	}
 	u.noted[what] = struct{}{}
 	u.count.Inc()
-	log.Error("cannot be read, and is passed over", "what", what, "reason", why)
+	log.Error("cannot be read, and is skipped", "what", what, "reason", why)
 }
 
-// Metrics are what the journal's reader counts, to be registered by its owner.
+// Metrics are the counters of this connection, to be registered by its owner.
 func (j *Journal) Metrics() []prometheus.Collector {
 	return []prometheus.Collector{j.unreadable.count, j.terminated}
 }

@@ -78,11 +78,11 @@ func TestUnreadableMessagesAreSkipped(t *testing.T) {
 	}
 	w.wantUnreadable(t, 6)
 
-	agents := w.story(t, "agents")
+	agents := w.history(t, "agents")
 	if agents.State != deliberation.Queued || deliberation.Proposed(agents.Recorded(0)) || !deliberation.Proposed(agents.Recorded(1)) {
 		t.Errorf("its agents came to %v", agents.Results())
 	}
-	if state := w.story(t, "ended").State; state != deliberation.Completed {
+	if state := w.history(t, "ended").State; state != deliberation.Completed {
 		t.Errorf("it is %s", state)
 	}
 	bad := must[*deliberation.History](t)(w.ReadLeader(t.Context(), "bad"))
@@ -115,9 +115,9 @@ func TestDamagedObject(t *testing.T) {
 	objects := must[[]*jetstream.ObjectInfo](t)(store.List(t.Context()))
 	must[*jetstream.ObjectInfo](t)(store.PutString(t.Context(), objects[0].Name, "\x0a\x02d1\x1a\x03\x0a\x01x")) // it can be read, too
 	for range 2 {
-		story := w.story(t, "d1")
-		if story.State != deliberation.Completed || len(story.Results()) != 0 {
-			t.Errorf("it is told as %s with %v", story.State, story.Results())
+		history := w.history(t, "d1")
+		if history.State != deliberation.Completed || len(history.Results()) != 0 {
+			t.Errorf("it is told as %s with %v", history.State, history.Results())
 		}
 	}
 	w.wantUnreadable(t, 1)
@@ -180,8 +180,8 @@ func TestEndWithoutObjectStore(t *testing.T) {
 	if won, err := w.End(t.Context(), "d1", end, ""); err != nil || !won {
 		t.Fatalf("cancelled: %v, %v", won, err)
 	}
-	story := w.story(t, "d1")
-	if story.State != deliberation.Cancelled || story.Results()[0].GetProposal() != bulk {
-		t.Errorf("it is %s with %d results", story.State, len(story.Results()))
+	history := w.history(t, "d1")
+	if history.State != deliberation.Cancelled || history.Results()[0].GetProposal() != bulk {
+		t.Errorf("it is %s with %d results", history.State, len(history.Results()))
 	}
 }

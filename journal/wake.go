@@ -8,26 +8,26 @@ import (
 )
 
 const (
-	// trusted is for how long a connection that worked is taken to work still,
-	// by a process that may have been frozen in between.
+	// trusted is how long a connection is used without a check after the process
+	// was frozen.
 	trusted = 5 * time.Second
-	// pong bounds the answer of a server that is asked whether it is there.
+	// pong bounds the wait for the server's answer to a ping.
 	pong = 500 * time.Millisecond
 )
 
-// Wake is for a process that may have been frozen, as AWS Lambda does between
-// invocations: it returns once the connection can be used, or with why not
-// when ctx ends. idle is how long the process may have stood still. Firewalls
-// forget a quiet connection without a word, so after a while the server is
-// asked whether it is there, and one that does not answer at once is dialled
-// anew.
+// Wake makes the connection usable after the process was frozen, as AWS Lambda does
+// between invocations. It returns when the connection can be used, or an error
+// when ctx ends. idle is how long the process may have been frozen.
+//
+// Firewalls drop an idle connection without a reset. So after a longer pause the
+// server is pinged, and a new connection is made if it does not answer at once.
 func (j *Journal) Wake(ctx context.Context, idle time.Duration) error {
 	connected := j.conn.StatusChanged(nats.CONNECTED)
 	defer j.conn.RemoveStatusListener(connected)
 	if j.conn.IsConnected() && (idle < trusted || j.conn.FlushTimeout(pong) == nil) {
 		return nil
 	}
-	// This also ends a pause between two attempts to connect.
+	// This also ends the backoff between two attempts to connect.
 	if err := j.conn.ForceReconnect(); err != nil {
 		return j.failed("wake up", err)
 	}

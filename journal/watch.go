@@ -10,45 +10,50 @@ import (
 	"rayexecutor/events"
 )
 
-// A watch looks at the leader when it hears of a message, which may not be
-// stored yet: then again, soon and ever later. Hearing is not certain, so it
-// looks now and then without it: seldom, as a look reads a message of up to a
-// megabyte.
+// A watch subscribes to the subjects of one deliberation, and reads from the leader
+// when it receives a message. The subscription delivers a publish, not a stored
+// message: it may be stored a moment later, or never. So the watch polls the leader
+// soon, and then with a growing interval. A message may also be lost on its way to
+// the subscription, so it polls without one too: seldom, as a poll reads a message
+// of up to a megabyte.
 const (
 	pollSoon  = 5 * time.Millisecond
 	pollLater = 30 * time.Second
 )
 
-// Watch tells each entry of one deliberation's story after a sequence, in
-// order and as it comes, until the deliberation has ended, ctx ends or NATS is
-// away. The first call, with an entry that holds no event, says that the story
-// goes on behind that sequence; a story that has ended before it is not told
-// at all. An id that the journal does not hold is NotFound.
+// Watch calls handle for each entry of one deliberation after a sequence, in order
+// and as it is stored, until the deliberation has ended, ctx ends or NATS cannot be
+// reached. The sequence of the last entry resumes a watch without gap or repeat.
 //
-// It needs no consumer, of which a stream has 1,000 by default: a subscription
-// says when to read on.
-func (j *Journal) Watch(ctx context.Context, id string, after uint64, tell func(deliberation.Entry) error) error {
+// The first call has an entry without an event: the watch has begun. If the
+// deliberation ended at or before the sequence, handle is never called. NotFound:
+// the journal does not hold the id.
+//
+// It uses no consumer, because a stream has 1,000 at most by default.
+func (j *Journal) Watch(ctx context.Context, id string, after uint64, handle func(deliberation.Entry) error) error {
 	ctx, stop := j.whileConnected(ctx)
 	defer stop()
-	heard := make(chan struct{}, 1)
+	published := make(chan struct{}, 1)
 	subscription, err := j.conn.Subscribe(events.HistorySubject(id), func(*nats.Msg) {
 		select {
-		case heard <- struct{}{}:
-		default: // it is about to look
+		case published <- struct{}{}:
+		default: // a poll is due already
 		}
 	})
 	if err != nil {
 		return j.failed("read the journal", err)
 	}
 	defer func() { _ = subscription.Unsubscribe() }() // it fails where the connection is gone, and with it the subscription
-	err = j.watch(ctx, id, after, heard, tell)
+	err = j.watch(ctx, id, after, published, handle)
 	if cause := context.Cause(ctx); err != nil && cause != nil {
 		return j.failed("read the journal", cause)
 	}
 	return err
 }
 
-func (j *Journal) watch(ctx context.Context, id string, after uint64, heard <-chan struct{}, tell func(deliberation.Entry) error) error {
+// watch subscribes first and reads then, so that no message between the two is
+// missed.
+func (j *Journal) watch(ctx context.Context, id string, after uint64, published <-chan struct{}, handle func(deliberation.Entry) error) error {
 	last, err := j.lastOf(ctx, id)
 	if err != nil {
 		return err
@@ -57,36 +62,36 @@ func (j *Journal) watch(ctx context.Context, id string, after uint64, heard <-ch
 	if err != nil || ended != nil && ended.Sequence <= after {
 		return err
 	}
-	if err := tell(deliberation.Entry{}); err != nil {
+	if err := handle(deliberation.Entry{}); err != nil {
 		return err
 	}
-	after = min(after, last) // nobody can have seen more than there is
+	after = min(after, last) // a caller from before a restored backup may name a later sequence
 	for {
 		over := false
 		err := j.each(ctx, id, after+1, last, func(entry deliberation.Entry) error {
 			if over {
-				return nil // what comes after the end is ignored
+				return nil // entries after the end are ignored, as in Fold
 			}
 			over, after = deliberation.EndState(entry.Event).Ended(), entry.Sequence
-			return tell(entry)
+			return handle(entry)
 		})
 		if err != nil || over {
 			return err
 		}
-		if last, err = j.behind(ctx, id, after, heard); err != nil {
+		if last, err = j.awaitAfter(ctx, id, after, published); err != nil {
 			return err
 		}
 	}
 }
 
-// behind waits until the story has an entry after a sequence, and returns the
-// last one's.
-func (j *Journal) behind(ctx context.Context, id string, after uint64, heard <-chan struct{}) (uint64, error) {
+// awaitAfter waits until the deliberation has an entry after a sequence, and
+// returns the sequence of its last one.
+func (j *Journal) awaitAfter(ctx context.Context, id string, after uint64, published <-chan struct{}) (uint64, error) {
 	for pause := pollLater; ; {
 		select {
 		case <-ctx.Done():
 			return 0, ctx.Err()
-		case <-heard:
+		case <-published:
 			pause = pollSoon
 		case <-time.After(pause):
 			pause = min(4*pause, pollLater)
@@ -97,7 +102,8 @@ func (j *Journal) behind(ctx context.Context, id string, after uint64, heard <-c
 	}
 }
 
-// lastOf returns the sequence of a story's last entry, from the leader.
+// lastOf returns the sequence of a deliberation's last entry, from the leader.
+// NotFound: it has none.
 func (j *Journal) lastOf(ctx context.Context, id string) (uint64, error) {
 	last, err := j.last(ctx, events.HistorySubject(id))
 	if err != nil {
@@ -109,8 +115,9 @@ func (j *Journal) lastOf(ctx context.Context, id string) (uint64, error) {
 	return last.Sequence, nil
 }
 
-// whileConnected returns a context that ends with the connection too, by
-// nats.ErrDisconnected.
+// whileConnected returns a context that also ends when the connection is lost,
+// with the cause nats.ErrDisconnected. The listener is added before the state is
+// read, so that a loss between the two is noticed.
 func (j *Journal) whileConnected(ctx context.Context) (connected context.Context, stop func()) {
 	connected, cancel := context.WithCancelCause(ctx)
 	changes := j.conn.StatusChanged(nats.RECONNECTING, nats.CLOSED)

@@ -14,7 +14,7 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// watch follows a story and sends what it is told, then how it ended.
+// watch follows a history and sends what it is told, then how it ended.
 func (w world) watch(ctx context.Context, id string, after uint64) (told <-chan string, ended <-chan error) {
 	names, end := make(chan string, 1000), make(chan error, 1)
 	go func() {
@@ -38,7 +38,7 @@ func all(told <-chan string) (names []string) {
 	return names
 }
 
-// live writes a story of six entries, of which another deliberation's stands
+// live writes a history of six entries, of which another deliberation's stands
 // third.
 func (w world) live(t *testing.T, id string) {
 	t.Helper()
@@ -57,7 +57,7 @@ func (w world) live(t *testing.T, id string) {
 	}
 }
 
-var story = []string{
+var history = []string{
 	"opened", "1 DeliberationRequested", "2 DeliberationStarted", "4 AgentCompleted", "5 AgentCompleted", "6 DeliberationCompleted",
 }
 
@@ -87,7 +87,7 @@ func TestWatch(t *testing.T) {
 		t.Fatal(won, err)
 	}
 	got = append(got, all(told)...)
-	if diff := cmp.Diff(story, got); diff != "" || <-ended != nil {
+	if diff := cmp.Diff(history, got); diff != "" || <-ended != nil {
 		t.Error(diff)
 	}
 }
@@ -98,8 +98,8 @@ func TestWatchResumes(t *testing.T) {
 	w := setup(t)
 	w.live(t, "d")
 	for after, want := range map[uint64][]string{
-		0: story, 1: append([]string{"opened"}, story[2:]...), 3: append([]string{"opened"}, story[3:]...),
-		5: {"opened", story[5]}, 6: nil, 1 << 40: nil,
+		0: history, 1: append([]string{"opened"}, history[2:]...), 3: append([]string{"opened"}, history[3:]...),
+		5: {"opened", history[5]}, 6: nil, 1 << 40: nil,
 	} {
 		told, ended := w.watch(t.Context(), "d", after)
 		if diff := cmp.Diff(want, all(told)); diff != "" || <-ended != nil {
