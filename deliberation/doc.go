@@ -1,7 +1,11 @@
-// Package deliberation holds the rules: what a request must be, which ids and
-// states there are, how events fold into a state and into statistics, and the
-// one kind of error that callers are told.
+// Package deliberation is the core: the rules for requests, the ids and states, and
+// the one kind of error that callers get.
 //
-// It is the core that everything else points to. It imports no NATS, Ray or
-// HTTP; the linter sees to it.
+// Two folds turn events into state. [Fold] turns the events of one deliberation
+// into its [History]. [Ledger] folds the whole journal into the statistics and the
+// open deliberations. Both are pure: the same entries in the same order give the
+// same result in every process, so nothing else must be stored or agreed on.
+//
+// All other packages depend on this one. It imports no NATS, Ray or HTTP; the
+// linter enforces it.
 package deliberation

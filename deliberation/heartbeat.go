@@ -6,10 +6,10 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// Heartbeat is what a worker replica said of itself the last time.
+// Heartbeat is the last heartbeat of a worker replica.
 type Heartbeat struct {
 	*pb.WorkerHeartbeat
 
-	// Age is how long ago, on the journal's clock.
+	// Age is the time since it was stored, on the journal's clock.
 	Age time.Duration
 }

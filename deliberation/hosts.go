@@ -10,20 +10,22 @@ import (
 )
 
 // HostPattern says which hosts agents may call: `host` (any port), `host:port`, or
-// `*.domain` (what is below it, not itself; `*.domain:port` for one port). An IPv6
-// address stands in brackets where a port follows. The worker's hosts.py reads
-// patterns and URLs the same way: tests/vectors/hosts.json holds both to it.
+// `*.domain` (its subdomains, not itself; `*.domain:port` for one port). An IPv6
+// address before a port is in brackets.
+//
+// The worker's hosts.py reads patterns and URLs in the same way, and checks each
+// URL again before a call; tests/vectors/hosts.json tests both.
 type HostPattern struct {
 	host  string
-	port  int // 0: any
-	below bool
+	port  int  // 0: any
+	below bool // the subdomains, not the host itself
 }
 
 // pattern is a host with or without a port; the second form is a bare IPv6 address.
 var pattern = regexp.MustCompile(`^(?:((?:\*\.)?[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*\.?|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?|([0-9A-Fa-f:.]+))$`)
 
-// ParseHostPattern reads a pattern; spaces around it are no part of it. The error
-// quotes no more of it than what stands behind a user and password.
+// ParseHostPattern parses a pattern; spaces around it are ignored. The error quotes
+// only what follows a user and password.
 func ParseHostPattern(text string) (HostPattern, error) {
 	text = strings.TrimSpace(text)
 	bad := fmt.Errorf("%q must be host, host:port or *.domain, without http:// or a path", text[strings.LastIndex(text, "@")+1:])
@@ -48,7 +50,8 @@ func ParseHostPattern(text string) (HostPattern, error) {
 	return read, nil
 }
 
-// Covers reports whether a URL's host and port are among those of the pattern.
+// Covers reports whether a URL's host and port match the pattern. A URL without a
+// port has that of its scheme.
 func (p HostPattern) Covers(target *url.URL) bool {
 	port := target.Port()
 	if port == "" {
@@ -64,8 +67,8 @@ func (p HostPattern) Covers(target *url.URL) bool {
 	return host == p.host
 }
 
-// canonicalHost is how a host compares: without case and the dot that DNS allows
-// at the end, an IPv6 address in its usual form.
+// canonicalHost is the form in which hosts are compared: in lower case, without the
+// dot that DNS allows at the end, an IPv6 address in its shortest form.
 func canonicalHost(host string) string {
 	if strings.Contains(host, ":") {
 		if address, err := netip.ParseAddr(host); err == nil {

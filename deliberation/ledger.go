@@ -8,11 +8,11 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// Kind is what happened, as the second token of a journal subject says it.
+// Kind is the kind of an event, which is the second token of its journal subject.
 type Kind string
 
-// The kinds. Several Starteds may stand in a story, one an attempt; of the
-// others each is there once.
+// The kinds. A history has one start per attempt. Every other event exists once:
+// one request, one end, one result per agent.
 const (
 	KindRequested Kind = "requested"
 	KindStarted   Kind = "started"
@@ -20,16 +20,16 @@ const (
 	KindDone      Kind = "done"
 )
 
-// Mark is an entry of the journal without its data: all that statistics and
-// deadlines need, and cheap to read in bulk.
+// Mark is an entry of the journal without its data. It has all that statistics and
+// deadlines need, and is cheap to read in bulk: the server sends only headers.
 type Mark struct {
 	Sequence uint64
 	Time     time.Time
 	Kind     Kind
-	// Qualifier is the pool, the agent's place, or the end.
+	// Qualifier is the pool, the agent's index, or the end.
 	Qualifier      string
 	DeliberationID string
-	// Timeout is set on KindRequested.
+	// Timeout is set on KindRequested only.
 	Timeout time.Duration
 }
 
@@ -46,24 +46,29 @@ type Open struct {
 	Attempts int32
 }
 
-// Deadline is when it must have ended, on the journal's clock.
+// Deadline is the time by which it must have ended, on the journal's clock. It
+// counts from the acceptance, so it includes the time in the queue.
 func (o Open) Deadline() time.Time { return o.Submitted.Add(o.Timeout) }
 
-// Ledger is the fold of the whole journal: the statistics, and what is open.
-// Its size grows with what is open, never with history. It is not safe for
-// concurrent use.
+// Ledger is the fold of the whole journal: the statistics, and the open
+// deliberations. Its size depends on the number of open ones, never on the length of
+// the journal. It is not safe for concurrent use.
+//
+// It is in this package, beside History, because both fold the same events, and
+// the journal, the keeper and the functions all use it.
 type Ledger struct {
 	counts pb.StatsSnapshot
 	open   map[string]slot
 	queued int64
 	pools  names
-	// due is no later than the earliest deadline, oldest no higher than the
-	// lowest sequence of what is open: without a look at each.
+	// due is a lower bound of all deadlines, oldest a lower bound of the sequences
+	// of the open ones. They spare a scan of all open ones. An end does not raise
+	// them; the next scan does.
 	due    int64
 	oldest uint64
 }
 
-// NewLedger starts from a snapshot; nil stands for the empty journal.
+// NewLedger starts from a snapshot; nil is the empty journal.
 func NewLedger(snapshot *pb.StatsSnapshot) *Ledger {
 	ledger := &Ledger{open: make(map[string]slot, len(snapshot.GetOpen())), due: never, oldest: none}
 	ledger.counts.Sequence = snapshot.GetSequence()
@@ -88,14 +93,15 @@ func NewLedger(snapshot *pb.StatsSnapshot) *Ledger {
 	return ledger
 }
 
-// Sequence is the last entry folded in.
+// Sequence is the sequence of the last applied mark.
 func (l *Ledger) Sequence() uint64 { return l.counts.GetSequence() }
 
-// ErrOtherLedger says that a ledger does not go on with the journal as it is: a
-// newer one does.
-var ErrOtherLedger = errors.New("the ledger does not go on from here")
+// ErrOtherLedger is the error for a ledger that cannot be continued with the
+// journal. The caller must load the ledger again.
+var ErrOtherLedger = errors.New("the ledger cannot be continued with this journal")
 
-// Created is when the journal was made that the ledger is of; zero for any.
+// Created is when the ledger's journal was created; zero if it is not known. It
+// identifies the journal.
 func (l *Ledger) Created() time.Time {
 	if l.counts.GetJournalCreated() == nil {
 		return time.Time{}
@@ -103,13 +109,13 @@ func (l *Ledger) Created() time.Time {
 	return l.counts.GetJournalCreated().AsTime()
 }
 
-// Of says which journal the ledger is of.
-func (l *Ledger) Of(created time.Time) { l.counts.JournalCreated = timestamp(created) }
+// SetCreated records when the ledger's journal was created.
+func (l *Ledger) SetCreated(created time.Time) { l.counts.JournalCreated = timestamp(created) }
 
-// Resume has the ledger go on behind a sequence.
+// Resume continues the ledger after a sequence, without the marks up to it.
 func (l *Ledger) Resume(sequence uint64) { l.counts.Sequence = sequence }
 
-// put adds what is open.
+// put adds an open deliberation.
 func (l *Ledger) put(id string, open slot) {
 	l.open[id] = open
 	l.due, l.oldest = min(l.due, open.deadline()), min(l.oldest, open.sequence)
@@ -118,7 +124,7 @@ func (l *Ledger) put(id string, open slot) {
 	}
 }
 
-// take removes what was open; ok is false where it is not.
+// take removes an open deliberation; ok is false if it is not open.
 func (l *Ledger) take(id string) (open slot, ok bool) {
 	if open, ok = l.open[id]; !ok {
 		return open, false
@@ -130,8 +136,9 @@ func (l *Ledger) take(id string) (open slot, ok bool) {
 	return open, true
 }
 
-// Apply folds one more entry. One that was folded before is passed over, so
-// reading on from an older place is harmless.
+// Apply applies one more mark. Marks must come in the order of their sequence. A
+// mark that is not after the last one is ignored, so reading again from an earlier
+// sequence is harmless.
 func (l *Ledger) Apply(mark Mark) {
 	if mark.Sequence <= l.counts.GetSequence() {
 		return
@@ -140,8 +147,8 @@ func (l *Ledger) Apply(mark Mark) {
 	switch mark.Kind {
 	case KindRequested:
 		l.counts.Total++
-		l.Forget(mark.DeliberationID) // an id is free again once the journal has forgotten it
-		// The mark's strings are parts of a longer one, which must not be kept.
+		l.Forget(mark.DeliberationID) // the journal no longer holds an earlier deliberation of this id
+		// The id is a part of the subject: a clone does not retain the whole of it.
 		l.put(strings.Clone(mark.DeliberationID), slot{
 			sequence: mark.Sequence, submitted: mark.Time.UnixNano(), timeout: int64(mark.Timeout), pool: l.pools.number(mark.Qualifier),
 		})
@@ -153,8 +160,8 @@ func (l *Ledger) Apply(mark Mark) {
 	}
 }
 
-// start marks an open deliberation as running; a start after the end finds
-// none.
+// start marks an open deliberation as running. A start after the end is ignored: a
+// worker that was paused may write one.
 func (l *Ledger) start(mark Mark) {
 	open, ok := l.open[mark.DeliberationID]
 	if !ok {
@@ -168,8 +175,8 @@ func (l *Ledger) start(mark Mark) {
 	l.open[mark.DeliberationID] = open
 }
 
-// end closes an open deliberation: the first end counts, a later one finds
-// none.
+// end closes an open deliberation. The first end counts; there is no second one
+// unless messages were written without the compare-and-set.
 func (l *Ledger) end(mark Mark) {
 	end := State(mark.Qualifier)
 	if !end.Ended() {
@@ -193,17 +200,17 @@ func (l *Ledger) end(mark Mark) {
 	}
 }
 
-// Forget counts an open deliberation as forgotten: the journal no longer holds
-// its request, and nobody knows how it ended.
+// Forget counts an open deliberation as forgotten: the journal no longer holds its
+// request, so it can neither be run nor ended.
 func (l *Ledger) Forget(id string) {
 	if _, ok := l.take(id); ok {
 		l.counts.Forgotten++
 	}
 }
 
-// ForgetBefore forgets what was requested before the first sequence that the
-// journal holds. Call it when the ledger has all that the journal holds: an end
-// may be among that.
+// ForgetBefore forgets the deliberations that were requested before the journal's
+// first sequence. Call it only after a catch-up: the journal may still hold their
+// ends, which must be applied first.
 func (l *Ledger) ForgetBefore(first uint64) {
 	if l.oldest >= first {
 		return
@@ -218,7 +225,7 @@ func (l *Ledger) ForgetBefore(first uint64) {
 	}
 }
 
-// Stats tells the statistics.
+// Stats returns the statistics, in constant time.
 func (l *Ledger) Stats() *pb.RayExecutorStats {
 	stats := &pb.RayExecutorStats{
 		TotalDeliberations:     l.counts.GetTotal(),
@@ -235,7 +242,7 @@ func (l *Ledger) Stats() *pb.RayExecutorStats {
 	return stats
 }
 
-// Snapshot tells the ledger whole, for NewLedger to start from.
+// Snapshot returns the whole ledger, from which NewLedger can start.
 func (l *Ledger) Snapshot() *pb.StatsSnapshot {
 	snapshot := &pb.StatsSnapshot{
 		Sequence: l.counts.GetSequence(), Total: l.counts.GetTotal(),

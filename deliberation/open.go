@@ -8,8 +8,9 @@ import (
 	"time"
 )
 
-// slot is an Open as the ledger holds it, without pointers: a million of them
-// take some 130 MB with their ids. Times are nanoseconds since 1970.
+// slot is an Open in the ledger's own form. It has no pointers, so that the garbage
+// collector need not scan it: a million take some 130 MB with their ids. Times are
+// nanoseconds since 1970.
 type slot struct {
 	sequence  uint64
 	submitted int64
@@ -24,14 +25,16 @@ const (
 	none  uint64 = math.MaxUint64
 )
 
+// deadline is that of Open.Deadline.
 func (s slot) deadline() int64 { return s.submitted + s.timeout }
 
-// names numbers the pools, of which there are few.
+// names numbers the pools, so that a slot has a number in place of a string.
 type names struct {
 	all     []string
 	numbers map[string]int32
 }
 
+// number returns the number of a name, and assigns the next one to a new name.
 func (n *names) number(name string) int32 {
 	number, known := n.numbers[name]
 	if !known {
@@ -45,22 +48,23 @@ func (n *names) number(name string) int32 {
 	return number
 }
 
-func (l *Ledger) tell(id string, open slot) Open {
-	told := Open{
+// export converts a slot to an Open.
+func (l *Ledger) export(id string, open slot) Open {
+	exported := Open{
 		ID: id, Pool: l.pools.all[open.pool], Sequence: open.sequence, Attempts: open.attempts,
 		Submitted: time.Unix(0, open.submitted), Timeout: time.Duration(open.timeout),
 	}
 	if open.started != 0 {
-		told.Started = time.Unix(0, open.started)
+		exported.Started = time.Unix(0, open.started)
 	}
-	return told
+	return exported
 }
 
-// Open returns what has not ended, the oldest first.
+// Open returns all open deliberations, the oldest first.
 func (l *Ledger) Open() []Open {
 	open := make([]Open, 0, len(l.open))
 	for id, one := range l.open {
-		open = append(open, l.tell(id, one))
+		open = append(open, l.export(id, one))
 	}
 	slices.SortFunc(open, bySequence)
 	return open
@@ -68,21 +72,23 @@ func (l *Ledger) Open() []Open {
 
 func bySequence(a, b Open) int { return cmp.Compare(a.Sequence, b.Sequence) }
 
-// Oldest returns at most n of what has not ended and matches, the oldest first.
-// The others are looked at, and neither sorted nor copied.
+// Oldest returns at most n open deliberations that match, the oldest first. It reads
+// all open ones, and sorts and copies only those n.
 func (l *Ledger) Oldest(n int, matches func(Open) bool) []Open {
 	return l.first(n, matches, bySequence)
 }
 
-// Newest is Oldest from the other end.
+// Newest is Oldest, the newest first.
 func (l *Ledger) Newest(n int, matches func(Open) bool) []Open {
 	return l.first(n, matches, func(a, b Open) int { return bySequence(b, a) })
 }
 
+// first returns the first n matches by an order. The heap holds the best n so far,
+// with the worst of them on top.
 func (l *Ledger) first(n int, matches func(Open) bool, compare func(a, b Open) int) []Open {
 	best := &worstFirst{compare: compare}
 	for id, one := range l.open {
-		open := l.tell(id, one)
+		open := l.export(id, one)
 		switch {
 		case !matches(open):
 		case len(best.open) < n:
@@ -96,7 +102,7 @@ func (l *Ledger) first(n int, matches func(Open) bool, compare func(a, b Open) i
 	return best.open
 }
 
-// worstFirst is a heap whose first one is the last by an order.
+// worstFirst is a heap with the last one by an order on top.
 type worstFirst struct {
 	open    []Open
 	compare func(a, b Open) int
@@ -110,29 +116,29 @@ func (w *worstFirst) Swap(i, j int)      { w.open[i], w.open[j] = w.open[j], w.o
 func (w *worstFirst) Push(open any) { w.open = append(w.open, open.(Open)) }
 
 // Pop implements heap.Interface.
-func (w *worstFirst) Pop() any { panic("nothing is taken out") }
+func (w *worstFirst) Pop() any { panic("nothing is popped") }
 
-// IsOpen reports whether a deliberation has not ended, as far as is known.
+// IsOpen reports whether a deliberation is open, as of the last applied mark.
 func (l *Ledger) IsOpen(id string) bool {
 	_, open := l.open[id]
 	return open
 }
 
-// Overdue returns at most so many of what should have ended by a time on the
-// journal's clock, in an order that differs from one process to the next. It
-// looks at what is open only once something is due.
+// Overdue returns at most so many open deliberations with a deadline before a time
+// of the journal's clock. Their order is random: several keepers that end a backlog
+// start at different ones. It scans the open ones only if one may be due.
 func (l *Ledger) Overdue(now time.Time, most int) (overdue []Open) {
 	if now.UnixNano() <= l.due {
 		return nil
 	}
 	due := never
-	for id, open := range l.open { // in an order that is drawn anew each time
+	for id, open := range l.open { // Go iterates over a map in random order
 		if len(overdue) == most {
-			return overdue // more is due
+			return overdue // l.due must not rise: more may be due
 		}
 		due = min(due, open.deadline())
 		if open.deadline() < now.UnixNano() {
-			overdue = append(overdue, l.tell(id, open))
+			overdue = append(overdue, l.export(id, open))
 		}
 	}
 	l.due = due

@@ -7,40 +7,39 @@ import (
 )
 
 const (
-	// MaxPageBytes is the most that a page of a list tells, in protobuf. One
-	// deliberation fits always: those of an older journal may have long names.
+	// MaxPageBytes bounds a page of a list, in bytes of protobuf. A page has one
+	// deliberation at least, even if that is larger.
 	MaxPageBytes = 1 << 20
-	// maxPageReads is the most that a page reads for it.
+	// maxPageReads bounds the bytes of the histories that a page reads.
 	maxPageReads = 4 << 20
 )
 
-// Page collects what a list tells of deliberations. It holds no more of a story
-// than that.
+// Page collects the summaries of a list. It retains nothing else of a history.
 type Page struct {
 	Summaries []*pb.DeliberationSummary
 
-	size, told, read int
+	size, bytes, read int
 }
 
 // NewPage returns a page of a size.
 func NewPage(size int) *Page { return &Page{size: size} }
 
-// Add puts a story on the page.
-func (p *Page) Add(story *History) {
-	summary := story.Summary()
+// Add adds the summary of a history.
+func (p *Page) Add(history *History) {
+	summary := history.Summary()
 	p.Summaries = append(p.Summaries, summary)
-	p.told += proto.Size(summary)
+	p.bytes += proto.Size(summary)
 }
 
-// Count counts a story that was read for the page.
-func (p *Page) Count(story *History) {
-	p.read += proto.Size(story.Requested)
-	for _, result := range story.Results() {
+// Count counts a history that was read for the page, whether it is added or not.
+func (p *Page) Count(history *History) {
+	p.read += proto.Size(history.Requested)
+	for _, result := range history.Results() {
 		p.read += proto.Size(result)
 	}
 }
 
-// Full reports that the page ends: there may be a next one.
+// Full reports whether the page ends here. A next one may follow.
 func (p *Page) Full() bool {
-	return len(p.Summaries) >= p.size || p.told >= MaxPageBytes || p.read >= maxPageReads
+	return len(p.Summaries) >= p.size || p.bytes >= MaxPageBytes || p.read >= maxPageReads
 }

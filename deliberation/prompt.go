@@ -6,12 +6,12 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// Limits of filled prompts, in bytes of UTF-8. A template can name a long value
-// a hundred thousand times: a request of 1 MiB would fill to 300 GB.
+// Limits of filled prompts, in bytes of UTF-8. Without them a template may name a
+// long value a hundred thousand times, and a request of 1 MiB may fill to 300 GB.
 const (
-	// MaxPromptBytes is the most that the prompt of one agent fills to.
+	// MaxPromptBytes bounds the filled prompt of one agent.
 	MaxPromptBytes = 1 << 20
-	// MaxPromptsBytes is the most that all prompts of a deliberation fill to.
+	// MaxPromptsBytes bounds the filled prompts of all agents together.
 	MaxPromptsBytes = 16 << 20
 )
 
@@ -21,7 +21,7 @@ const (
 // messages, less than a kilobyte, do not count. It fills nothing, and takes
 // time that is linear in the template.
 //
-// tests/vectors/prompts.json holds it against the worker's prompt.py.
+// The worker's prompt.py fills them; tests/vectors/prompts.json tests both.
 func PromptSize(request *pb.ExecuteDeliberationRequest, agent *pb.Agent) int {
 	sizes := valueSizes{
 		description: len(request.GetTaskDescription()), role: len(agent.GetRole()), id: len(agent.GetId()),
@@ -40,14 +40,14 @@ func PromptSize(request *pb.ExecuteDeliberationRequest, agent *pb.Agent) int {
 	return system + sizes.filled(agent.GetPromptTemplate())
 }
 
-// valueSizes are the bytes of what placeholders stand for.
+// valueSizes are the sizes of the values of the placeholders, in bytes.
 type valueSizes struct {
 	description, role, id int
 	metadata              map[string]string
 }
 
-// filled adds up the template's own bytes and its values'. A name that nothing
-// fills stands for itself.
+// filled is the size of a filled template. A placeholder without a value remains as
+// it is.
 func (v valueSizes) filled(template string) int {
 	size := len(template)
 	for name := range placeholders(template) {
@@ -58,7 +58,7 @@ func (v valueSizes) filled(template string) int {
 	return size
 }
 
-// of is a value's size; a built-in name hides metadata's.
+// of is the size of a value. A built-in name takes precedence over metadata.
 func (v valueSizes) of(name string) (size int, ok bool) {
 	switch name {
 	case "task_description":
@@ -73,7 +73,7 @@ func (v valueSizes) of(name string) (size int, ok bool) {
 	}
 }
 
-// checkPrompts refuses a request whose prompts fill to more than the limits.
+// checkPrompts rejects a request whose filled prompts exceed the limits.
 func checkPrompts(request *pb.ExecuteDeliberationRequest) error {
 	total := 0
 	for i, agent := range request.GetAgents() {

@@ -17,7 +17,7 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// Defaults that the contract gives.
+// Defaults and limits of the contract.
 const (
 	DefaultPool           = "default"
 	DefaultTimeoutSeconds = 300
@@ -26,8 +26,8 @@ const (
 	MaxRequestBytes = 1 << 20
 )
 
-// Rules says what the operator allows and what stands where a request is
-// silent. Make it with NewRules.
+// Rules checks requests and fills in defaults. Create it with NewRules. It is safe
+// for concurrent use.
 type Rules struct {
 	pools      []string
 	modelHosts []HostPattern
@@ -37,23 +37,23 @@ type Rules struct {
 	validator  protovalidate.Validator
 }
 
-// Settings is what an operator decides about requests.
+// Settings are the operator's settings for requests.
 type Settings struct {
 	// Pools are the declared pools' names.
 	Pools []string
 	// ModelHosts are the hosts that agents may call: `host`, `host:port` or
 	// `*.domain`.
 	ModelHosts []string
-	// ModelURL and Model stand where a request names none.
+	// ModelURL and Model are used if a request names none.
 	ModelURL string
 	Model    string
 	// Parameters are the keys that sampling.extra may hold.
 	Parameters []string
 }
 
-// NewRules returns the rules for the operator's settings. The messages' own
-// rules stand in the proto files and are compiled at their first use. None is
-// written in CEL: a first one would cost every process the parser's tables.
+// NewRules returns the rules for the operator's settings. The rules of single
+// fields are in the proto files, and are compiled at their first use. None is
+// written in CEL: the first one would load the parser's tables into every process.
 func NewRules(settings Settings) (*Rules, error) {
 	validator, err := protovalidate.New(protovalidate.WithFailFast())
 	if err != nil {
@@ -73,8 +73,8 @@ func NewRules(settings Settings) (*Rules, error) {
 	}, nil
 }
 
-// Check holds a request against the rules in its proto file. The error is
-// Invalid and names the first field at fault.
+// Check checks a request against the rules in its proto file. The error is Invalid
+// and names the first field at fault.
 func (r *Rules) Check(request proto.Message) error {
 	err := r.validator.Validate(request)
 	if err == nil {
@@ -88,7 +88,7 @@ func (r *Rules) Check(request proto.Message) error {
 	return Invalidf(protovalidate.FieldPathString(first.GetField()), "%s", wording(first.GetMessage()))
 }
 
-// wording says in words what the proto's patterns say.
+// wording replaces the patterns of the proto files by words.
 func wording(message string) string {
 	switch {
 	case strings.Contains(message, `[^\s\p{Z}]`):
@@ -106,8 +106,11 @@ func wording(message string) string {
 	}
 }
 
-// Accept checks a request whole and returns the record of its acceptance under
-// an id: the request as it was sent, beside it what the defaults make of it.
+// Accept checks a whole request and returns the record of its acceptance under an
+// id: the request as it was sent, and beside it the values that are in force.
+//
+// The record is stored, and the workers read only the record. So a later change of
+// the operator's defaults does not change an accepted deliberation.
 func (r *Rules) Accept(id string, request *pb.ExecuteDeliberationRequest) (*pb.DeliberationRequested, error) {
 	if size := proto.Size(request); size > MaxRequestBytes {
 		return nil, &Error{
@@ -125,6 +128,8 @@ func (r *Rules) Accept(id string, request *pb.ExecuteDeliberationRequest) (*pb.D
 	return record, nil
 }
 
+// resolve fills in the defaults. It changes nothing in the request itself, so that
+// a repeated request compares equal.
 func (r *Rules) resolve(id string, request *pb.ExecuteDeliberationRequest) *pb.DeliberationRequested {
 	record := &pb.DeliberationRequested{
 		DeliberationId: id,
@@ -155,6 +160,7 @@ func (r *Rules) resolve(id string, request *pb.ExecuteDeliberationRequest) *pb.D
 	return record
 }
 
+// checkRecord checks what depends on the operator's settings or on several fields.
 func (r *Rules) checkRecord(record *pb.DeliberationRequested) error {
 	if err := checkWords(record.GetRequest()); err != nil {
 		return err
@@ -176,7 +182,7 @@ func (r *Rules) checkAgents(record *pb.DeliberationRequested) error {
 	ids := make(map[string]bool, len(record.GetRequest().GetAgents()))
 	for i, agent := range record.GetRequest().GetAgents() {
 		if ids[agent.GetId()] {
-			return Invalidf("agents", "every id must be unique within the request: %q stands twice", agent.GetId())
+			return Invalidf("agents", "every id must be unique within the request: %q appears twice", agent.GetId())
 		}
 		ids[agent.GetId()] = true
 		if agent.GetModel() == "" && record.GetVllmModel() == "" {
@@ -195,8 +201,8 @@ func (r *Rules) checkAgents(record *pb.DeliberationRequested) error {
 	return checkPrompts(record.GetRequest())
 }
 
-// checkWords refuses text that shows nothing. The pattern in the proto file
-// says so too, for what RE2 calls a blank; here is all of Unicode's.
+// checkWords rejects blank text. The pattern in the proto file does so too, for the
+// blanks of RE2; here are all of Unicode, and invisible characters.
 func checkWords(request *pb.ExecuteDeliberationRequest) error {
 	for _, field := range []struct{ name, value string }{
 		{"task_id", request.GetTaskId()},
@@ -210,8 +216,11 @@ func checkWords(request *pb.ExecuteDeliberationRequest) error {
 	return nil
 }
 
+// invisible matches separators, control and format characters.
 func invisible(r rune) bool { return unicode.In(r, unicode.Z, unicode.Cc, unicode.Cf) }
 
+// checkModelURL rejects URLs that are not allowed or not read alike by all parsers.
+// The worker checks the host again, before each call.
 func (r *Rules) checkModelURL(raw string) error {
 	const field = "vllm_url"
 	if raw == "" {
@@ -235,8 +244,9 @@ func (r *Rules) checkModelURL(raw string) error {
 
 var hostName = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?$`)
 
-// plainHost reports whether a URL names its host in a way that every parser
-// reads alike: a DNS name or an IP address, and a port that there is.
+// plainHost reports whether every parser reads a URL's host alike: it is a DNS name
+// or an IP address, with a valid port or none. Otherwise a URL might be checked for
+// one host and sent to another.
 func plainHost(target *url.URL) bool {
 	_, notIP := netip.ParseAddr(target.Hostname())
 	if notIP != nil && !hostName.MatchString(target.Hostname()) || strings.HasSuffix(target.Host, ":") {

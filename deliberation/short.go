@@ -1,17 +1,17 @@
 package deliberation
 
-// An error repeats what a caller sent so that it is found again. It may be a
-// megabyte: these are the most that is repeated, in characters.
+// An error quotes what the caller sent, which may be a megabyte. These limits bound
+// the quotes, in characters.
 const (
 	maxEcho    = 64
 	maxField   = 128
 	maxMessage = 1024
 )
 
-// Short returns what an error repeats of a caller's words: their beginning.
+// Short returns the beginning of a caller's text, for an error.
 func Short(words string) string { return Shorten(words, maxEcho) }
 
-// Shorten cuts a text that is longer than so many characters.
+// Shorten cuts a text after so many characters. It never cuts inside a character.
 func Shorten(text string, most int) string {
 	characters := 0
 	for place := range text {

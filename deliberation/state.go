@@ -10,11 +10,12 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// State is where a deliberation stands, in the words of the `status` field.
+// State is the state of a deliberation, in the words of the `status` field.
 type State string
 
-// The states. A deliberation is Queued until a worker starts it and has
-// exactly one end: Completed, Failed or Cancelled.
+// The states. A deliberation is Queued until a worker starts it, then Running, and
+// has exactly one end: Completed, Failed or Cancelled. An end is final. A running
+// one whose worker is lost remains Running until another worker starts it.
 const (
 	Queued    State = "queued"
 	Running   State = "running"
@@ -45,23 +46,23 @@ func EndState(event proto.Message) State {
 
 // Entry is an event in the journal.
 type Entry struct {
-	// Sequence is the event's place in the journal.
+	// Sequence is the event's sequence in the journal. It orders the events of all
+	// deliberations, and is never used twice.
 	Sequence uint64
-	// Time is the journal's own, the only clock that deadlines count by.
+	// Time is the journal's own, the only clock for deadlines.
 	Time time.Time
 	// Event is one of the messages of events.proto.
 	Event proto.Message
-	// Unreadable reports that the journal's message could not be read: the event
-	// has no more than its subject tells.
+	// Unreadable reports that the message could not be decoded: the event has only
+	// what its subject says.
 	Unreadable bool
 }
 
-// Query says which deliberations a page of a list holds.
+// Query selects the deliberations of a page of a list.
 type Query struct {
-	// Before is the journal sequence that the page's requests stand before; 0
-	// for the newest.
+	// Before is a sequence: the page has requests before it only; 0 for the newest.
 	Before uint64
-	// Size is the most that a page holds.
+	// Size bounds the deliberations of a page.
 	Size int
 	// Pool, TaskID and State are empty for all.
 	Pool   string
@@ -69,14 +70,14 @@ type Query struct {
 	State  State
 }
 
-// History is the fold of one deliberation's entries. The zero value is
-// one that nobody has asked for.
+// History is the fold of one deliberation's entries.
 type History struct {
-	// Requested is nil while the state is Unknown, and where the journal no
-	// longer keeps the beginning.
+	// Requested is nil in the state Unknown, and if the journal no longer holds the
+	// request.
 	Requested *pb.DeliberationRequested
 	State     State
-	// Attempts is how often a worker has started it.
+	// Attempts is the number of the last start. A start after the first follows a
+	// redelivery: the worker before was lost, or gave the deliberation back.
 	Attempts  int32
 	Cluster   string
 	Submitted time.Time
@@ -86,7 +87,7 @@ type History struct {
 	Reason string
 	// DeadLetter reports that it failed because too many workers were lost with it.
 	DeadLetter bool
-	// Sequence is the last entry folded in.
+	// Sequence is that of the last entry, also of one after the end.
 	Sequence uint64
 	// Unreadable reports that its request could not be read.
 	Unreadable bool
@@ -95,7 +96,7 @@ type History struct {
 	ending []*pb.DeliberationResult
 }
 
-// Fold folds entries, which are in the order of the journal.
+// Fold folds entries. They must be in the order of their sequence.
 func Fold(entries []Entry) *History {
 	d := &History{State: Unknown}
 	for _, entry := range entries {
@@ -104,8 +105,8 @@ func Fold(entries []Entry) *History {
 	return d
 }
 
-// apply takes one more entry. What comes after the end is ignored: a worker
-// that was paused and comes back late changes nothing.
+// apply applies one more entry. Entries after the end are ignored: a worker that
+// was paused may still write a result, and must not change an announced end.
 func (d *History) apply(entry Entry) {
 	d.Sequence = entry.Sequence
 	if d.State.Ended() {
@@ -131,8 +132,8 @@ func (d *History) apply(entry Entry) {
 	}
 }
 
-// request takes the acceptance. A start that stands before it in the journal
-// is not undone.
+// request applies the acceptance. It does not reset the state, because a history
+// without its first messages may begin with a start.
 func (d *History) request(event *pb.DeliberationRequested, entry Entry) {
 	if d.Requested != nil {
 		return
@@ -143,6 +144,8 @@ func (d *History) request(event *pb.DeliberationRequested, entry Entry) {
 	}
 }
 
+// start applies the start of an attempt. Started is that of the first attempt, which
+// later starts carry with them: a replica returns only the last one.
 func (d *History) start(event *pb.DeliberationStarted, at time.Time) {
 	d.State, d.Attempts, d.Cluster = Running, event.GetAttempt(), event.GetCluster()
 	switch first := event.GetFirstStartedAt(); {
@@ -153,16 +156,18 @@ func (d *History) start(event *pb.DeliberationStarted, at time.Time) {
 	}
 }
 
+// end applies the end.
 func (d *History) end(state State, at time.Time, results []*pb.DeliberationResult, reason string) {
 	d.State, d.Ended, d.ending, d.Reason = state, at, results, reason
 }
 
-// Recorded returns the result of the agent at a place in the request, nil
-// while it has none.
+// Recorded returns the result of the agent at an index in the request; nil if it
+// has none yet.
 func (d *History) Recorded(index int) *pb.DeliberationResult { return d.agents[int32(index)] }
 
-// Results returns one result an agent that has one, in the order of the
-// request.
+// Results returns the results so far, in the order of the agents in the request. The
+// end's own list takes precedence. It may be empty: an end without room for its
+// results is stored without them, and the agents' records have them.
 func (d *History) Results() []*pb.DeliberationResult {
 	if d.State.Ended() && len(d.ending) > 0 {
 		return d.ending
@@ -184,12 +189,13 @@ func Proposed(result *pb.DeliberationResult) bool {
 	return result != nil && result.GetMetadata()["error"] == ""
 }
 
-// Status tells the deliberation as GetDeliberationStatus answers it.
+// Status is the answer of GetDeliberationStatus. id is that of the call: an unknown
+// deliberation has none of its own.
 func (d *History) Status(id string) *pb.GetDeliberationStatusResponse {
 	if d.State == Unknown {
 		return &pb.GetDeliberationStatusResponse{
 			DeliberationId: id, Status: string(Unknown),
-			ErrorMessage: "no such deliberation: check the id; the journal keeps a deliberation for a limited time",
+			ErrorMessage: "no such deliberation: check the id; the journal retains a deliberation for a limited time",
 		}
 	}
 	response := &pb.GetDeliberationStatusResponse{
@@ -211,7 +217,7 @@ func (d *History) Status(id string) *pb.GetDeliberationStatusResponse {
 	return response
 }
 
-// Summary tells the deliberation as ListDeliberations answers it.
+// Summary is the deliberation in ListDeliberations: without results and texts.
 func (d *History) Summary() *pb.DeliberationSummary {
 	return &pb.DeliberationSummary{
 		DeliberationId: d.Requested.GetDeliberationId(),
@@ -229,7 +235,8 @@ func (d *History) Summary() *pb.DeliberationSummary {
 	}
 }
 
-// Job tells an active deliberation as GetActiveJobs answers it, at a time.
+// Job is an active deliberation in GetActiveJobs, as of a time of the journal's
+// clock. Its fields are those of the Python service.
 func (d *History) Job(now time.Time) *pb.JobInfo {
 	id, since := d.Requested.GetDeliberationId(), d.Submitted
 	if !d.Started.IsZero() {
@@ -247,6 +254,7 @@ func (d *History) Job(now time.Time) *pb.JobInfo {
 	}
 }
 
+// timestamp converts a time; nil for the zero time.
 func timestamp(t time.Time) *timestamppb.Timestamp {
 	if t.IsZero() {
 		return nil

@@ -8,17 +8,17 @@ import (
 	"strings"
 )
 
-// brokenPlaceholder is what looks like access into a value, `{a.b}` or `{a[0]}`,
-// and is refused so that nobody believes it does something. A placeholder is
-// `{identifier}`; any other brace stands for itself.
+// brokenPlaceholder matches an access into a value, `{a.b}` or `{a[0]}`. It is
+// rejected, because it would have no effect. A placeholder is `{identifier}`; any
+// other brace is plain text.
 var brokenPlaceholder = regexp.MustCompile(`\{[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*|\[[^\[\]{}]*\])+\}`)
 
-// BuiltinPlaceholders are the names that every template may use; the keys of
-// constraints.metadata come on top.
+// BuiltinPlaceholders are the names that every template may use, besides the keys of
+// constraints.metadata.
 var BuiltinPlaceholders = []string{"task_description", "role", "agent_id"}
 
-// CheckTemplate reports a placeholder that nothing will fill. The worker fills
-// the others, in one pass.
+// CheckTemplate is an error for a placeholder without a value. The worker fills the
+// others in one pass, so a placeholder inside a value is not filled.
 func CheckTemplate(template string, metadata map[string]string) error {
 	if broken := brokenPlaceholder.FindString(template); broken != "" {
 		return fmt.Errorf("%s is not a placeholder: only {name} is; to write a brace, leave a space after it", Short(broken))
@@ -31,8 +31,8 @@ func CheckTemplate(template string, metadata map[string]string) error {
 	return nil
 }
 
-// placeholders yields the names in a template, in order: what the pattern
-// `\{([A-Za-z_][A-Za-z0-9_]*)\}` finds. A megabyte may hold 350,000, for which
+// placeholders yields the names in a template, in order: the matches of the pattern
+// `\{([A-Za-z_][A-Za-z0-9_]*)\}`. A megabyte may hold 350,000 of them, for which
 // package regexp takes a tenth of a second.
 func placeholders(template string) iter.Seq[string] {
 	return func(yield func(string) bool) {
@@ -54,7 +54,7 @@ func placeholders(template string) iter.Seq[string] {
 	}
 }
 
-// identifier is the length of the identifier that a text begins with; 0: none.
+// identifier is the length of the identifier at the beginning of a text; 0: none.
 func identifier(text string) int {
 	for i := range len(text) {
 		c := text[i]

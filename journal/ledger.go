@@ -93,7 +93,7 @@ func (j *Journal) ledgerOf(ctx context.Context, snapshot *pb.StatsSnapshot) (*de
 	if info.State.FirstSeq > ledger.Sequence()+1 {
 		ledger.Resume(info.State.FirstSeq - 1)
 	}
-	ledger.Of(info.Created)
+	ledger.SetCreated(info.Created)
 	return ledger, nil
 }
 
@@ -187,7 +187,7 @@ func (j *Journal) CatchUp(ctx context.Context, ledger *deliberation.Ledger) erro
 	if err := checkContinues(ledger, info); err != nil {
 		return err
 	}
-	ledger.Of(info.Created)
+	ledger.SetCreated(info.Created)
 	target, err := j.lastSequence(ctx, info, ledger.Sequence())
 	if err != nil {
 		return err
