@@ -171,7 +171,10 @@ func (r *Rules) checkRecord(record *pb.DeliberationRequested) error {
 	if err := r.checkModelURL(record.GetVllmUrl()); err != nil {
 		return err
 	}
-	if err := r.checkExtra("", record.GetRequest().GetSampling()); err != nil {
+	if err := r.checkSampling(record.GetRequest().GetSampling(), ""); err != nil {
+		return err
+	}
+	if err := checkResponseFormat(record.GetRequest().GetResponseFormat()); err != nil {
 		return err
 	}
 	return r.checkAgents(record)
@@ -194,7 +197,7 @@ func (r *Rules) checkAgents(record *pb.DeliberationRequested) error {
 		if err := CheckTemplate(agent.GetSystemPrompt(), metadata); err != nil {
 			return Invalidf(fmt.Sprintf("agents[%d].system_prompt", i), "%s", err)
 		}
-		if err := r.checkExtra(fmt.Sprintf("agents[%d].", i), agent.GetSampling()); err != nil {
+		if err := r.checkSampling(agent.GetSampling(), "agents[%d].", i); err != nil {
 			return err
 		}
 	}

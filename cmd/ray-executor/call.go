@@ -87,7 +87,9 @@ JSON. An agent is ID or ID=MODEL.`
 			request.Constraints = &constraints
 		}
 		request.Agents = parseAgents(agents)
-		applySampling(&request)
+		if err := applySampling(&request); err != nil {
+			return err
+		}
 		if len(args) == 1 {
 			request.TaskDescription = args[0]
 		}

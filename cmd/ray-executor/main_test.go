@@ -90,6 +90,13 @@ func TestClient(t *testing.T) {
 	expect(t, call, "mine submitted", "submit", "Describe it", "--id", "mine", "--agent", "a=big", "--timeout", "60", "--retries", "0")
 	expect(t, call, "mine queued", "status", "mine")
 	expect(t, call, "sampled submitted", "submit", "Describe it", "--id", "sampled", "--temperature", "0", "--max-tokens", "9", "--seed", "7", "--stop", "END", "--system", "You are brief.")
+	schema := filepath.Join(t.TempDir(), "schema.json")
+	if err := os.WriteFile(schema, []byte(`{"type": "strnig"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := call("submit", "Describe it", "--schema", schema); err == nil || !strings.Contains(err.Error(), "response_format.json_schema") {
+		t.Errorf("a schema of no type: %v", err)
+	}
 	if _, err := call("submit", "Describe it", "--temperature", "3"); err == nil || !strings.Contains(err.Error(), "sampling.temperature") {
 		t.Errorf("a temperature of 3: %v", err)
 	}

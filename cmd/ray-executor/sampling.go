@@ -1,18 +1,22 @@
 package main
 
 import (
+	"fmt"
+	"os"
+
 	"github.com/spf13/pflag"
 	"google.golang.org/protobuf/proto"
 
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// addSampling adds the flags for the system prompt and the sampling parameters.
+// addSampling adds the flags for the system prompt, the sampling parameters and
+// the schema of proposals.
 // The function that it returns sets on a request what the flags gave.
-func addSampling(flags *pflag.FlagSet) (apply func(*pb.ExecuteDeliberationRequest)) {
+func addSampling(flags *pflag.FlagSet) (apply func(*pb.ExecuteDeliberationRequest) error) {
 	var (
 		sampling          pb.Sampling
-		system            string
+		system, schema    string
 		temperature, topP float64
 		maxTokens         int32
 		seed              int64
@@ -24,7 +28,15 @@ func addSampling(flags *pflag.FlagSet) (apply func(*pb.ExecuteDeliberationReques
 	flags.Int64Var(&seed, "seed", 0, "the `SEED` of sampling")
 	flags.StringArrayVar(&sampling.Stop, "stop", nil, "a `TEXT` at which the models stop; repeat it")
 	flags.StringVar(&sampling.ReasoningEffort, "reasoning-effort", "", "how long a reasoning model thinks: `EFFORT` in the server's words, such as low or high")
-	return func(request *pb.ExecuteDeliberationRequest) {
+	flags.StringVar(&schema, "schema", "", "a `FILE` with the JSON schema that proposals must fit")
+	return func(request *pb.ExecuteDeliberationRequest) error {
+		if schema != "" {
+			text, err := os.ReadFile(schema)
+			if err != nil {
+				return fmt.Errorf("--schema: %w", err)
+			}
+			request.ResponseFormat = &pb.ResponseFormat{Format: &pb.ResponseFormat_JsonSchema{JsonSchema: string(text)}}
+		}
 		sampling.Temperature = given(flags, "temperature", temperature)
 		sampling.TopP = given(flags, "top-p", topP)
 		sampling.MaxTokens = given(flags, "max-tokens", maxTokens)
@@ -35,6 +47,7 @@ func addSampling(flags *pflag.FlagSet) (apply func(*pb.ExecuteDeliberationReques
 		for _, agent := range request.GetAgents() {
 			agent.SystemPrompt = system
 		}
+		return nil
 	}
 }
 

@@ -63,6 +63,17 @@ func mistakes() []mistake {
 		in("sampling."+field, "out of range", func(r *submitted) { r.Sampling = sampling })
 		in("agents[1].sampling."+field, "out of range", func(r *submitted) { r.Agents[1].Sampling = sampling })
 	}
+	for what, schema := range map[string]string{"no JSON": "{", "no schema": `{"type": 7}`, "a reference to elsewhere": `{"$ref": "http://127.0.0.1/"}`} {
+		in("response_format.json_schema", what, func(r *submitted) {
+			r.ResponseFormat = &pb.ResponseFormat{Format: &pb.ResponseFormat_JsonSchema{JsonSchema: schema}}
+		})
+	}
+	in("response_format.regex", "no expression", func(r *submitted) {
+		r.ResponseFormat = &pb.ResponseFormat{Format: &pb.ResponseFormat_Regex{Regex: "("}}
+	})
+	in("response_format.choice.values", "none", func(r *submitted) {
+		r.ResponseFormat = &pb.ResponseFormat{Format: &pb.ResponseFormat_Choice{Choice: &pb.Choice{}}}
+	})
 	for _, retries := range []int32{-1, 11} {
 		in("constraints.max_retries", fmt.Sprint(retries), func(r *submitted) { r.Constraints = &pb.TaskConstraints{MaxRetries: &retries} })
 	}

@@ -63,6 +63,7 @@ func TestDeliberations(t *testing.T) {
 	sys := setup(t)
 	t.Run("completed with the model's own text", func(t *testing.T) { completes(t, sys) })
 	t.Run("sampling parameters are the model's", func(t *testing.T) { samples(t, sys) })
+	t.Run("proposals have the form that was asked for", func(t *testing.T) { fitsForms(t, sys) })
 	t.Run("agents of a role share what is computed of their prompts", func(t *testing.T) { sharesPrefixes(t, sys) })
 	t.Run("an unknown model is the agent's failure", func(t *testing.T) { unknownModel(t, sys) })
 	t.Run("a cancel stops generation", func(t *testing.T) { cancelStopsGeneration(t, sys) })
@@ -114,8 +115,31 @@ func samples(t *testing.T, sys *system.System) {
 		}
 	}
 	long, short := status.GetResults()[0].GetProposal(), status.GetResults()[1].GetProposal()
-	if !strings.HasPrefix(long, strings.TrimSpace(short)) {
+	if !strings.HasPrefix(long, short) {
 		t.Errorf("the same seed gave %q and %q", long, short)
+	}
+}
+
+// fitsForms shows that vLLM generates what response_format asks for.
+func fitsForms(t *testing.T, sys *system.System) {
+	const schema = `{"type": "object", "properties": {"ok": {"type": "boolean"}, "n": {"enum": [1, 2]}}, "required": ["ok", "n"], "additionalProperties": false}`
+	for name, form := range map[string]*pb.ResponseFormat{
+		"schema": {Format: &pb.ResponseFormat_JsonSchema{JsonSchema: schema}},
+		"choice": {Format: &pb.ResponseFormat_Choice{Choice: &pb.Choice{Values: []string{"yes", "no"}}}},
+		"regex":  {Format: &pb.ResponseFormat_Regex{Regex: "[ab]{3}"}},
+	} {
+		asked := request("form-"+name, "Answer.", "", "")
+		asked.ResponseFormat = form
+		status := sys.AwaitEnd(t, sys.Submit(t, asked))
+		if status.GetStatus() != "completed" {
+			t.Errorf("%s: it is %v", name, status)
+		}
+		for _, result := range status.GetResults() {
+			t.Logf("%s: %q %v", name, result.GetProposal(), result.GetMetadata())
+			if result.GetMetadata()["status"] != "completed" {
+				t.Errorf("%s: %v", name, result.GetMetadata())
+			}
+		}
 	}
 }
 

@@ -52,9 +52,12 @@ type ExecuteDeliberationRequest struct {
 	Pool string `protobuf:"bytes,9,opt,name=pool,proto3" json:"pool,omitempty"`
 	// How the models sample. What is not set is not sent: the model server's
 	// default applies.
-	Sampling      *Sampling `protobuf:"bytes,12,opt,name=sampling,proto3" json:"sampling,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Sampling *Sampling `protobuf:"bytes,12,opt,name=sampling,proto3" json:"sampling,omitempty"`
+	// What every proposal must look like. The model server is asked for it, and
+	// a proposal that does not fit is that agent's failure, after its retries.
+	ResponseFormat *ResponseFormat `protobuf:"bytes,13,opt,name=response_format,json=responseFormat,proto3" json:"response_format,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ExecuteDeliberationRequest) Reset() {
@@ -157,6 +160,179 @@ func (x *ExecuteDeliberationRequest) GetSampling() *Sampling {
 	return nil
 }
 
+func (x *ExecuteDeliberationRequest) GetResponseFormat() *ResponseFormat {
+	if x != nil {
+		return x.ResponseFormat
+	}
+	return nil
+}
+
+// ResponseFormat is the form of a proposal.
+type ResponseFormat struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Format:
+	//
+	//	*ResponseFormat_JsonSchema
+	//	*ResponseFormat_JsonObject
+	//	*ResponseFormat_Regex
+	//	*ResponseFormat_Choice
+	Format        isResponseFormat_Format `protobuf_oneof:"format"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResponseFormat) Reset() {
+	*x = ResponseFormat{}
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResponseFormat) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResponseFormat) ProtoMessage() {}
+
+func (x *ResponseFormat) ProtoReflect() protoreflect.Message {
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResponseFormat.ProtoReflect.Descriptor instead.
+func (*ResponseFormat) Descriptor() ([]byte, []int) {
+	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *ResponseFormat) GetFormat() isResponseFormat_Format {
+	if x != nil {
+		return x.Format
+	}
+	return nil
+}
+
+func (x *ResponseFormat) GetJsonSchema() string {
+	if x != nil {
+		if x, ok := x.Format.(*ResponseFormat_JsonSchema); ok {
+			return x.JsonSchema
+		}
+	}
+	return ""
+}
+
+func (x *ResponseFormat) GetJsonObject() bool {
+	if x != nil {
+		if x, ok := x.Format.(*ResponseFormat_JsonObject); ok {
+			return x.JsonObject
+		}
+	}
+	return false
+}
+
+func (x *ResponseFormat) GetRegex() string {
+	if x != nil {
+		if x, ok := x.Format.(*ResponseFormat_Regex); ok {
+			return x.Regex
+		}
+	}
+	return ""
+}
+
+func (x *ResponseFormat) GetChoice() *Choice {
+	if x != nil {
+		if x, ok := x.Format.(*ResponseFormat_Choice); ok {
+			return x.Choice
+		}
+	}
+	return nil
+}
+
+type isResponseFormat_Format interface {
+	isResponseFormat_Format()
+}
+
+type ResponseFormat_JsonSchema struct {
+	// A JSON schema as JSON text, draft 2020-12 unless its $schema names another;
+	// at most 65,536 characters. Its references stay within it.
+	JsonSchema string `protobuf:"bytes,1,opt,name=json_schema,json=jsonSchema,proto3,oneof"`
+}
+
+type ResponseFormat_JsonObject struct {
+	// Any JSON object.
+	JsonObject bool `protobuf:"varint,2,opt,name=json_object,json=jsonObject,proto3,oneof"`
+}
+
+type ResponseFormat_Regex struct {
+	// A regular expression in RE2's syntax, which the whole proposal matches.
+	Regex string `protobuf:"bytes,3,opt,name=regex,proto3,oneof"`
+}
+
+type ResponseFormat_Choice struct {
+	// One of these texts.
+	Choice *Choice `protobuf:"bytes,4,opt,name=choice,proto3,oneof"`
+}
+
+func (*ResponseFormat_JsonSchema) isResponseFormat_Format() {}
+
+func (*ResponseFormat_JsonObject) isResponseFormat_Format() {}
+
+func (*ResponseFormat_Regex) isResponseFormat_Format() {}
+
+func (*ResponseFormat_Choice) isResponseFormat_Format() {}
+
+// Choice is a list of texts.
+type Choice struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 to 256 texts of 1 to 1,024 characters.
+	Values        []string `protobuf:"bytes,1,rep,name=values,proto3" json:"values,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Choice) Reset() {
+	*x = Choice{}
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Choice) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Choice) ProtoMessage() {}
+
+func (x *Choice) ProtoReflect() protoreflect.Message {
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Choice.ProtoReflect.Descriptor instead.
+func (*Choice) Descriptor() ([]byte, []int) {
+	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Choice) GetValues() []string {
+	if x != nil {
+		return x.Values
+	}
+	return nil
+}
+
 // Sampling is how a model chooses its tokens: the parameters of OpenAI's chat
 // completions, and those that vLLM adds.
 type Sampling struct {
@@ -194,7 +370,7 @@ type Sampling struct {
 
 func (x *Sampling) Reset() {
 	*x = Sampling{}
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[1]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -206,7 +382,7 @@ func (x *Sampling) String() string {
 func (*Sampling) ProtoMessage() {}
 
 func (x *Sampling) ProtoReflect() protoreflect.Message {
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[1]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -219,7 +395,7 @@ func (x *Sampling) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sampling.ProtoReflect.Descriptor instead.
 func (*Sampling) Descriptor() ([]byte, []int) {
-	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{1}
+	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *Sampling) GetTemperature() float64 {
@@ -326,7 +502,7 @@ type TaskConstraints struct {
 
 func (x *TaskConstraints) Reset() {
 	*x = TaskConstraints{}
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[2]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -338,7 +514,7 @@ func (x *TaskConstraints) String() string {
 func (*TaskConstraints) ProtoMessage() {}
 
 func (x *TaskConstraints) ProtoReflect() protoreflect.Message {
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[2]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -351,7 +527,7 @@ func (x *TaskConstraints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskConstraints.ProtoReflect.Descriptor instead.
 func (*TaskConstraints) Descriptor() ([]byte, []int) {
-	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{2}
+	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *TaskConstraints) GetStoryId() string {
@@ -412,7 +588,7 @@ type Agent struct {
 
 func (x *Agent) Reset() {
 	*x = Agent{}
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[3]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -424,7 +600,7 @@ func (x *Agent) String() string {
 func (*Agent) ProtoMessage() {}
 
 func (x *Agent) ProtoReflect() protoreflect.Message {
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[3]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -437,7 +613,7 @@ func (x *Agent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Agent.ProtoReflect.Descriptor instead.
 func (*Agent) Descriptor() ([]byte, []int) {
-	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{3}
+	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Agent) GetId() string {
@@ -502,7 +678,7 @@ type DeliberationResult struct {
 
 func (x *DeliberationResult) Reset() {
 	*x = DeliberationResult{}
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[4]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -514,7 +690,7 @@ func (x *DeliberationResult) String() string {
 func (*DeliberationResult) ProtoMessage() {}
 
 func (x *DeliberationResult) ProtoReflect() protoreflect.Message {
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[4]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -527,7 +703,7 @@ func (x *DeliberationResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliberationResult.ProtoReflect.Descriptor instead.
 func (*DeliberationResult) Descriptor() ([]byte, []int) {
-	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{4}
+	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *DeliberationResult) GetAgentId() string {
@@ -569,7 +745,7 @@ var File_ray_executor_v1_deliberation_proto protoreflect.FileDescriptor
 
 const file_ray_executor_v1_deliberation_proto_rawDesc = "" +
 	"\n" +
-	"\"ray_executor/v1/deliberation.proto\x12\x0fray_executor.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xca\x04\n" +
+	"\"ray_executor/v1/deliberation.proto\x12\x0fray_executor.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\"\x94\x05\n" +
 	"\x1aExecuteDeliberationRequest\x12-\n" +
 	"\atask_id\x18\x01 \x01(\tB\x14\xbaH\x11r\x0f\x18\x80\x022\n" +
 	"[^\\s\\p{Z}]R\x06taskId\x12@\n" +
@@ -584,15 +760,27 @@ const file_ray_executor_v1_deliberation_proto_rawDesc = "" +
 	"vllm_model\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tvllmModel\x12H\n" +
 	"\x0fdeliberation_id\x18\b \x01(\tB\x1f\xbaH\x1c\xd8\x01\x01r\x172\x15^[A-Za-z0-9_-]{1,64}$R\x0edeliberationId\x12/\n" +
 	"\x04pool\x18\t \x01(\tB\x1b\xbaH\x18\xd8\x01\x01r\x132\x11^[a-z0-9-]{1,32}$R\x04pool\x125\n" +
-	"\bsampling\x18\f \x01(\v2\x19.ray_executor.v1.SamplingR\bsamplingJ\x04\b\n" +
-	"\x10\vJ\x04\b\v\x10\fJ\x04\b\r\x10\x11\"\xa5\x06\n" +
+	"\bsampling\x18\f \x01(\v2\x19.ray_executor.v1.SamplingR\bsampling\x12H\n" +
+	"\x0fresponse_format\x18\r \x01(\v2\x1f.ray_executor.v1.ResponseFormatR\x0eresponseFormatJ\x04\b\n" +
+	"\x10\vJ\x04\b\v\x10\fJ\x04\b\x0e\x10\x11\"\xd4\x01\n" +
+	"\x0eResponseFormat\x12.\n" +
+	"\vjson_schema\x18\x01 \x01(\tB\v\xbaH\br\x06\x10\x01\x18\x80\x80\x04H\x00R\n" +
+	"jsonSchema\x12*\n" +
+	"\vjson_object\x18\x02 \x01(\bB\a\xbaH\x04j\x02\b\x01H\x00R\n" +
+	"jsonObject\x12\"\n" +
+	"\x05regex\x18\x03 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80 H\x00R\x05regex\x121\n" +
+	"\x06choice\x18\x04 \x01(\v2\x17.ray_executor.v1.ChoiceH\x00R\x06choiceB\x0f\n" +
+	"\x06format\x12\x05\xbaH\x02\b\x01\"-\n" +
+	"\x06Choice\x12#\n" +
+	"\x06values\x18\x01 \x03(\tB\v\xbaH\b\x92\x01\x05\b\x01\x10\x80\x02R\x06values\"\x9c\x06\n" +
 	"\bSampling\x12>\n" +
 	"\vtemperature\x18\x01 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\x00@)\x00\x00\x00\x00\x00\x00\x00\x00H\x00R\vtemperature\x88\x01\x01\x121\n" +
 	"\x05top_p\x18\x02 \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?!\x00\x00\x00\x00\x00\x00\x00\x00H\x01R\x04topP\x88\x01\x01\x12+\n" +
 	"\n" +
 	"max_tokens\x18\x03 \x01(\x05B\a\xbaH\x04\x1a\x02 \x00H\x02R\tmaxTokens\x88\x01\x01\x12\x17\n" +
-	"\x04seed\x18\x04 \x01(\x03H\x03R\x04seed\x88\x01\x01\x12%\n" +
-	"\x04stop\x18\x05 \x03(\tB\x11\xbaH\x0e\x92\x01\v\x10\x10\"\ar\x05\x10\x01\x18\x80\x02R\x04stop\x12*\n" +
+	"\x04seed\x18\x04 \x01(\x03H\x03R\x04seed\x88\x01\x01\x12\x1c\n" +
+	"\x04stop\x18\x05 \x03(\tB\b\xbaH\x05\x92\x01\x02\x10\x10R\x04stop\x12*\n" +
 	"\x05top_k\x18\x06 \x01(\x05B\x10\xbaH\r\x1a\v(\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01H\x04R\x04topK\x88\x01\x01\x121\n" +
 	"\x05min_p\x18\a \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00H\x05R\x04minP\x88\x01\x01\x12G\n" +
 	"\x10presence_penalty\x18\b \x01(\x01B\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\x00@)\x00\x00\x00\x00\x00\x00\x00\xc0H\x06R\x0fpresencePenalty\x88\x01\x01\x12I\n" +
@@ -651,30 +839,34 @@ func file_ray_executor_v1_deliberation_proto_rawDescGZIP() []byte {
 	return file_ray_executor_v1_deliberation_proto_rawDescData
 }
 
-var file_ray_executor_v1_deliberation_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
+var file_ray_executor_v1_deliberation_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
 var file_ray_executor_v1_deliberation_proto_goTypes = []any{
 	(*ExecuteDeliberationRequest)(nil), // 0: ray_executor.v1.ExecuteDeliberationRequest
-	(*Sampling)(nil),                   // 1: ray_executor.v1.Sampling
-	(*TaskConstraints)(nil),            // 2: ray_executor.v1.TaskConstraints
-	(*Agent)(nil),                      // 3: ray_executor.v1.Agent
-	(*DeliberationResult)(nil),         // 4: ray_executor.v1.DeliberationResult
-	nil,                                // 5: ray_executor.v1.TaskConstraints.MetadataEntry
-	nil,                                // 6: ray_executor.v1.DeliberationResult.MetadataEntry
-	(*structpb.Struct)(nil),            // 7: google.protobuf.Struct
+	(*ResponseFormat)(nil),             // 1: ray_executor.v1.ResponseFormat
+	(*Choice)(nil),                     // 2: ray_executor.v1.Choice
+	(*Sampling)(nil),                   // 3: ray_executor.v1.Sampling
+	(*TaskConstraints)(nil),            // 4: ray_executor.v1.TaskConstraints
+	(*Agent)(nil),                      // 5: ray_executor.v1.Agent
+	(*DeliberationResult)(nil),         // 6: ray_executor.v1.DeliberationResult
+	nil,                                // 7: ray_executor.v1.TaskConstraints.MetadataEntry
+	nil,                                // 8: ray_executor.v1.DeliberationResult.MetadataEntry
+	(*structpb.Struct)(nil),            // 9: google.protobuf.Struct
 }
 var file_ray_executor_v1_deliberation_proto_depIdxs = []int32{
-	2, // 0: ray_executor.v1.ExecuteDeliberationRequest.constraints:type_name -> ray_executor.v1.TaskConstraints
-	3, // 1: ray_executor.v1.ExecuteDeliberationRequest.agents:type_name -> ray_executor.v1.Agent
-	1, // 2: ray_executor.v1.ExecuteDeliberationRequest.sampling:type_name -> ray_executor.v1.Sampling
-	7, // 3: ray_executor.v1.Sampling.extra:type_name -> google.protobuf.Struct
-	5, // 4: ray_executor.v1.TaskConstraints.metadata:type_name -> ray_executor.v1.TaskConstraints.MetadataEntry
-	1, // 5: ray_executor.v1.Agent.sampling:type_name -> ray_executor.v1.Sampling
-	6, // 6: ray_executor.v1.DeliberationResult.metadata:type_name -> ray_executor.v1.DeliberationResult.MetadataEntry
-	7, // [7:7] is the sub-list for method output_type
-	7, // [7:7] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	4, // 0: ray_executor.v1.ExecuteDeliberationRequest.constraints:type_name -> ray_executor.v1.TaskConstraints
+	5, // 1: ray_executor.v1.ExecuteDeliberationRequest.agents:type_name -> ray_executor.v1.Agent
+	3, // 2: ray_executor.v1.ExecuteDeliberationRequest.sampling:type_name -> ray_executor.v1.Sampling
+	1, // 3: ray_executor.v1.ExecuteDeliberationRequest.response_format:type_name -> ray_executor.v1.ResponseFormat
+	2, // 4: ray_executor.v1.ResponseFormat.choice:type_name -> ray_executor.v1.Choice
+	9, // 5: ray_executor.v1.Sampling.extra:type_name -> google.protobuf.Struct
+	7, // 6: ray_executor.v1.TaskConstraints.metadata:type_name -> ray_executor.v1.TaskConstraints.MetadataEntry
+	3, // 7: ray_executor.v1.Agent.sampling:type_name -> ray_executor.v1.Sampling
+	8, // 8: ray_executor.v1.DeliberationResult.metadata:type_name -> ray_executor.v1.DeliberationResult.MetadataEntry
+	9, // [9:9] is the sub-list for method output_type
+	9, // [9:9] is the sub-list for method input_type
+	9, // [9:9] is the sub-list for extension type_name
+	9, // [9:9] is the sub-list for extension extendee
+	0, // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_ray_executor_v1_deliberation_proto_init() }
@@ -682,15 +874,21 @@ func file_ray_executor_v1_deliberation_proto_init() {
 	if File_ray_executor_v1_deliberation_proto != nil {
 		return
 	}
-	file_ray_executor_v1_deliberation_proto_msgTypes[1].OneofWrappers = []any{}
-	file_ray_executor_v1_deliberation_proto_msgTypes[2].OneofWrappers = []any{}
+	file_ray_executor_v1_deliberation_proto_msgTypes[1].OneofWrappers = []any{
+		(*ResponseFormat_JsonSchema)(nil),
+		(*ResponseFormat_JsonObject)(nil),
+		(*ResponseFormat_Regex)(nil),
+		(*ResponseFormat_Choice)(nil),
+	}
+	file_ray_executor_v1_deliberation_proto_msgTypes[3].OneofWrappers = []any{}
+	file_ray_executor_v1_deliberation_proto_msgTypes[4].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ray_executor_v1_deliberation_proto_rawDesc), len(file_ray_executor_v1_deliberation_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   7,
+			NumMessages:   9,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -17,6 +17,7 @@ from typing import Any, Optional
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
 
+from .response_format import ResponseFormat, read_response_format
 from .sampling import parameters
 
 PACKAGE = "ray_executor.v1"
@@ -66,6 +67,7 @@ class Requested:
     max_retries: int
     vllm_url: str
     vllm_model: str
+    response_format: Optional[ResponseFormat] = None
     sampling: Mapping[str, Any] = field(default_factory=lambda: _NONE)
 
 
@@ -245,6 +247,7 @@ def read_requested(message: Any) -> Requested:
         vllm_url=message.vllm_url,
         vllm_model=message.vllm_model,
         sampling=_sampling(request),
+        response_format=read_response_format(request.response_format),
     )
 
 

@@ -19,6 +19,7 @@ from .answers import SHORT_BYTES, Room
 from .chat import Chat
 from .endpoint import CallError, Endpoints
 from .hosts import AllowedHosts
+from .response_format import FormatChecker, ResponseFormat
 from .retry import Progress, Retrier, retry_after, retryable_status
 
 log = logging.getLogger(f"ray.serve.{__name__}")
@@ -61,6 +62,8 @@ class Question:
     deadline: float
     # Taken where the answer is long, and given back where it fails.
     room: Room
+    # What the proposal must look like.
+    form: Optional[ResponseFormat] = None
 
 
 class ModelClient:
@@ -80,6 +83,7 @@ class ModelClient:
         self._retrier = retrier or Retrier()
         self._endpoints = Endpoints(self._retrier.now, self._retrier.sleep)
         self._max_body_bytes = max_body_bytes
+        self._formats = FormatChecker()
         # Held by whoever makes a chunk of a large body.
         self._turn = asyncio.Lock()
         self._headers = {
@@ -100,6 +104,7 @@ class ModelClient:
 
     async def close(self) -> None:
         """Closes all connections, also those in use."""
+        await self._formats.close()
         await self._session.close()
 
     def ask(self, question: Question, progress: Progress) -> Awaitable[Answer]:
@@ -144,7 +149,9 @@ class ModelClient:
             ) as response:
                 if response.status != 200:
                     raise await self._refusal(response)
-                return _answer(await self._read(response, question.room))
+                answer = _answer(await self._read(response, question.room))
+            await self._check_form(answer, question.form)
+            return answer
         except CallError:
             question.room.release()
             raise
@@ -169,6 +176,14 @@ class ModelClient:
             response.close()  # what is left is not wanted
             raise CallError("too_large", f"the answer exceeds {most} bytes")
         return body
+
+    async def _check_form(self, answer: Answer, form: Optional[ResponseFormat]) -> None:
+        if form is None:
+            return
+        misfit = await self._formats.check(form, answer.content)
+        if misfit is not None:
+            text = self._clean(f"the proposal does not fit response_format: {misfit}")
+            raise CallError("schema", text, retryable=True)
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> CallError:
         retryable = retryable_status(response.status)

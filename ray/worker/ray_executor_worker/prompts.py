@@ -62,14 +62,16 @@ class Prompts:
             max_retries=requested.max_retries,
             deadline=deadline,
             room=room,
+            form=requested.response_format,
         )
 
     def _chat(self, index: int) -> Chat:
-        agent = self._requested.agents[index]
+        agent, form = self._requested.agents[index], self._requested.response_format
+        asked = form.parameters() if form is not None else {}
         return Chat(
             agent.model or self._requested.vllm_model,
             prompt.messages(agent.prompt_template, self._named(index), agent.system_prompt),
-            {**self._requested.sampling, **agent.sampling},
+            {**self._requested.sampling, **agent.sampling, **asked},
         )
 
     def _named(self, index: int) -> dict[str, str]:

@@ -172,6 +172,8 @@ class Journalist:
         for key, value in more.pop("metadata", {}).items():
             message.request.constraints.metadata[key] = value
         set_sampling(message.request, more.pop("sampling", {}))
+        for kind, spec in more.pop("response_format", {}).items():
+            setattr(message.request.response_format, kind, spec)
         for agent in agents:
             given = dict(agent)
             sampling = given.pop("sampling", {})
@@ -443,6 +445,7 @@ _ANSWERS: dict[str, dict[str, Any]] = {
     "half": completion("x" * (600 * 1024)),
     "reasoned": completion("yes", reasoning_content="because"),
     "nonsense": {"choices": []},
+    "json": completion('{"n": 1}'),
 }
 
 

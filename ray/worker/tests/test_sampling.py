@@ -67,3 +67,25 @@ async def test_a_system_prompt(journalist: Journalist, model: FakeModel) -> None
     )
     assert body["messages"][0] == {"role": "system", "content": "You are DEV, a1. {}"}
     assert "build it" in body["messages"][1]["content"]
+
+
+async def test_a_proposal_that_does_not_fit_is_the_agents_failure(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    schema = '{"type": "object"}'
+    async with working(journalist):
+        await journalist.submit(
+            "d1",
+            [a("a1"), a("a2", "json")],
+            model.url,
+            response_format={"json_schema": schema},
+            max_retries=1,
+        )
+        how, end = await journalist.end("d1")
+    assert how == "completed"
+    failed, fits = (result.metadata for result in end.results)
+    assert (failed["error_type"], failed["attempts"]) == ("schema", "2")
+    assert failed["error"].startswith("the proposal does not fit response_format: it is not JSON")
+    assert fits["status"] == "completed"
+    asked = model.requests[0]["response_format"]
+    assert asked["json_schema"]["schema"] == {"type": "object"}

@@ -1,0 +1,123 @@
+"""Proposals that must have a form, and schemas that take for ever."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from ray_executor_worker.response_format import FormatChecker, ResponseFormat
+
+
+@pytest_asyncio.fixture
+async def checker() -> AsyncIterator[FormatChecker]:
+    checker = FormatChecker()
+    yield checker
+    await checker.close()
+
+
+SCHEMA = json.dumps({"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]})
+
+
+@pytest.mark.parametrize(
+    ("form", "text", "says"),
+    [
+        (ResponseFormat("json_schema", SCHEMA), '{"n": 1}', None),
+        (ResponseFormat("json_schema", SCHEMA), '{"n": "1"}', "$.n: '1' is not of type"),
+        (ResponseFormat("json_schema", SCHEMA), "{}", "'n' is a required property"),
+        (ResponseFormat("json_schema", SCHEMA), "```json\n{}\n```", "it is not JSON"),
+        (ResponseFormat("json_schema", '{"type": "number"}'), "NaN", "NaN is no number"),
+        (ResponseFormat("json_schema", "true"), "[1]", None),
+        (ResponseFormat("json_schema", '{"$ref": "http://127.0.0.1:1/x"}'), "1", "cannot be"),
+        (ResponseFormat("json_object"), '{"a": 1}', None),
+        (ResponseFormat("json_object"), "[]", "it is no JSON object"),
+        (ResponseFormat("regex", "yes|no"), "no", None),
+        (ResponseFormat("regex", "yes|no"), "no!", "it does not match"),
+        (ResponseFormat("regex", r"\pL+"), "anything", None),
+        (ResponseFormat("choice", ("yes", "no")), " no\n", None),
+        (ResponseFormat("choice", ("yes", "no")), "maybe", "it is none of the choices"),
+    ],
+)
+async def test_check(
+    checker: FormatChecker, form: ResponseFormat, text: str, says: str | None
+) -> None:
+    found = await checker.check(form, text)
+    assert found is None if says is None else says in str(found)
+
+
+def doubling(depth: int) -> str:
+    """A schema of few bytes that takes 2**depth steps."""
+    defs: dict[str, Any] = {"a0": {"type": "integer"}}
+    for n in range(1, depth + 1):
+        defs[f"a{n}"] = {"allOf": [{"$ref": f"#/$defs/a{n - 1}"}] * 2}
+    return json.dumps({"$ref": f"#/$defs/a{depth}", "$defs": defs})
+
+
+HOSTILE = [
+    (ResponseFormat("regex", "(a+)+b"), "a" * 40),
+    (ResponseFormat("json_schema", doubling(30)), "1"),
+    (ResponseFormat("json_schema", '{"pattern": "(a+)+b"}'), json.dumps("a" * 40)),
+]
+
+
+@pytest.mark.parametrize(("form", "text"), HOSTILE)
+async def test_a_hostile_format_fails_alone(
+    checker: FormatChecker, form: ResponseFormat, text: str
+) -> None:
+    """The event loop goes on, and the next check has an answer."""
+    checking = asyncio.ensure_future(checker.check(form, text))
+    behind = asyncio.ensure_future(checker.check(ResponseFormat("regex", "b"), "b"))
+    assert await checking == "it cannot be checked within a second"
+    assert await behind is None
+    process = checker._process
+    assert await checker.check(form, text) == "it cannot be checked within a second"
+    assert checker._process is process, "a slow form is not tried again"
+
+
+async def test_a_deep_schema_is_an_answer(checker: FormatChecker) -> None:
+    deep = '{"$ref": "#"}'
+    assert "cannot be checked" in str(await checker.check(ResponseFormat("json_schema", deep), "1"))
+    assert await checker.check(ResponseFormat("json_schema", "{}"), "1") is None
+
+
+async def test_a_cancelled_check_leaves_no_answer_behind(checker: FormatChecker) -> None:
+    assert await checker.check(ResponseFormat("choice", ("a",)), "a") is None
+    checking = asyncio.ensure_future(checker.check(ResponseFormat("regex", "(a+)+b"), "a" * 40))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    checking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await checking
+    assert await checker.check(ResponseFormat("choice", ("a",)), "a") is None
+
+
+async def test_a_long_answer(checker: FormatChecker) -> None:
+    text = json.dumps({"n": 1, "text": "x" * 4_000_000})
+    assert await checker.check(ResponseFormat("json_schema", SCHEMA), text) is None
+
+
+async def test_the_process_has_no_secrets(
+    checker: FormatChecker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VLLM_API_KEY", "sk-secret")
+    await checker.check(ResponseFormat("choice", ("a",)), "a")
+    process = checker._process
+    assert process is not None
+    environ = Path(f"/proc/{process.pid}/environ")
+    assert b"sk-secret" not in await asyncio.to_thread(environ.read_bytes)
+    await checker.close()
+    assert process.returncode is not None
+
+
+def test_what_the_server_is_asked() -> None:
+    asked = ResponseFormat("json_schema", SCHEMA).parameters()
+    assert asked["response_format"]["json_schema"]["schema"] == json.loads(SCHEMA)
+    assert ResponseFormat("choice", ("a", "b")).parameters() == {
+        "structured_outputs": {"choice": ["a", "b"]}
+    }
+    assert ResponseFormat("regex", "a+").parameters() == {"structured_outputs": {"regex": "a+"}}
