@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	_ "embed"
 	"errors"
 	"flag"
 	"fmt"
@@ -18,11 +17,6 @@ import (
 
 	"rayexecutor/tests/system"
 )
-
-// notes are what a run cannot find out: why, and what to try next.
-//
-//go:embed notes.md
-var notes string
 
 // subjects are what can be measured, in the order in which it is done: what
 // needs Ray first, so that the rest has the machine for itself.

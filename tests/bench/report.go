@@ -134,6 +134,6 @@ func (b *bench) document(sections []*section) string {
 	for _, one := range sections {
 		out.WriteString("\n" + one.String())
 	}
-	out.WriteString("\n" + strings.TrimSpace(notes) + "\n")
+	out.WriteString("\nWhy the figures are what they are, and what to try next: [performance.md](performance.md).\n")
 	return out.String()
 }
