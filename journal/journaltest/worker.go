@@ -24,7 +24,7 @@ import (
 // compare-and-set.
 type Worker struct {
 	js jetstream.JetStream
-	// Cluster is what it says of itself.
+	// Cluster is the cluster that its starts name.
 	Cluster string
 }
 
@@ -37,9 +37,9 @@ func NewWorker(tb testing.TB, url string) *Worker {
 
 // Started writes the start of an attempt, 1 for the first. first is the
 // journal's time of the first one, zero on the first. The sequence that the
-// attempt before has is expected; stands is false where another worker was
+// attempt before has is expected; stored is false if another worker was
 // faster.
-func (w *Worker) Started(ctx context.Context, id string, attempt int32, first time.Time, before uint64) (sequence uint64, stands bool, err error) {
+func (w *Worker) Started(ctx context.Context, id string, attempt int32, first time.Time, before uint64) (sequence uint64, stored bool, err error) {
 	event := &pb.DeliberationStarted{DeliberationId: id, TaskId: "task-" + id, Attempt: attempt, Cluster: w.Cluster}
 	if !first.IsZero() {
 		event.FirstStartedAt = timestamppb.New(first)
@@ -61,7 +61,7 @@ func (w *Worker) Started(ctx context.Context, id string, attempt int32, first ti
 
 // Agent writes the result of the agent at a place in the request: a proposal,
 // or a failure where proposal is empty.
-func (w *Worker) Agent(ctx context.Context, id string, index int, proposal string) (stands bool, err error) {
+func (w *Worker) Agent(ctx context.Context, id string, index int, proposal string) (stored bool, err error) {
 	event := &pb.AgentCompleted{
 		DeliberationId: id, TaskId: "task-" + id, AgentIndex: int32(index), Result: Result(index, proposal),
 	}
@@ -75,15 +75,15 @@ func (w *Worker) Completed(ctx context.Context, id string, results ...*pb.Delibe
 	}, events.EndSubject(id))
 }
 
-// Write appends an event if nothing stands on the subjects that free covers.
-func (w *Worker) Write(ctx context.Context, event proto.Message, free string) (stands bool, err error) {
+// Write appends an event if no message exists on the subjects that free covers.
+func (w *Worker) Write(ctx context.Context, event proto.Message, free string) (stored bool, err error) {
 	encoded, err := events.Encode(event, events.Source, "")
 	if err != nil {
 		return false, err
 	}
 	message := &nats.Msg{Subject: encoded.Subject, Header: encoded.Header, Data: encoded.Data}
-	_, stands, err = w.publish(ctx, message, free, 0)
-	return stands, err
+	_, stored, err = w.publish(ctx, message, free, 0)
+	return stored, err
 }
 
 func (w *Worker) publish(ctx context.Context, message *nats.Msg, subject string, expected uint64) (uint64, bool, error) {
