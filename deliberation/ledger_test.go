@@ -46,7 +46,7 @@ func history(t *rapid.T) []deliberation.Mark {
 	return marks
 }
 
-// recount tells the statistics the naive way: one deliberation after another.
+// recount counts the statistics in the naive way: one deliberation after another.
 func recount(marks []deliberation.Mark) *pb.RayExecutorStats {
 	stats := &pb.RayExecutorStats{}
 	byID := map[string][]deliberation.Mark{}
@@ -177,8 +177,8 @@ func TestForget(t *testing.T) {
 	}
 	want := func(when string, active, forgotten int64) {
 		t.Helper()
-		for _, told := range []*deliberation.Ledger{ledger, deliberation.NewLedger(ledger.Snapshot())} {
-			stats := told.Stats()
+		for _, read := range []*deliberation.Ledger{ledger, deliberation.NewLedger(ledger.Snapshot())} {
+			stats := read.Stats()
 			if stats.GetActiveDeliberations() != active || stats.GetQueuedDeliberations() != active || stats.GetForgottenDeliberations() != forgotten {
 				t.Errorf("%s: %v", when, stats)
 			}
@@ -232,7 +232,7 @@ func BenchmarkLedger(b *testing.B) {
 	}
 }
 
-// BenchmarkOverdue looks at 100,000 that are open and not overdue, as the
+// BenchmarkOverdue scans 100,000 that are open and not overdue, as the
 // keeper does each second.
 func BenchmarkOverdue(b *testing.B) {
 	ledger := deliberation.NewLedger(nil)

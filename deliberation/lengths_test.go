@@ -52,8 +52,8 @@ func TestLengths(t *testing.T) {
 			t.Errorf("%s of %d: %v", field, set.most, err)
 		}
 		err := accept(set.most + 1)
-		told := deliberation.AsError(err)
-		if err == nil || told.Code != deliberation.Invalid || !strings.HasPrefix(told.Field, field) || !strings.Contains(told.Message, strconv.Itoa(set.most)) {
+		got := deliberation.AsError(err)
+		if err == nil || got.Code != deliberation.Invalid || !strings.HasPrefix(got.Field, field) || !strings.Contains(got.Message, strconv.Itoa(set.most)) {
 			t.Errorf("%s of %d: %v", field, set.most+1, err)
 		}
 	}

@@ -70,7 +70,7 @@ func TestModelURL(t *testing.T) {
 			}
 			checkRefusal(t, err, deliberation.Invalid, field, says)
 			if err != nil && strings.Contains(err.Error(), "secret") {
-				t.Errorf("%q tells the password", err)
+				t.Errorf("%q shows the password", err)
 			}
 		})
 	}

@@ -115,7 +115,7 @@ func TestAcceptChecksEveryField(t *testing.T) {
 }
 
 // checkRefusal holds an error against a code, a field and a part of its text;
-// no field stands for no error.
+// no field means no error.
 func checkRefusal(t *testing.T, err error, code deliberation.Code, field, says string) {
 	t.Helper()
 	if field == "" {
@@ -185,7 +185,7 @@ func TestAcceptResolvesDefaults(t *testing.T) {
 		t.Errorf("got %v\nwant %v", record, want)
 	}
 	if !proto.Equal(sent, request()) {
-		t.Error("the request was changed: it must stand as it was sent")
+		t.Error("the request was changed: it must remain as it was sent")
 	}
 
 	record, err = r.Accept("id", request(func(r *pb.ExecuteDeliberationRequest) {
@@ -197,7 +197,7 @@ func TestAcceptResolvesDefaults(t *testing.T) {
 	}
 	if record.GetPool() != "gpu" || record.GetVllmUrl() != "https://a.models.example/base" || record.GetVllmModel() != "llama" ||
 		record.GetTimeoutSeconds() != 7 || record.GetMaxRetries() != 0 {
-		t.Errorf("what the request names must stand, 0 retries too: got %v", record)
+		t.Errorf("what the request names must be in force, 0 retries too: got %v", record)
 	}
 }
 

@@ -16,8 +16,8 @@ import (
 
 var noon = time.Date(2026, 1, 2, 12, 0, 0, 0, time.UTC)
 
-// story numbers events as the journal would, a second apart.
-func story(events ...proto.Message) []deliberation.Entry {
+// numbered numbers events as the journal would, a second apart.
+func numbered(events ...proto.Message) []deliberation.Entry {
 	entries := make([]deliberation.Entry, len(events))
 	for i, event := range events {
 		entries[i] = deliberation.Entry{Sequence: uint64(i + 1), Time: noon.Add(time.Duration(i) * time.Second), Event: event}
@@ -70,12 +70,12 @@ func TestFold(t *testing.T) {
 		"cancelled late":   {events: []proto.Message{requested, started, first, cancelled}, state: deliberation.Cancelled, attempts: 1, cluster: "east", reason: "changed my mind", started: 1, ended: 3, result: "a-1", results: []string{"a-1"}, sequence: 4},
 		"late worker":      {events: []proto.Message{requested, cancelled, restarted, first, completed, failed}, state: deliberation.Cancelled, reason: "changed my mind", started: -1, ended: 1, sequence: 6},
 		"beginning is old": {events: []proto.Message{started, first}, state: deliberation.Running, attempts: 1, cluster: "east", started: 0, ended: -1, result: "a-1", results: []string{"a-1"}, sequence: 2, beginningIsNotInStream: true},
-		"start stands":     {events: []proto.Message{started, requested}, state: deliberation.Running, attempts: 1, cluster: "east", started: 0, ended: -1, sequence: 2},
+		"start first":      {events: []proto.Message{started, requested}, state: deliberation.Running, attempts: 1, cluster: "east", started: 0, ended: -1, sequence: 2},
 		"of another kind":  {events: []proto.Message{requested, &pb.Error{}}, state: deliberation.Queued, started: -1, ended: -1, sequence: 2},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			d := deliberation.Fold(story(test.events...))
+			d := deliberation.Fold(numbered(test.events...))
 			status := d.Status("d")
 			var results []string
 			for _, r := range status.GetResults() {
@@ -101,7 +101,7 @@ func seconds(at time.Time) int {
 
 func TestStatus(t *testing.T) {
 	t.Parallel()
-	d := deliberation.Fold(story(requested, started, completed))
+	d := deliberation.Fold(numbered(requested, started, completed))
 	want := &pb.GetDeliberationStatusResponse{
 		DeliberationId: "d", TaskId: "t", Pool: "default", Cluster: "east", Status: "completed", Attempts: 1,
 		Results: completed.GetResults(), Result: completed.GetResults()[1],
@@ -118,8 +118,8 @@ func TestStatus(t *testing.T) {
 	if summary.GetDeliberationId() != "d" || summary.GetRole() != "DEV" || summary.GetAgents() != 2 || summary.GetStatus() != "completed" {
 		t.Errorf("summary: %v", summary)
 	}
-	if d.Recorded(0) != nil || deliberation.Fold(story(requested, first)).Recorded(0).GetAgentId() != "a-1" {
-		t.Error("Recorded tells what an agent has come to")
+	if d.Recorded(0) != nil || deliberation.Fold(numbered(requested, first)).Recorded(0).GetAgentId() != "a-1" {
+		t.Error("Recorded returns the result of an agent")
 	}
 	if deliberation.Proposed(nil) || deliberation.Proposed(result("a", "broken")) || !deliberation.Proposed(result("a", "")) {
 		t.Error("an agent has proposed when its result carries no error")
@@ -133,7 +133,7 @@ func TestDeadLetter(t *testing.T) {
 		true:  {requested, gaveUp}, // also one that no worker lived to start
 		false: {requested, started, failed, gaveUp},
 	} {
-		if got := deliberation.Fold(story(events...)).DeadLetter; got != want {
+		if got := deliberation.Fold(numbered(events...)).DeadLetter; got != want {
 			t.Errorf("%v is given up: %v", events, got)
 		}
 	}
@@ -141,11 +141,11 @@ func TestDeadLetter(t *testing.T) {
 
 func TestJobMatchesPythonService(t *testing.T) {
 	t.Parallel()
-	queued := deliberation.Fold(story(requested)).Job(noon.Add(1500 * time.Millisecond))
+	queued := deliberation.Fold(numbered(requested)).Job(noon.Add(1500 * time.Millisecond))
 	if queued.GetRuntime() != "2s" || !queued.GetStartTime().AsTime().Equal(noon) || queued.GetStatus() != "queued" {
 		t.Errorf("queued: %v", queued)
 	}
-	running := deliberation.Fold(story(requested, started)).Job(noon.Add(66 * time.Second))
+	running := deliberation.Fold(numbered(requested, started)).Job(noon.Add(66 * time.Second))
 	want := &pb.JobInfo{
 		JobId: "d", Name: "deliberation-d", Status: "running", SubmissionId: "d", Role: "DEV", TaskId: "t",
 		StartTime: timestamppb.New(noon.Add(time.Second)), Runtime: "1m5s",
@@ -153,19 +153,19 @@ func TestJobMatchesPythonService(t *testing.T) {
 	if !proto.Equal(running, want) {
 		t.Errorf("got  %v\nwant %v", running, want)
 	}
-	if early := deliberation.Fold(story(requested)).Job(noon.Add(-time.Hour)); early.GetRuntime() != "0s" {
+	if early := deliberation.Fold(numbered(requested)).Job(noon.Add(-time.Hour)); early.GetRuntime() != "0s" {
 		t.Errorf("a clock behind the journal's: %s", early.GetRuntime())
 	}
 }
 
-// TestOneEnd: whatever the order in which events stand, the first end decides
-// and nothing after it changes what is told.
+// TestOneEnd: in any order of events the first end decides
+// and nothing after it changes the answer.
 func TestOneEnd(t *testing.T) {
 	t.Parallel()
 	all := []proto.Message{requested, started, restarted, first, second, completed, failed, cancelled}
 	rapid.Check(t, func(t *rapid.T) {
 		events := rapid.SliceOfN(rapid.SampledFrom(all), 0, 12).Draw(t, "events")
-		entries := story(events...)
+		entries := numbered(events...)
 		end := slices.IndexFunc(events, func(event proto.Message) bool { return deliberation.EndState(event).Ended() })
 		whole := deliberation.Fold(entries)
 		if whole.State.Ended() != (end >= 0) {

@@ -32,7 +32,7 @@ func TestAccept(t *testing.T) {
 		wantEqual(t, existing, record)
 	}
 	if n := w.messages(t, events.HistorySubject("d1")); n != 1 {
-		t.Errorf("%d messages stand, want 1", n)
+		t.Errorf("%d messages exist, want 1", n)
 	}
 }
 
@@ -65,7 +65,7 @@ func TestAcceptRace(t *testing.T) {
 	}
 	group.Wait()
 	if n := w.messages(t, events.HistorySubject("d1")); n != 1 || accepted.Load() != 1 {
-		t.Errorf("%d messages stand and %d callers were told so, want 1 and 1", n, accepted.Load())
+		t.Errorf("%d messages exist and %d callers were accepted, want 1 and 1", n, accepted.Load())
 	}
 }
 
@@ -100,7 +100,7 @@ func TestEndRace(t *testing.T) {
 		}
 		group.Wait()
 		if n := w.messages(t, events.EndSubject(id)); n != 1 || won.Load() != 1 {
-			t.Errorf("%s: %d ends stand and %d writers won, want 1 and 1", id, n, won.Load())
+			t.Errorf("%s: %d ends exist and %d writers won, want 1 and 1", id, n, won.Load())
 		}
 		if won := must[bool](t)(w.End(t.Context(), id, completed(id), "")); won {
 			t.Errorf("%s ended again", id)
@@ -124,9 +124,9 @@ func TestWatermarkReservesCapacityForEnds(t *testing.T) {
 	const limit, size = 4 << 20, 32 << 10
 	w := setup(t, func(layout *journal.Layout) { layout.MaxBytes = limit })
 	accepted, err := w.fill(t, size)
-	told := wantCode(t, err, deliberation.LimitReached)
-	if told.RetryAfter <= 0 || !strings.Contains(told.Message, "JOURNAL_MAX_BYTES") {
-		t.Errorf("refused with %+v", told)
+	refused := wantCode(t, err, deliberation.LimitReached)
+	if refused.RetryAfter <= 0 || !strings.Contains(refused.Message, "JOURNAL_MAX_BYTES") {
+		t.Errorf("refused with %+v", refused)
 	}
 	existing, err := w.Accept(t.Context(), journaltest.Record("fill-0", 1, 300), "")
 	if err != nil || existing.GetDeliberationId() != "fill-0" {

@@ -15,7 +15,7 @@ import (
 	"rayexecutor/journal/journaltest"
 )
 
-// TestAcceptWithStaleCapacity: publishing works, and the stream's state is not told.
+// TestAcceptWithStaleCapacity: publishing works, and the stream's state cannot be read.
 // The last one counts for a minute.
 func TestAcceptWithStaleCapacity(t *testing.T) {
 	t.Parallel()
@@ -65,8 +65,8 @@ func TestTooManyMessages(t *testing.T) {
 	must[bool](t)(w.End(t.Context(), "d0", completed("d0"), ""))
 	w.SetCapacity(&jetstream.StreamInfo{}, time.Hour)
 	_, err := w.Accept(t.Context(), journaltest.Record("new", 1, 300), "")
-	if told := wantCode(t, err, deliberation.LimitReached); !strings.Contains(told.Message, "JOURNAL_MAX_MESSAGES") {
-		t.Errorf("refused with %q", told.Message)
+	if refused := wantCode(t, err, deliberation.LimitReached); !strings.Contains(refused.Message, "JOURNAL_MAX_MESSAGES") {
+		t.Errorf("refused with %q", refused.Message)
 	}
 	layout.MaxMessages = 2 * n
 	if err := w.Deploy(t.Context(), layout); err != nil {
@@ -77,7 +77,7 @@ func TestTooManyMessages(t *testing.T) {
 }
 
 // TestObjectStoreWatermark fills the object store with requests: results
-// keep half of it.
+// retain half of it.
 func TestObjectStoreWatermark(t *testing.T) {
 	t.Parallel()
 	w := setup(t, func(layout *journal.Layout) { layout.MaxBytes = 64 << 20 })
@@ -89,8 +89,8 @@ func TestObjectStoreWatermark(t *testing.T) {
 		w.SetCapacity(&jetstream.StreamInfo{}, time.Hour)
 		_, err = w.Accept(t.Context(), record, "")
 	}
-	if told := wantCode(t, err, deliberation.LimitReached); !strings.Contains(told.Message, "large requests") || accepted < 4 || accepted > 6 {
-		t.Errorf("number %d is refused with %q", accepted, told.Message)
+	if refused := wantCode(t, err, deliberation.LimitReached); !strings.Contains(refused.Message, "large requests") || accepted < 4 || accepted > 6 {
+		t.Errorf("number %d is refused with %q", accepted, refused.Message)
 	}
 	w.accept(t, "small", 1)
 }

@@ -42,7 +42,7 @@ func TestDeployTogether(t *testing.T) {
 }
 
 // TestLeaderWithoutQuorum leaves the journal's leader alone: while it
-// still answers, nobody is told that a deliberation is not there, for the
+// still answers, no caller receives "not found", for the
 // others may have it.
 func TestLeaderWithoutQuorum(t *testing.T) {
 	t.Parallel()
@@ -87,7 +87,7 @@ func TestLeaderWithoutQuorum(t *testing.T) {
 }
 
 // TestCluster has several writers on each of three servers race for each end
-// while the journal's leader keeps stepping down.
+// while the journal's leader steps down repeatedly.
 func TestCluster(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
@@ -127,12 +127,12 @@ func TestCluster(t *testing.T) {
 		for i, j := range journals {
 			history, err := j.Read(ctx, name)
 			if err != nil || !history.State.Ended() {
-				t.Errorf("server %d tells %s of %s, %v", i, history.State, name, err)
+				t.Errorf("server %d answers %s for %s, %v", i, history.State, name, err)
 			}
 		}
-		// Where an acknowledgement was lost, nobody knows that it won.
+		// If an acknowledgement was lost, no writer counts as the winner.
 		if n := won[id].Load(); n > 1 {
-			t.Errorf("%d writers were told that they ended %s", n, name)
+			t.Errorf("%d writers won the end of %s", n, name)
 		}
 		if n := len(journaltest.Messages(t, servers[0].URL, journal.Stream, events.EndSubject(name))); n != 1 {
 			t.Errorf("%s ended %d times", name, n)
@@ -149,7 +149,7 @@ func TestCluster(t *testing.T) {
 }
 
 // liveAndEnd submits and ends one deliberation, both until it is known how it
-// went, and reports whether this writer was told that its end stands.
+// went, and reports whether this writer won.
 func liveAndEnd(ctx context.Context, t *testing.T, j *journal.Journal, id string, kind int) bool {
 	again(ctx, t, func() error {
 		_, err := j.Accept(ctx, journaltest.Record(id, 1, 300), "")
@@ -165,7 +165,7 @@ func liveAndEnd(ctx context.Context, t *testing.T, j *journal.Journal, id string
 	again(ctx, t, func() error {
 		history, err := j.Read(ctx, id)
 		if err == nil && !history.State.Ended() {
-			t.Errorf("%s has ended, and is told as %s", id, history.State)
+			t.Errorf("%s has ended, and is read as %s", id, history.State)
 		}
 		return err
 	})

@@ -118,7 +118,7 @@ accounts {
   ]}
 }`
 
-// What is amiss with what is stored or allowed is told at once, with what to do.
+// An error of streams or permissions is returned at once, and says what to do.
 func TestDeployRefused(t *testing.T) {
 	t.Parallel()
 	s := configured(t, accounts)
@@ -177,7 +177,7 @@ func TestLeastPermissions(t *testing.T) {
 	}
 	w.keepUndelivered(t, "d1", "refused", 1)
 	if list := w.undelivered(t, "d1"); len(list) != 1 {
-		t.Errorf("kept is %v", list)
+		t.Errorf("stored is %v", list)
 	}
 	if _, saved, err := w.SaveSnapshot(t.Context(), deliberation.NewLedger(nil).Snapshot(), 0); err != nil || !saved {
 		t.Errorf("no snapshot: %v", err)
@@ -198,7 +198,7 @@ func TestTooManyReplicas(t *testing.T) {
 	wantAdvice(t, err, "replicas")
 }
 
-// A NATS that is away is waited for, but not for long.
+// Reach waits for a NATS that cannot be reached, but not for long.
 func TestReachRetries(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct{ url, advice string }{
@@ -289,7 +289,7 @@ func certificate(t *testing.T, address string, valid time.Duration) string {
 	return path
 }
 
-// speaking is a server that says one thing to whoever connects.
+// speaking is a server that says one thing to each client.
 func speaking(t *testing.T, text string) string {
 	t.Helper()
 	listener := must[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))

@@ -59,8 +59,8 @@ func TestDeadLetters(t *testing.T) {
 		t.Errorf("left is %v", list)
 	}
 	_, err := w.ReadDeadLetter(t.Context(), "d1")
-	if told := wantCode(t, err, deliberation.NotFound); !strings.Contains(told.Message, "dead list") {
-		t.Errorf("%q does not say what to do", told.Message)
+	if refused := wantCode(t, err, deliberation.NotFound); !strings.Contains(refused.Message, "dead list") {
+		t.Errorf("%q does not say what to do", refused.Message)
 	}
 }
 
@@ -72,19 +72,19 @@ func TestDeadLettersAreBounded(t *testing.T) {
 	var (
 		err     error
 		history *deliberation.History
-		kept    int
+		stored  int
 	)
-	for ; err == nil && kept < 20; kept++ {
-		record := journaltest.Record(fmt.Sprint("d", kept), 1, 300)
+	for ; err == nil && stored < 20; stored++ {
+		record := journaltest.Record(fmt.Sprint("d", stored), 1, 300)
 		record.Request.TaskDescription = strings.Repeat("x", 50<<10)
 		history = w.giveUp(t, record)
 		err = w.StoreDeadLetter(t.Context(), history)
 	}
-	if told := wantCode(t, err, deliberation.LimitReached); !strings.Contains(told.Message, journal.DeadLetterBucket) {
-		t.Errorf("%q does not say what is full", told.Message)
+	if refused := wantCode(t, err, deliberation.LimitReached); !strings.Contains(refused.Message, journal.DeadLetterBucket) {
+		t.Errorf("%q does not say what is full", refused.Message)
 	}
-	if list := must[[]journal.DeadLetterSummary](t)(w.ListDeadLetters(t.Context())); len(list) != kept-1 {
-		t.Errorf("%d are kept, want %d", len(list), kept-1)
+	if list := must[[]journal.DeadLetterSummary](t)(w.ListDeadLetters(t.Context())); len(list) != stored-1 {
+		t.Errorf("%d are stored, want %d", len(list), stored-1)
 	}
 	if err := w.DeleteDeadLetter(t.Context(), "d0"); err != nil {
 		t.Fatal(err)

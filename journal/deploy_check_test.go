@@ -135,7 +135,7 @@ func TestConflictingStreams(t *testing.T) {
 	}
 }
 
-// TestDeployOverOlderVersion is updated, whatever became of its description.
+// TestDeployOverOlderVersion is updated, also after a change of its description.
 func TestDeployOverOlderVersion(t *testing.T) {
 	t.Parallel()
 	w := setup(t)

@@ -43,8 +43,8 @@ func TestSmallPayload(t *testing.T) {
 	w.wantEnd(t, "d1", 600<<10)
 
 	err := w.Announce(t.Context(), events.AnnouncementSubject(deliberation.Completed), "d1.done", nil, make([]byte, 100<<10))
-	if told := wantCode(t, err, deliberation.TooLarge); !strings.Contains(told.Message, "max_payload") {
-		t.Errorf("%q does not say what to do", told.Message)
+	if refused := wantCode(t, err, deliberation.TooLarge); !strings.Contains(refused.Message, "max_payload") {
+		t.Errorf("%q does not say what to do", refused.Message)
 	}
 }
 
@@ -59,12 +59,12 @@ func TestSmallStreamMessages(t *testing.T) {
 	must[jetstream.Stream](t)(js.UpdateStream(t.Context(), config))
 	w.wantEnd(t, "d1", 100<<10)
 
-	// What no object can lighten is refused whole.
+	// A message without a field to offload is refused.
 	record := journaltest.Record("d2", 1, 300)
 	record.TaskId = strings.Repeat("x", 20<<10)
 	_, err := w.Accept(t.Context(), record, "")
-	if told := wantCode(t, err, deliberation.TooLarge); !strings.Contains(told.Message, "max_msg_size") {
-		t.Errorf("%q does not say what to do", told.Message)
+	if refused := wantCode(t, err, deliberation.TooLarge); !strings.Contains(refused.Message, "max_msg_size") {
+		t.Errorf("%q does not say what to do", refused.Message)
 	}
 	w.wantBoth(t, "d2", status("not_found"))
 }
@@ -73,17 +73,17 @@ func TestSmallStreamMessages(t *testing.T) {
 func TestServerStoreFull(t *testing.T) {
 	t.Parallel()
 	server := journaltest.Start(t, func(options *server.Options) {
-		options.JetStreamMaxStore = 10 << 20 // 8 of them are kept for heartbeats
+		options.JetStreamMaxStore = 10 << 20 // 8 MiB of them are for heartbeats
 	})
 	w := world{server: server, Journal: journaltest.Connect(t, server.URL), worker: journaltest.NewWorker(t, server.URL)}
 	accepted, err := w.fill(t, 100<<10)
-	if told := wantCode(t, err, deliberation.LimitReached); !strings.Contains(told.Message, "JOURNAL_MAX_BYTES") || told.RetryAfter <= 0 {
-		t.Errorf("refused with %+v", told)
+	if refused := wantCode(t, err, deliberation.LimitReached); !strings.Contains(refused.Message, "JOURNAL_MAX_BYTES") || refused.RetryAfter <= 0 {
+		t.Errorf("refused with %+v", refused)
 	}
 	if accepted < 10 {
 		t.Errorf("accepted are %d", accepted)
 	}
 	if histories := w.messages(t, events.RequestedSubjects); histories != accepted {
-		t.Errorf("%d requests stand, want %d", histories, accepted)
+		t.Errorf("%d requests exist, want %d", histories, accepted)
 	}
 }

@@ -60,7 +60,7 @@ func fillDisk(t *testing.T, dir string) (file string) {
 	return file
 }
 
-// TestDiskFull, then read-only: both are told with what to do, nothing is
+// TestDiskFull, then read-only: both errors say what to do, nothing is
 // half-done, and what was accepted ends when the disk is mended.
 func TestDiskFull(t *testing.T) {
 	t.Parallel()
@@ -83,8 +83,8 @@ func TestDiskFull(t *testing.T) {
 
 	filler := fillDisk(t, dir)
 	_, err := w.Accept(t.Context(), large("lost", 100<<10), "")
-	if told := wantCode(t, err, deliberation.Unavailable); !strings.Contains(told.Message, "its disk is full") || told.RetryAfter <= 0 {
-		t.Errorf("%q does not say what to do", told.Message)
+	if refused := wantCode(t, err, deliberation.Unavailable); !strings.Contains(refused.Message, "its disk is full") || refused.RetryAfter <= 0 {
+		t.Errorf("%q does not say what to do", refused.Message)
 	}
 	w.wantBoth(t, "d1", status("queued")) // it is still read
 	if err := os.Remove(filler); err != nil {

@@ -43,9 +43,9 @@ func TestEnds(t *testing.T) {
 	bulk := strings.Repeat("x", 1<<20)
 	w.accept(t, "d1", 1)
 	must[bool](t)(w.End(t.Context(), "d1", completed("d1", journaltest.Result(0, bulk)), trace))
-	heard := make(chan journal.Delivery, 10)
-	stop := w.listen(t, func(end journal.Delivery) error { heard <- end; return nil })
-	end := next(t, heard)
+	received := make(chan journal.Delivery, 10)
+	stop := w.listen(t, func(end journal.Delivery) error { received <- end; return nil })
+	end := next(t, received)
 	wantEqual(t, end.Event, completed("d1", journaltest.Result(0, bulk)))
 	if end.TraceParent != trace || end.Sequence != 2 || end.Time.IsZero() {
 		t.Errorf("trace %q, sequence %d, time %s", end.TraceParent, end.Sequence, end.Time)
@@ -55,8 +55,8 @@ func TestEnds(t *testing.T) {
 	}
 	w.accept(t, "d2", 1)
 	must[bool](t)(w.End(t.Context(), "d2", failed("d2"), ""))
-	w.listen(t, func(end journal.Delivery) error { heard <- end; return nil })
-	if end := next(t, heard); about(end) != "d2" {
+	w.listen(t, func(end journal.Delivery) error { received <- end; return nil })
+	if end := next(t, received); about(end) != "d2" {
 		t.Errorf("%s is announced again", about(end))
 	}
 }
@@ -66,18 +66,18 @@ func TestEndsAreRedelivered(t *testing.T) {
 	w := setup(t)
 	must[bool](t)(w.End(t.Context(), "d1", failed("d1"), ""))
 	must[bool](t)(w.End(t.Context(), "d2", failed("d2"), ""))
-	heard, tries := make(chan string, 10), 0
+	received, tries := make(chan string, 10), 0
 	w.listen(t, func(end journal.Delivery) error {
 		if about(end) == "d1" {
 			if tries++; tries < 2 {
 				return errors.New("not yet")
 			}
 		}
-		heard <- about(end)
+		received <- about(end)
 		return nil
 	})
-	if first, second := next(t, heard), next(t, heard); first != "d2" || second != "d1" {
-		t.Errorf("heard %s and %s: one that fails must not hold up the other", first, second)
+	if first, second := next(t, received), next(t, received); first != "d2" || second != "d1" {
+		t.Errorf("received %s and %s: one that fails must not hold up the other", first, second)
 	}
 }
 
@@ -85,15 +85,15 @@ func TestEndsStopWhileNATSIsAway(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	must[bool](t)(w.End(t.Context(), "d1", failed("d1"), ""))
-	away := &deliberation.Error{Code: deliberation.Unavailable}
-	err := w.Ends(t.Context(), journal.Announcer, func(context.Context, journal.Delivery) error { return away })
-	if !errors.Is(err, away) {
+	unavailable := &deliberation.Error{Code: deliberation.Unavailable}
+	err := w.Ends(t.Context(), journal.Announcer, func(context.Context, journal.Delivery) error { return unavailable })
+	if !errors.Is(err, unavailable) {
 		t.Errorf("ended with %v", err)
 	}
 }
 
 // TestEndsReturnsUnread stops a keeper that has fetched more than it announced:
-// the next one hears of the rest without waiting.
+// the next one receives the rest without waiting.
 func TestEndsReturnsUnread(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
@@ -112,10 +112,10 @@ func TestEndsReturnsUnread(t *testing.T) {
 		return nil
 	})
 	rest := n - len(seen)
-	heard := make(chan string, n)
-	w.listen(t, func(end journal.Delivery) error { heard <- about(end); return nil })
+	received := make(chan string, n)
+	w.listen(t, func(end journal.Delivery) error { received <- about(end); return nil })
 	for range rest {
-		seen[next(t, heard)] = true
+		seen[next(t, received)] = true
 	}
 	if len(seen) != n {
 		t.Errorf("%d of %d ends", len(seen), n)
@@ -126,16 +126,16 @@ func TestEndsAreShared(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	const n = 200
-	heard := make(chan string, 2*n)
+	received := make(chan string, 2*n)
 	for range 2 {
-		w.listen(t, func(end journal.Delivery) error { heard <- about(end); return nil })
+		w.listen(t, func(end journal.Delivery) error { received <- about(end); return nil })
 	}
 	for i := range n {
 		must[bool](t)(w.End(t.Context(), fmt.Sprint("d", i), failed(fmt.Sprint("d", i)), ""))
 	}
 	seen := map[string]int{}
 	for range n {
-		seen[next(t, heard)]++
+		seen[next(t, received)]++
 	}
 	for id, times := range seen {
 		if times != 1 {
@@ -154,7 +154,7 @@ func TestAnnounceOnce(t *testing.T) {
 		}
 	}
 	if got := journaltest.Messages(t, w.server.URL, journal.Announcements, subject); len(got) != 2 {
-		t.Errorf("%d announcements stand, want 2", len(got))
+		t.Errorf("%d announcements exist, want 2", len(got))
 	}
 	err := w.Announce(t.Context(), subject, "d3.done", nil, make([]byte, w.MaxAnnouncement()+(32<<10)))
 	wantCode(t, err, deliberation.TooLarge)

@@ -6,7 +6,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// SetCapacity has the journal believe that it looked at a state a while ago.
+// SetCapacity sets the cached state of the journal and its age.
 func (j *Journal) SetCapacity(info *jetstream.StreamInfo, ago time.Duration) {
 	j.capacity.set(info)
 	j.capacity.mu.Lock()

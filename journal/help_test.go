@@ -17,7 +17,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	// Histories restart servers: fewer than rapid's 100, unless it is told.
+	// Histories restart servers: fewer than rapid's 100, unless a flag says otherwise.
 	_ = flag.Set("rapid.checks", "20")
 	goleak.VerifyTestMain(m)
 }

@@ -16,7 +16,7 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// A journal that was deleted and made again starts its sequences anew: a
+// A journal that was deleted and created again begins at sequence 1: a
 // ledger and a snapshot of the old one must not wait for it to catch up.
 func TestLedgerOfAnotherJournal(t *testing.T) {
 	t.Parallel()
@@ -53,8 +53,8 @@ func TestLedgerBehindJournal(t *testing.T) {
 	idle, revision := w.ledger(t)
 	seed(t, w.server.URL, "seed", 100)
 	w.accept(t, "open", 1)
-	kept := w.catchUp(t, deliberation.NewLedger(nil))
-	if _, saved, err := w.SaveSnapshot(t.Context(), kept.Snapshot(), revision); err != nil || !saved {
+	counted := w.catchUp(t, deliberation.NewLedger(nil))
+	if _, saved, err := w.SaveSnapshot(t.Context(), counted.Snapshot(), revision); err != nil || !saved {
 		t.Fatal(saved, err)
 	}
 	_, js := journaltest.Dial(t, w.server.URL)
@@ -65,7 +65,7 @@ func TestLedgerBehindJournal(t *testing.T) {
 	w.accept(t, "new1", 1)
 	w.accept(t, "new2", 1)
 	if err := w.CatchUp(t.Context(), idle); !errors.Is(err, deliberation.ErrOtherLedger) {
-		t.Errorf("what has lost a hundred goes on with %v", err)
+		t.Errorf("a ledger that lost a hundred continues with %v", err)
 	}
 	fresh, _ := w.ledger(t)
 	stats := w.catchUp(t, fresh).Stats()
@@ -74,8 +74,8 @@ func TestLedgerBehindJournal(t *testing.T) {
 	}
 }
 
-// TestJournalIdentifiedByCreation: one that tells an older end than the
-// snapshot is the same, and its history is not counted anew.
+// TestJournalIdentifiedByCreation: one whose last sequence is below the
+// snapshot is the same, and is not counted from the beginning.
 func TestJournalIdentifiedByCreation(t *testing.T) {
 	t.Parallel()
 	w := setup(t)

@@ -139,8 +139,8 @@ func TestSnapshot(t *testing.T) {
 	}
 }
 
-// TestLargeSnapshot has an open list that spills; each object goes when the
-// next snapshot is there.
+// TestLargeSnapshot has an open list that is offloaded; each object is deleted when the
+// next snapshot is stored.
 func TestLargeSnapshot(t *testing.T) {
 	t.Parallel()
 	w := setup(t)

@@ -98,7 +98,7 @@ func TestPageEmpty(t *testing.T) {
 	}
 }
 
-// TestPageIsBounded looks for one that is far back: several pages are empty,
+// TestPageIsBounded searches for one that is far back: several pages are empty,
 // and it is found all the same.
 func TestPageIsBounded(t *testing.T) {
 	t.Parallel()
@@ -132,7 +132,7 @@ func TestPageOfLargeRequests(t *testing.T) {
 	}
 }
 
-// TestPageOfRarePool is looked for as any other: the server is never asked to search
+// TestPageOfRarePool is found like any other: the server is never asked to search
 // for it, which it does under a lock.
 func TestPageOfRarePool(t *testing.T) {
 	t.Parallel()

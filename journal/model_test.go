@@ -34,7 +34,7 @@ type machine struct {
 	ids       []string
 	model     map[string]*believed
 	snapshots []*pb.StatsSnapshot
-	kept      *deliberation.Ledger // caught up now and then, never made anew
+	followed  *deliberation.Ledger // caught up now and then, never loaded again
 	revision  uint64
 }
 
@@ -79,11 +79,11 @@ func (m *machine) start(t *rapid.T) {
 	if stale {
 		before--
 	}
-	sequence, stands, err := m.worker.Started(m.ctx, id, one.attempts+one.late+1, one.started, before)
-	if err != nil || stands == stale {
-		t.Fatalf("start of %s: stands %v, %v", id, stands, err)
+	sequence, stored, err := m.worker.Started(m.ctx, id, one.attempts+one.late+1, one.started, before)
+	if err != nil || stored == stale {
+		t.Fatalf("start of %s: stored %v, %v", id, stored, err)
 	}
-	if !stands {
+	if !stored {
 		return
 	}
 	one.last = sequence
@@ -107,15 +107,15 @@ func (m *machine) agent(t *rapid.T) {
 	id, one := m.pick(t)
 	index := rapid.IntRange(0, agentsOfModel-1).Draw(t, "agent")
 	proposal := rapid.SampledFrom([]string{"", "yes", "no"}).Draw(t, "proposal")
-	stands, err := m.worker.Agent(m.ctx, id, index, proposal)
+	stored, err := m.worker.Agent(m.ctx, id, index, proposal)
 	if err != nil {
 		t.Fatal(err)
 	}
 	_, known := one.results[index]
-	if !one.state.Ended() && stands == known {
-		t.Fatalf("agent %d of %s: known %v, stands %v", index, id, known, stands)
+	if !one.state.Ended() && stored == known {
+		t.Fatalf("agent %d of %s: known %v, stored %v", index, id, known, stored)
 	}
-	if stands && !one.state.Ended() {
+	if stored && !one.state.Ended() {
 		one.results[index] = proposal
 	}
 }
@@ -150,12 +150,12 @@ func (m *machine) end(t *rapid.T) {
 }
 
 func (m *machine) saveSnapshot(t *rapid.T) {
-	m.must(t, m.CatchUp(m.ctx, m.kept))
-	snapshot := m.kept.Snapshot()
+	m.must(t, m.CatchUp(m.ctx, m.followed))
+	snapshot := m.followed.Snapshot()
 	revision, saved, err := m.SaveSnapshot(m.ctx, snapshot, m.revision)
 	if err != nil || !saved {
 		_, existing, failure := m.Ledger(m.ctx)
-		t.Fatalf("saved %v over revision %d, %v; what stands is %d, %v", saved, m.revision, err, existing, failure)
+		t.Fatalf("saved %v over revision %d, %v; the stored one is %d, %v", saved, m.revision, err, existing, failure)
 	}
 	m.revision, m.snapshots = revision, append(m.snapshots, snapshot)
 }
@@ -200,7 +200,7 @@ func (m *machine) checkStory(t *rapid.T, id string) {
 	leader, err := m.ReadLeader(m.ctx, id)
 	m.must(t, err)
 	if !proto.Equal(history.Status(id), leader.Status(id)) {
-		t.Fatalf("a replica tells %s\nthe leader %s", history.Status(id), leader.Status(id))
+		t.Fatalf("a replica answers %s\nthe leader %s", history.Status(id), leader.Status(id))
 	}
 	one := m.model[id]
 	var got, want []string
@@ -245,7 +245,7 @@ func (m *machine) checkLedgers(t *rapid.T) {
 	if !proto.Equal(stats, want) {
 		t.Fatalf("the statistics are %s, want %s", stats, want)
 	}
-	ledgers := []*deliberation.Ledger{m.kept}
+	ledgers := []*deliberation.Ledger{m.followed}
 	for _, snapshot := range m.snapshots {
 		ledgers = append(ledgers, deliberation.NewLedger(snapshot))
 	}
@@ -259,7 +259,7 @@ func (m *machine) checkLedgers(t *rapid.T) {
 }
 
 // TestModel lives through generated histories and compares with a model in
-// memory. Each has a server of its own: where a stream is deleted and made anew
+// memory. Each has a server of its own: where a stream is deleted and created again
 // time and again, nats-server 2.15 may find the old messages in the new one, for
 // it removes them in the background.
 func TestModel(t *testing.T) {
@@ -270,7 +270,7 @@ func TestModel(t *testing.T) {
 			w.Close()
 			w.server.Stop()
 		})
-		m := &machine{world: w, ctx: t.Context(), model: map[string]*believed{}, kept: deliberation.NewLedger(nil)}
+		m := &machine{world: w, ctx: t.Context(), model: map[string]*believed{}, followed: deliberation.NewLedger(nil)}
 		rt.Repeat(map[string]func(*rapid.T){
 			"submit": m.submit, "start": m.start, "agent": m.agent, "end": m.end,
 			"snapshot": m.saveSnapshot, "restart": m.restart, "": m.check,

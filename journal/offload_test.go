@@ -14,7 +14,7 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// stored reads the only message on a subject as it stands, objects apart.
+// stored reads the only message on a subject, without inlining.
 func stored[T proto.Message](t *testing.T, w world, subject string) T {
 	t.Helper()
 	messages := journaltest.Messages(t, w.server.URL, journal.Stream, subject)

@@ -50,7 +50,7 @@ func TestPrefix(t *testing.T) {
 	}
 	w.keepUndelivered(t, "d1", "refused", 1)
 	if list := w.undelivered(t, "d1"); len(list) != 1 {
-		t.Errorf("kept is %v", list)
+		t.Errorf("stored is %v", list)
 	}
 
 	// Subjects have no prefix: two journals need two accounts.

@@ -16,21 +16,21 @@ import (
 
 func (w world) start(t testing.TB, id string, attempt int32, first time.Time, before uint64) uint64 {
 	t.Helper()
-	sequence, stands, err := w.worker.Started(t.Context(), id, attempt, first, before)
-	if err != nil || !stands {
-		t.Fatalf("start %d of %s: %v, %v", attempt, id, stands, err)
+	sequence, stored, err := w.worker.Started(t.Context(), id, attempt, first, before)
+	if err != nil || !stored {
+		t.Fatalf("start %d of %s: %v, %v", attempt, id, stored, err)
 	}
 	return sequence
 }
 
 func (w world) agent(t testing.TB, id string, index int, proposal string) {
 	t.Helper()
-	if stands := must[bool](t)(w.worker.Agent(t.Context(), id, index, proposal)); !stands {
-		t.Fatalf("agent %d of %s stands already", index, id)
+	if stored := must[bool](t)(w.worker.Agent(t.Context(), id, index, proposal)); !stored {
+		t.Fatalf("agent %d of %s is stored already", index, id)
 	}
 }
 
-// wantBoth holds what any replica and what the leader tells against one
+// wantBoth compares the answers of any replica and of the leader with one
 // expectation.
 func (w world) wantBoth(t *testing.T, id string, want func(*pb.GetDeliberationStatusResponse) string) *deliberation.History {
 	t.Helper()
@@ -110,7 +110,7 @@ func TestReadManyAgents(t *testing.T) {
 	}
 }
 
-// TestReadSeveralBatches tells a history larger than what the server sends at
+// TestReadSeveralBatches reads a history larger than what the server sends at
 // once: its tail must not be missing.
 func TestReadSeveralBatches(t *testing.T) {
 	t.Parallel()

@@ -34,7 +34,7 @@ func calls(ctx context.Context, j *journal.Journal) map[string]error {
 	errs["follow"] = j.Follow(ctx, 1, func(deliberation.Mark) {})
 	errs["ends"] = j.Ends(ctx, journal.Announcer, func(context.Context, journal.Delivery) error { return nil })
 	errs["announce"] = j.Announce(ctx, "orchestration.deliberation.failed", "lost.done", nil, nil)
-	_, errs["lighten"] = j.Offload(ctx, failed("lost"))
+	_, errs["offload"] = j.Offload(ctx, failed("lost"))
 	_, errs["dead list"] = j.ListDeadLetters(ctx)
 	_, errs["dead show"] = j.ReadDeadLetter(ctx, "lost")
 	errs["dead retry"] = j.DeleteDeadLetter(ctx, "lost")
@@ -50,19 +50,19 @@ func TestNATSUnavailable(t *testing.T) {
 
 	started := time.Now()
 	for name, err := range calls(t.Context(), w.Journal) {
-		if told := wantCode(t, err, deliberation.Unavailable); told.RetryAfter <= 0 || told.Field == "" {
-			t.Errorf("%s: told %+v", name, told)
+		if refused := wantCode(t, err, deliberation.Unavailable); refused.RetryAfter <= 0 || refused.Field == "" {
+			t.Errorf("%s: got %+v", name, refused)
 		}
 	}
 	if took := time.Since(started); took > 2*time.Second {
-		t.Errorf("it took %s to say that NATS is away", took)
+		t.Errorf("it took %s to return Unavailable", took)
 	}
 
 	w.server.Restart()
 	await(t, "the reconnect", func() bool { return w.Ready(t.Context()) == nil })
 	w.wantBoth(t, "d1", status("queued"))
 	if n := w.messages(t, "deliberation.*.*.lost"); n != 0 {
-		t.Errorf("%d messages were sent after their callers were told that they failed", n)
+		t.Errorf("%d messages were sent after their callers received an error", n)
 	}
 }
 
@@ -94,7 +94,7 @@ func TestNATSSilent(t *testing.T) {
 	wantCode(t, err, deliberation.Unavailable)
 }
 
-// TestLostAcknowledgement stores a request whose writer is not told so.
+// TestLostAcknowledgement stores a request whose writer receives no acknowledgement.
 func TestLostAcknowledgement(t *testing.T) {
 	t.Parallel()
 	s := journaltest.Start(t)
@@ -127,8 +127,8 @@ func TestNotDeployed(t *testing.T) {
 		return err != nil && strings.Contains(err.Error(), "ray-executor deploy")
 	})
 	for name, err := range calls(t.Context(), j) {
-		if told := wantCode(t, err, deliberation.Unavailable); !strings.Contains(told.Message, "ray-executor deploy") {
-			t.Errorf("%s: %q does not say what to do", name, told.Message)
+		if refused := wantCode(t, err, deliberation.Unavailable); !strings.Contains(refused.Message, "ray-executor deploy") {
+			t.Errorf("%s: %q does not say what to do", name, refused.Message)
 		}
 	}
 }
@@ -172,7 +172,7 @@ func TestPasswordsAreRedacted(t *testing.T) {
 		}
 		for cause := err; cause != nil; cause = unwrap(cause) {
 			if strings.Contains(cause.Error(), secret) {
-				t.Errorf("the password is told: %s", cause)
+				t.Errorf("the password is shown: %s", cause)
 			}
 		}
 	}
@@ -238,7 +238,7 @@ func (l *logged) String() string {
 	return l.text.String()
 }
 
-// pretend is a server of some version that knows how to say hello.
+// pretend is a server of some version that completes the handshake.
 func pretend(t *testing.T, version string) string {
 	t.Helper()
 	listener := must[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0"))
@@ -264,7 +264,7 @@ func pretend(t *testing.T, version string) string {
 	return listener.Addr().String()
 }
 
-// proxy stands between a client and a server, and can lose what the server
+// proxy is between a client and a server, and can lose what the server
 // says from then on.
 type proxy struct {
 	address string

@@ -14,11 +14,11 @@ import (
 func (w world) undelivered(t *testing.T, id string) []journal.Undelivered {
 	t.Helper()
 	var list []journal.Undelivered
-	for kept, err := range w.ReadUndelivered(t.Context(), id) {
+	for undelivered, err := range w.ReadUndelivered(t.Context(), id) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		list = append(list, kept)
+		list = append(list, undelivered)
 	}
 	return list
 }
@@ -51,24 +51,24 @@ func TestUndelivered(t *testing.T) {
 
 	list := w.undelivered(t, "")
 	if len(list) != 2 || list[0].ID != "d2" || list[1].ID != "d1" {
-		t.Fatalf("kept is %v", list)
+		t.Fatalf("undelivered is %v", list)
 	}
 	one := list[1]
 	wantEqual(t, one.Event, completed("d1", journaltest.Result(0, "yes")))
 	if !strings.HasPrefix(one.Reason, "again Nats-Rollup: all üü") || len(one.Reason) > 1024 || one.Attempt != 3 ||
 		one.TraceParent != "00-a-b-01" || !one.Time.Equal(time.Date(2026, 3, 1, 12, 0, 0, 123456789, time.UTC)) {
-		t.Errorf("kept as %+v", one)
+		t.Errorf("undelivered as %+v", one)
 	}
 
-	// What was kept anew meanwhile is not what has been sent.
+	// An end that was stored again meanwhile remains.
 	if err := w.DeleteUndelivered(t.Context(), before[0]); err != nil {
 		t.Fatal(err)
 	}
 	if left := w.undelivered(t, "d1"); len(left) != 1 {
 		t.Errorf("left is %v", left)
 	}
-	for _, kept := range list {
-		if err := w.DeleteUndelivered(t.Context(), kept); err != nil {
+	for _, undelivered := range list {
+		if err := w.DeleteUndelivered(t.Context(), undelivered); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -84,7 +84,7 @@ func TestStoreUndeliveredFails(t *testing.T) {
 	wantCode(t, w.StoreUndelivered(t.Context(), end, "no stream"), deliberation.Unavailable)
 	end.Event = &pb.DeliberationStarted{}
 	if err := w.StoreUndelivered(t.Context(), end, "no end"); err == nil {
-		t.Error("a start is kept")
+		t.Error("a start is stored")
 	}
 	w.server.Stop()
 	if err := w.PrepareRelay(t.Context(), journaltest.Layout()); err == nil {

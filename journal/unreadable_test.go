@@ -103,7 +103,7 @@ func TestUnreadableMessagesAreSkipped(t *testing.T) {
 	}
 }
 
-// TestDamagedObject is not what its name says: its message is told without it.
+// TestDamagedObject does not match its digest: its message is read without it.
 func TestDamagedObject(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
@@ -117,13 +117,13 @@ func TestDamagedObject(t *testing.T) {
 	for range 2 {
 		history := w.history(t, "d1")
 		if history.State != deliberation.Completed || len(history.Results()) != 0 {
-			t.Errorf("it is told as %s with %v", history.State, history.Results())
+			t.Errorf("it is read as %s with %v", history.State, history.Results())
 		}
 	}
 	w.wantUnreadable(t, 1)
 }
 
-// TestPermanentlyFailingEndsAreTerminated: what can never be told is acknowledged.
+// TestPermanentlyFailingEndsAreTerminated: an end that can never be handled is acknowledged.
 func TestPermanentlyFailingEndsAreTerminated(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
@@ -134,19 +134,19 @@ func TestPermanentlyFailingEndsAreTerminated(t *testing.T) {
 	must[bool](t)(w.End(t.Context(), "d2", failed("d2"), ""))
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
-	told := make(chan string, 10)
+	received := make(chan string, 10)
 	ended := make(chan error, 1)
 	go func() {
 		ended <- w.Ends(ctx, journal.Announcer, func(_ context.Context, end journal.Delivery) error {
-			told <- about(end)
+			received <- about(end)
 			if _, isFailure := end.Event.(*pb.DeliberationFailed); isFailure {
 				return &deliberation.Error{Code: deliberation.TooLarge, Message: "for all"}
 			}
 			return nil
 		})
 	}()
-	next(t, told)
-	next(t, told)
+	next(t, received)
+	next(t, received)
 	_, js := journaltest.Dial(t, w.server.URL)
 	await(t, "the consumer to have nothing left", func() bool {
 		consumer := must[jetstream.Consumer](t)(js.Consumer(t.Context(), journal.Stream, "keeper-announce"))

@@ -14,8 +14,8 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// watch follows a history and sends what it is told, then how it ended.
-func (w world) watch(ctx context.Context, id string, after uint64) (told <-chan string, ended <-chan error) {
+// watch follows a history and sends what it receives, then how it ended.
+func (w world) watch(ctx context.Context, id string, after uint64) (received <-chan string, ended <-chan error) {
 	names, end := make(chan string, 1000), make(chan error, 1)
 	go func() {
 		end <- w.Watch(ctx, id, after, func(entry deliberation.Entry) error {
@@ -31,25 +31,25 @@ func (w world) watch(ctx context.Context, id string, after uint64) (told <-chan 
 	return names, end
 }
 
-func all(told <-chan string) (names []string) {
-	for name := range told {
+func all(received <-chan string) (names []string) {
+	for name := range received {
 		names = append(names, name)
 	}
 	return names
 }
 
-// live writes a history of six entries, of which another deliberation's stands
+// live writes a history of six entries, among which are another deliberation's
 // third.
 func (w world) live(t *testing.T, id string) {
 	t.Helper()
 	w.accept(t, id, 2)
-	if _, stands, err := w.worker.Started(t.Context(), id, 1, time.Time{}, 0); err != nil || !stands {
-		t.Fatal(stands, err)
+	if _, stored, err := w.worker.Started(t.Context(), id, 1, time.Time{}, 0); err != nil || !stored {
+		t.Fatal(stored, err)
 	}
 	w.accept(t, "other-"+id, 1)
 	for i := range 2 {
-		if stands, err := w.worker.Agent(t.Context(), id, i, "p"); err != nil || !stands {
-			t.Fatal(stands, err)
+		if stored, err := w.worker.Agent(t.Context(), id, i, "p"); err != nil || !stored {
+			t.Fatal(stored, err)
 		}
 	}
 	if won, err := w.worker.Completed(t.Context(), id); err != nil || !won {
@@ -61,32 +61,32 @@ var history = []string{
 	"opened", "1 DeliberationRequested", "2 DeliberationStarted", "4 AgentCompleted", "5 AgentCompleted", "6 DeliberationCompleted",
 }
 
-// TestWatch: what is told is the same whether it happened before or while it
+// TestWatch: the entries are the same whether it happened before or while it
 // was watched, and ends with the deliberation.
 func TestWatch(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
-	told, ended := w.watch(t.Context(), "d", 0)
-	if err := <-ended; deliberation.AsError(err).Code != deliberation.NotFound || len(all(told)) > 0 {
+	received, ended := w.watch(t.Context(), "d", 0)
+	if err := <-ended; deliberation.AsError(err).Code != deliberation.NotFound || len(all(received)) > 0 {
 		t.Errorf("an unknown id: %v", err)
 	}
 	w.accept(t, "d", 2)
-	told, ended = w.watch(t.Context(), "d", 0)
-	got := []string{<-told, <-told}
-	if _, stands, err := w.worker.Started(t.Context(), "d", 1, time.Time{}, 0); err != nil || !stands {
-		t.Fatal(stands, err)
+	received, ended = w.watch(t.Context(), "d", 0)
+	got := []string{<-received, <-received}
+	if _, stored, err := w.worker.Started(t.Context(), "d", 1, time.Time{}, 0); err != nil || !stored {
+		t.Fatal(stored, err)
 	}
 	w.accept(t, "other", 1)
 	for i := range 2 {
-		got = append(got, <-told)
-		if stands, err := w.worker.Agent(t.Context(), "d", i, "p"); err != nil || !stands {
-			t.Fatal(stands, err)
+		got = append(got, <-received)
+		if stored, err := w.worker.Agent(t.Context(), "d", i, "p"); err != nil || !stored {
+			t.Fatal(stored, err)
 		}
 	}
 	if won, err := w.worker.Completed(t.Context(), "d"); err != nil || !won {
 		t.Fatal(won, err)
 	}
-	got = append(got, all(told)...)
+	got = append(got, all(received)...)
 	if diff := cmp.Diff(history, got); diff != "" || <-ended != nil {
 		t.Error(diff)
 	}
@@ -101,27 +101,27 @@ func TestWatchResumes(t *testing.T) {
 		0: history, 1: append([]string{"opened"}, history[2:]...), 3: append([]string{"opened"}, history[3:]...),
 		5: {"opened", history[5]}, 6: nil, 1 << 40: nil,
 	} {
-		told, ended := w.watch(t.Context(), "d", after)
-		if diff := cmp.Diff(want, all(told)); diff != "" || <-ended != nil {
+		received, ended := w.watch(t.Context(), "d", after)
+		if diff := cmp.Diff(want, all(received)); diff != "" || <-ended != nil {
 			t.Errorf("after %d: %s", after, diff)
 		}
 	}
 	w.accept(t, "e", 1)
-	told, ended := w.watch(t.Context(), "e", 1<<40) // a sequence of another journal
-	if got := <-told; got != "opened" {
+	received, ended := w.watch(t.Context(), "e", 1<<40) // a sequence of another journal
+	if got := <-received; got != "opened" {
 		t.Fatal(got)
 	}
 	if won, err := w.End(t.Context(), "e", &pb.DeliberationCancelled{DeliberationId: "e"}, ""); err != nil || !won {
 		t.Fatal(won, err)
 	}
-	if got := all(told); len(got) != 1 || <-ended != nil {
+	if got := all(received); len(got) != 1 || <-ended != nil {
 		t.Errorf("got %v", got)
 	}
 }
 
 var errEnough = errors.New("enough")
 
-// TestWatchStops when whoever watches says so, with its error.
+// TestWatchStops when the handler returns an error, with that error.
 func TestWatchStops(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
@@ -140,9 +140,9 @@ func TestWatchStops(t *testing.T) {
 	}
 	w.accept(t, "e", 1)
 	ctx, cancel := context.WithCancel(t.Context())
-	told, ended := w.watch(ctx, "e", 0)
-	<-told
-	<-told
+	received, ended := w.watch(ctx, "e", 0)
+	<-received
+	<-received
 	cancel()
 	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Errorf("given up: %v", err)
@@ -155,9 +155,9 @@ func TestWatchWhileNATSDisconnects(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	w.accept(t, "d", 1)
-	told, ended := w.watch(t.Context(), "d", 0)
-	<-told
-	<-told
+	received, ended := w.watch(t.Context(), "d", 0)
+	<-received
+	<-received
 	w.server.Stop()
 	select {
 	case err := <-ended:
@@ -171,14 +171,14 @@ func TestWatchWhileNATSDisconnects(t *testing.T) {
 	if err := w.Wake(t.Context(), time.Hour); err != nil {
 		t.Fatal(err)
 	}
-	told, ended = w.watch(t.Context(), "d", 1)
-	if got := <-told; got != "opened" {
+	received, ended = w.watch(t.Context(), "d", 1)
+	if got := <-received; got != "opened" {
 		t.Fatal(got)
 	}
 	if won, err := w.End(t.Context(), "d", &pb.DeliberationCancelled{DeliberationId: "d"}, ""); err != nil || !won {
 		t.Fatal(won, err)
 	}
-	if got := all(told); len(got) != 1 || <-ended != nil {
+	if got := all(received); len(got) != 1 || <-ended != nil {
 		t.Errorf("got %v", got)
 	}
 }

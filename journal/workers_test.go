@@ -41,14 +41,14 @@ func TestHeartbeats(t *testing.T) {
 	beat(t, js, "west", "noise", []byte("\xff\xff"))
 	beat(t, js, "west", "nameless", must[[]byte](t)(proto.Marshal(&pb.WorkerHeartbeat{Cluster: "west"})))
 
-	each, kept, err := w.Heartbeats(t.Context())
-	if err != nil || !kept || len(each) != 2 || each["one"].GetCluster() != "east" || each["two"].GetCluster() != "west" {
-		t.Fatalf("%v, %v, %v", each, kept, err)
+	each, supported, err := w.Heartbeats(t.Context())
+	if err != nil || !supported || len(each) != 2 || each["one"].GetCluster() != "east" || each["two"].GetCluster() != "west" {
+		t.Fatalf("%v, %v, %v", each, supported, err)
 	}
 	if age := each["one"].Age; age < 0 || age > 30*time.Second {
 		t.Errorf("its age is %s", age)
 	}
-	// They are told again for a moment, without asking the server.
+	// They are cached for a moment, without a request to the server.
 	beat(t, js, "east", "three", nil)
 	if again, _, _ := w.Heartbeats(t.Context()); len(again) != 2 {
 		t.Errorf("read again at once: %v", again)
@@ -59,7 +59,7 @@ func TestHeartbeats(t *testing.T) {
 	}
 }
 
-// More replicas than the server tells in one answer.
+// More replicas than the server sends in one batch.
 func TestHeartbeatsOfManyReplicas(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
@@ -81,7 +81,7 @@ func TestHeartbeatsOfManyReplicas(t *testing.T) {
 	t.Logf("%d heartbeats were read in %s", many, time.Since(started))
 }
 
-// A journal that an older version made keeps none, and that is no error; the
+// A journal of an older version has no bucket, and that is no error; the
 // next deploy makes the bucket.
 func TestHeartbeatsWithoutBucket(t *testing.T) {
 	t.Parallel()
@@ -90,12 +90,12 @@ func TestHeartbeatsWithoutBucket(t *testing.T) {
 	if err := js.DeleteKeyValue(t.Context(), journal.Workers); err != nil {
 		t.Fatal(err)
 	}
-	if each, kept, err := w.Heartbeats(t.Context()); kept || err != nil || len(each) > 0 {
-		t.Errorf("%v, %v, %v", each, kept, err)
+	if each, supported, err := w.Heartbeats(t.Context()); supported || err != nil || len(each) > 0 {
+		t.Errorf("%v, %v, %v", each, supported, err)
 	}
 	later := journaltest.Connect(t, w.server.URL)
-	if _, kept, err := later.Heartbeats(t.Context()); !kept || err != nil {
-		t.Errorf("after deploy: %v, %v", kept, err)
+	if _, supported, err := later.Heartbeats(t.Context()); !supported || err != nil {
+		t.Errorf("after deploy: %v, %v", supported, err)
 	}
 }
 
