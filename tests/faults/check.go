@@ -69,7 +69,10 @@ type Verdict struct {
 	// model answered more than once, each with its kinds of faults.
 	Lost, Double map[Kind]int
 
-	Accepted, Unheld, Refused int
+	// Unheld and Stored are the requests whose callers got no answer: those that
+	// the journal does not hold, and those that it does. So accepted and stored
+	// ones are as many as there are ends.
+	Accepted, Stored, Unheld, Refused int
 	Ends                      map[string]int
 	GivenUp, AtDeadline       int
 	// AskedTwice counts agents that had been answered, AskedAnew those whose
@@ -130,6 +133,8 @@ func (e *Evidence) checkOutcome(v *Verdict, o *Outcome) {
 		v.brokenf("%s: the caller was told nothing", id)
 	case story == nil:
 		v.Unheld++
+	default:
+		v.Stored++
 	}
 	if o.Ask.Bad && (o.Refused != 400 && !o.Unknown || o.Accepted) {
 		v.brokenf("%s is malformed, and was answered %d", id, o.Refused)

@@ -39,8 +39,8 @@ func (e *Evidence) Report(plan Plan, v *Verdict) string {
 // sums is a run in numbers, in Markdown.
 func (e *Evidence) sums(v *Verdict) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "- Deliberations: %d accepted, %d left open and not taken, %d refused\n", v.Accepted, v.Unheld, v.Refused)
-	fmt.Fprintf(&b, "- Ends: %s; %d given up, %d at the deadline\n", counts(v.Ends), v.GivenUp, v.AtDeadline)
+	fmt.Fprintf(&b, "- Deliberations: %d accepted, %d unanswered but stored, %d unanswered and not stored, %d refused\n", v.Accepted, v.Stored, v.Unheld, v.Refused)
+	fmt.Fprintf(&b, "- Ends: %s; of these %d dead letters, %d at the deadline\n", counts(v.Ends), v.GivenUp, v.AtDeadline)
 	fmt.Fprintf(&b, "- Attempts: %d. Agents: %d, of these asked again after an answer: %d, before one: %d\n", v.Attempts, v.Agents, v.AskedTwice, v.AskedAnew)
 	fmt.Fprintf(&b, "- Announced more than once: %d. Lost: %d. Promises broken: %d\n", v.AnnouncedTwice, v.LostAll, len(v.Broken))
 	return b.String()
