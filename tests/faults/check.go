@@ -73,8 +73,8 @@ type Verdict struct {
 	// the journal does not hold, and those that it does. So accepted and stored
 	// ones are as many as there are ends.
 	Accepted, Stored, Unheld, Refused int
-	Ends                      map[string]int
-	GivenUp, AtDeadline       int
+	Ends                              map[string]int
+	GivenUp, AtDeadline               int
 	// AskedTwice counts agents that had been answered, AskedAnew those whose
 	// caller had gone before.
 	Agents, AskedTwice, AskedAnew, Attempts int
