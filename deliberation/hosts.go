@@ -39,6 +39,7 @@ func ParseHostPattern(text string) (HostPattern, error) {
 			return HostPattern{}, bad
 		}
 	}
+	// Brackets, or several colons, are an IPv6 address; it must be valid.
 	if bare := strings.Trim(read.host, "[]"); bare != read.host || match[3] != "" {
 		if address, err := netip.ParseAddr(bare); err != nil || !address.Is6() {
 			return HostPattern{}, bad

@@ -58,6 +58,8 @@ func (o Open) Deadline() time.Time { return o.Submitted.Add(o.Timeout) }
 // the journal, the keeper and the functions all use it.
 type Ledger struct {
 	counts pb.StatsSnapshot
+	// open has the open deliberations by their id, queued those of them that no
+	// worker has started.
 	open   map[string]slot
 	queued int64
 	pools  names
@@ -143,6 +145,7 @@ func (l *Ledger) Apply(mark Mark) {
 	if mark.Sequence <= l.counts.GetSequence() {
 		return
 	}
+	// Foreign messages advance the sequence too, or CatchUp would wait for them.
 	l.counts.Sequence = mark.Sequence
 	switch mark.Kind {
 	case KindRequested:
@@ -156,7 +159,7 @@ func (l *Ledger) Apply(mark Mark) {
 		l.start(mark)
 	case KindDone:
 		l.end(mark)
-	case KindAgent:
+	case KindAgent: // the statistics count deliberations, not agents
 	}
 }
 
@@ -194,6 +197,7 @@ func (l *Ledger) end(mark Mark) {
 	default:
 		l.counts.Cancelled++
 	}
+	// A cancelled one, or one that never ran, would distort the average duration.
 	if end != Cancelled && open.started != 0 {
 		l.counts.Timed++
 		l.counts.TimedMs += (mark.Time.UnixNano() - open.started) / int64(time.Millisecond)

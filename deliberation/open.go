@@ -60,7 +60,8 @@ func (l *Ledger) export(id string, open slot) Open {
 	return exported
 }
 
-// Open returns all open deliberations, the oldest first.
+// Open returns all open deliberations, the oldest first. It sorts and copies all of
+// them: use Oldest or Newest for a part.
 func (l *Ledger) Open() []Open {
 	open := make([]Open, 0, len(l.open))
 	for id, one := range l.open {
@@ -93,6 +94,7 @@ func (l *Ledger) first(n int, matches func(Open) bool, compare func(a, b Open) i
 		case !matches(open):
 		case len(best.open) < n:
 			heap.Push(best, open)
+		// It is better than the worst so far, and replaces it.
 		case n > 0 && compare(open, best.open[0]) < 0:
 			best.open[0] = open
 			heap.Fix(best, 0)
@@ -128,9 +130,11 @@ func (l *Ledger) IsOpen(id string) bool {
 // of the journal's clock. Their order is random: several keepers that end a backlog
 // start at different ones. It scans the open ones only if one may be due.
 func (l *Ledger) Overdue(now time.Time, most int) (overdue []Open) {
+	// Most calls end here: the bound is below all deadlines, so nothing is due.
 	if now.UnixNano() <= l.due {
 		return nil
 	}
+	// A complete scan finds the exact bound; it also drops deadlines that have ended.
 	due := never
 	for id, open := range l.open { // Go iterates over a map in random order
 		if len(overdue) == most {

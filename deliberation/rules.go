@@ -112,6 +112,7 @@ func wording(message string) string {
 // The record is stored, and the workers read only the record. So a later change of
 // the operator's defaults does not change an accepted deliberation.
 func (r *Rules) Accept(id string, request *pb.ExecuteDeliberationRequest) (*pb.DeliberationRequested, error) {
+	// The size comes first: the other checks take time in proportion to it.
 	if size := proto.Size(request); size > MaxRequestBytes {
 		return nil, &Error{
 			Code: TooLarge, Field: "request",
@@ -141,6 +142,7 @@ func (r *Rules) resolve(id string, request *pb.ExecuteDeliberationRequest) *pb.D
 		VllmUrl:        request.GetVllmUrl(),
 		VllmModel:      request.GetVllmModel(),
 	}
+	// Absent and empty are the same, except for the retries: 0 retries are valid.
 	if record.GetPool() == "" {
 		record.Pool = DefaultPool
 	}
@@ -201,6 +203,7 @@ func (r *Rules) checkAgents(record *pb.DeliberationRequested) error {
 			return err
 		}
 	}
+	// The most expensive check comes last.
 	return checkPrompts(record.GetRequest())
 }
 
@@ -229,6 +232,8 @@ func (r *Rules) checkModelURL(raw string) error {
 	if raw == "" {
 		return Invalidf(field, "is empty, and the operator's VLLM_URL names none")
 	}
+	// The URL comes from the caller, and the worker sends the operator's API key to
+	// it. So only declared hosts are allowed.
 	parsed, err := url.Parse(raw)
 	switch {
 	case err != nil || !plainHost(parsed):

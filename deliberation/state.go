@@ -78,8 +78,11 @@ type History struct {
 	State     State
 	// Attempts is the number of the last start. A start after the first follows a
 	// redelivery: the worker before was lost, or gave the deliberation back.
-	Attempts  int32
-	Cluster   string
+	Attempts int32
+	// Cluster is where the last start happened.
+	Cluster string
+	// Submitted, Started and Ended are times of the journal's clock; zero if it has
+	// not happened. Started is the first start.
 	Submitted time.Time
 	Started   time.Time
 	Ended     time.Time
@@ -89,9 +92,12 @@ type History struct {
 	DeadLetter bool
 	// Sequence is that of the last entry, also of one after the end.
 	Sequence uint64
-	// Unreadable reports that its request could not be read.
+	// Unreadable reports that the request could not be decoded: Requested has only its
+	// id, pool and timeout.
 	Unreadable bool
 
+	// agents are the agents' own records, by their index in the request. ending are
+	// the results of the end, which its writer took from those records.
 	agents map[int32]*pb.DeliberationResult
 	ending []*pb.DeliberationResult
 }
@@ -108,6 +114,8 @@ func Fold(entries []Entry) *History {
 // apply applies one more entry. Entries after the end are ignored: a worker that
 // was paused may still write a result, and must not change an announced end.
 func (d *History) apply(entry Entry) {
+	// The sequence also counts entries that are ignored: a reader compares it with
+	// the leader's last one.
 	d.Sequence = entry.Sequence
 	if d.State.Ended() {
 		return
@@ -121,6 +129,7 @@ func (d *History) apply(entry Entry) {
 		if d.agents == nil {
 			d.agents = make(map[int32]*pb.DeliberationResult)
 		}
+		// The compare-and-set allows one record per agent, so nothing is overwritten.
 		d.agents[event.GetAgentIndex()] = event.GetResult()
 	case *pb.DeliberationCompleted:
 		d.end(Completed, entry.Time, event.GetResults(), "")
@@ -184,7 +193,8 @@ func (d *History) Results() []*pb.DeliberationResult {
 	return results
 }
 
-// Proposed reports whether an agent completed: its result carries no error.
+// Proposed reports whether an agent completed: its result has no error. A
+// deliberation with one such result or more completes; with none it fails.
 func Proposed(result *pb.DeliberationResult) bool {
 	return result != nil && result.GetMetadata()["error"] == ""
 }
@@ -211,6 +221,7 @@ func (d *History) Status(id string) *pb.GetDeliberationStatusResponse {
 		Pool:           d.Requested.GetPool(),
 		TaskId:         d.Requested.GetTaskId(),
 	}
+	// `result` is the first proposal, in the order of the request.
 	if i := slices.IndexFunc(response.GetResults(), Proposed); i >= 0 {
 		response.Result = response.GetResults()[i]
 	}

@@ -38,7 +38,7 @@ type capacity struct {
 	seen     time.Time
 	bytes    int64 // at the refresh, and stored by this process since
 	maxBytes int64 // -1 for no limit
-	messages int64
+	messages int64 // as bytes
 	maxMsgs  int64
 	objects  int64 // bytes of the object store
 	maxObjs  int64
@@ -112,6 +112,7 @@ func (j *Journal) checkCapacity(ctx context.Context, needsStore bool) error {
 			return err
 		}
 	}
+	// A small excess is possible: concurrent requests are counted after their append.
 	return j.capacity.refusal(needsStore)
 }
 

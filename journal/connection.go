@@ -206,6 +206,8 @@ func (t *connectionErrors) connected() {
 
 // connectionError says why there is no connection, as far as that is known.
 func (j *Journal) connectionError() *deliberation.Error {
+	// Without an error of its own the client has failed to connect: its callback for
+	// failed attempts has recorded the cause.
 	cause := j.conn.LastError()
 	if cause == nil {
 		j.connectionErrors.mu.Lock()

@@ -130,6 +130,8 @@ func (j *Journal) requireAnnouncements(layout Layout) requirement {
 	return announcements
 }
 
+// requireResponses requires what the Python service's Orchestrators read. Our stream
+// has only the subjects that the fleet's streams do not store.
 func (j *Journal) requireResponses(layout Layout) requirement {
 	responses := j.requireStream(listenersStream(layout, j.name(Responses), responsesDescription, events.ResponseSubjects))
 	responses.shared = []string{events.ResponseCompleted, events.ResponseFailed}
@@ -148,6 +150,8 @@ func listenersStream(layout Layout, name, description, subject string) jetstream
 	}
 }
 
+// requireStream requires a stream. CreateOrUpdateStream leaves the messages of an
+// existing one as they are.
 func (j *Journal) requireStream(config jetstream.StreamConfig) requirement {
 	return requirement{what: "stream " + config.Name, stream: config, create: func(ctx context.Context) error {
 		_, err := j.js.CreateOrUpdateStream(ctx, config)
@@ -155,6 +159,8 @@ func (j *Journal) requireStream(config jetstream.StreamConfig) requirement {
 	}}
 }
 
+// requireObjects requires an object store: a stream with a subject for the parts and
+// one for the names.
 func (j *Journal) requireObjects(config jetstream.ObjectStoreConfig) requirement {
 	return requirement{
 		what: "object store " + config.Bucket,
@@ -169,6 +175,7 @@ func (j *Journal) requireObjects(config jetstream.ObjectStoreConfig) requirement
 	}
 }
 
+// requireValues requires a key-value bucket: a stream with a subject per key.
 func (j *Journal) requireValues(config jetstream.KeyValueConfig) requirement {
 	return requirement{
 		what: "bucket " + config.Bucket,

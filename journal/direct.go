@@ -47,34 +47,71 @@ func (j *Journal) lastEach(ctx context.Context, filter string) ([]*jetstream.Raw
 		return nil, err
 	}
 	defer done()
+	request := lastRequest{Filters: []string{filter}, MaxBytes: answerBytes}
+	return j.direct(ctx, "read the journal", j.name(Stream), func(_ int, end answerEnd) any {
+		if end.pending > 0 {
+			request.From, request.UpTo = end.last+1, end.upTo
+		}
+		return request
+	})
+}
+
+// batchRequest asks any replica for a stream's messages from a sequence on, in
+// one batch that is bounded in number and in bytes.
+type batchRequest struct {
+	From     uint64 `json:"seq"`
+	Subject  string `json:"next_by_subj"`
+	Batch    int    `json:"batch"`
+	MaxBytes int    `json:"max_bytes"`
+}
+
+// firstOf reads a stream's messages in their order, from any replica. It stops
+// after the batch in which it has read most messages, and after an empty one.
+func (j *Journal) firstOf(ctx context.Context, doing, stream string, most int) ([]*jetstream.RawStreamMsg, error) {
+	before, request := -1, batchRequest{Subject: ">", Batch: answerMessages - 1, MaxBytes: answerBytes}
+	return j.direct(ctx, doing, stream, func(have int, end answerEnd) any {
+		if have >= most || have == before {
+			return nil
+		}
+		before, request.From = have, end.last+1
+		return request
+	})
+}
+
+// direct sends direct gets to any replica of a stream until no message is pending.
+// next returns the request for the batch after end, which is zero for the first
+// one; nil stops. have counts the messages so far.
+func (j *Journal) direct(ctx context.Context, doing, stream string, next func(have int, end answerEnd) any) ([]*jetstream.RawStreamMsg, error) {
 	replies := make(chan *nats.Msg, answerMessages)
 	subscription, err := j.conn.ChanSubscribe(j.conn.NewInbox(), replies)
 	if err != nil {
-		return nil, j.failed("read the journal", err)
+		return nil, j.failed(doing, err)
 	}
 	defer func() { _ = subscription.Unsubscribe() }()
 	var messages []*jetstream.RawStreamMsg
-	for request := (lastRequest{Filters: []string{filter}, MaxBytes: answerBytes}); ; {
+	var end answerEnd
+	for request := next(0, end); request != nil; request = next(len(messages), end) {
 		body, err := json.Marshal(request)
 		if err != nil {
 			return nil, fmt.Errorf("write a request to a replica: %w", err)
 		}
-		if err := j.conn.PublishRequest("$JS.API.DIRECT.GET."+j.name(Stream), subscription.Subject, body); err != nil {
-			return nil, j.failed("read the journal", err)
+		if err := j.conn.PublishRequest("$JS.API.DIRECT.GET."+stream, subscription.Subject, body); err != nil {
+			return nil, j.failed(doing, err)
 		}
-		some, end, err := answer(ctx, replies)
+		var batch []*jetstream.RawStreamMsg
+		batch, end, err = answer(ctx, replies)
 		if _, refused := errors.AsType[*deliberation.Error](err); refused {
-			return nil, err
+			return nil, err // by the gate
 		}
 		if err != nil {
-			return nil, j.failed("read the journal", err)
+			return nil, j.failed(doing, err)
 		}
-		messages = append(messages, some...)
+		messages = append(messages, batch...)
 		if end.pending == 0 {
-			return messages, nil
+			break
 		}
-		request.From, request.UpTo = end.last+1, end.upTo
 	}
+	return messages, nil
 }
 
 // answerEnd is the last reply of a batch: how many messages are pending, the last

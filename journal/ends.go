@@ -21,6 +21,7 @@ import (
 // Delivery is an end that is handed to a reader.
 type Delivery struct {
 	deliberation.Entry
+	// TraceParent is the trace context of the end's writer; empty if it had none.
 	TraceParent string
 	// Attempt counts the deliveries of this end to this reader, from 1. A redelivery
 	// after a crash counts too.
@@ -37,7 +38,9 @@ type Reader struct {
 	concurrency int
 }
 
-// The readers.
+// The readers. Their concurrency bounds the calls to the destination, not the ends in
+// flight: MaxAckPending of the consumer is higher, so that ends that wait for a
+// redelivery do not block the others.
 var (
 	// Announcer publishes each end for the Orchestrator.
 	Announcer = Reader{consumer: "keeper-announce", concurrency: 16}

@@ -69,6 +69,8 @@ func (j *Journal) failed(doing string, err error) error {
 			Code: deliberation.TooLarge, Field: "request", Cause: err,
 			Message: "is larger than NATS takes: shorten it, or ask the operator to raise the server's max_payload or the stream's max_msg_size",
 		}
+	// The connection is checked after the server's own answers: those are known, and
+	// the connection may have been lost since.
 	case !j.conn.IsConnected():
 		return j.unreached(doing, err)
 	default:

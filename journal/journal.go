@@ -75,7 +75,8 @@ type Settings struct {
 	Log  *slog.Logger
 }
 
-// Journal is a connection to the journal. It is safe for concurrent use.
+// Journal is a connection to the journal. It is safe for concurrent use. It has no
+// state besides caches and counters: any number of processes may use one journal.
 type Journal struct {
 	conn             *nats.Conn
 	js               jetstream.JetStream
@@ -111,6 +112,7 @@ func Connect(settings Settings) (*Journal, error) {
 	if err != nil {
 		return nil, fmt.Errorf("NATS_URL: %w", withoutURL(err))
 	}
+	// Each request that has no earlier deadline ends after Wait.
 	js, err := jetstream.New(conn, jetstream.WithDefaultTimeout(settings.Wait))
 	if err != nil {
 		conn.Close()
@@ -209,7 +211,8 @@ func (j *Journal) Ready(ctx context.Context) error {
 	return nil
 }
 
-// info reads the stream's state from its leader.
+// info reads the stream's state from its leader. Only the leader answers requests
+// for a stream's state, and it adds the contacts of its followers.
 func (j *Journal) info(ctx context.Context) (*jetstream.StreamInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, j.wait)
 	defer cancel()

@@ -14,6 +14,7 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
+// snapshotKey is the only key of the bucket.
 const snapshotKey = "snapshot"
 
 // The ledger is the fold of the whole journal: the statistics and the open
@@ -76,6 +77,7 @@ func (j *Journal) ledgerOf(ctx context.Context, snapshot *pb.StatsSnapshot) (*de
 	created := ledger.Created()
 	switch behind := info.State.LastSeq < ledger.Sequence(); {
 	case !created.IsZero() && !created.Equal(info.Created), created.IsZero() && behind:
+		// The statistics of the deleted journal are lost with it.
 		j.log.Warn("the statistics' snapshot belongs to another journal; counting from the beginning",
 			"snapshot", ledger.Sequence(), "journal", info.State.LastSeq)
 		ledger = deliberation.NewLedger(nil)
@@ -90,6 +92,8 @@ func (j *Journal) ledgerOf(ctx context.Context, snapshot *pb.StatsSnapshot) (*de
 		j.log.Warn("the journal has lost messages that the statistics have not counted",
 			"snapshot", ledger.Sequence(), "first", info.State.FirstSeq)
 	}
+	// Messages before the first sequence cannot be counted any more. Their open
+	// deliberations remain in the ledger until ForgetBefore.
 	if info.State.FirstSeq > ledger.Sequence()+1 {
 		ledger.Resume(info.State.FirstSeq - 1)
 	}
@@ -143,6 +147,8 @@ func (j *Journal) SaveSnapshot(ctx context.Context, snapshot *pb.StatsSnapshot, 
 	if err != nil {
 		return revision, false, err
 	}
+	// The old object is deleted after the new snapshot is stored. A reader that holds
+	// the old snapshot finds its object missing, and reads again; see Ledger.
 	if before.GetOpenRef() != light.(*pb.StatsSnapshot).GetOpenRef() {
 		j.deleteObject(ctx, before.GetOpenRef())
 	}

@@ -40,6 +40,7 @@ func (j *Journal) Page(ctx context.Context, query deliberation.Query) (summaries
 	if query.Before > 0 {
 		high = min(high, query.Before)
 	}
+	// All numbers are unsigned: high-min(high, n) is high-n, and 0 below that.
 	floor := max(first, high-min(high, scanWindow))
 	ctx = withoutResults(ctx)
 	page := deliberation.NewPage(query.Size)
@@ -50,10 +51,12 @@ func (j *Journal) Page(ctx context.Context, query deliberation.Query) (summaries
 		if err != nil {
 			return nil, 0, err
 		}
+		// A step is read forwards and added backwards, so that the page is newest first.
 		for _, request := range slices.Backward(requests) {
 			if err := j.match(ctx, request, query, page); err != nil {
 				return nil, 0, err
 			}
+			// The page may end inside a step: the next one starts before this request.
 			if page.Full() {
 				return page.Summaries, nextBefore(request.sequence, first), nil
 			}

@@ -87,6 +87,7 @@ func (j *Journal) inline(ctx context.Context, message proto.Message) error {
 	}
 	reflected := message.ProtoReflect()
 	name := reflected.Get(ref).String()
+	// A list needs the request for its summary, and no results.
 	if name == "" || skipsResults(ctx) && bulky.Name() != "request" {
 		return nil
 	}
@@ -156,6 +157,7 @@ func (j *Journal) putObject(ctx context.Context, bucket string, meta jetstream.O
 	case complete:
 		return nil
 	}
+	// A part must fit into a message of this server.
 	meta.Opts = &jetstream.ObjectMetaOptions{ChunkSize: uint32(min(chunkBytes, j.conn.MaxPayload()))}
 	if _, err := store.Put(ctx, meta, bytes.NewReader(data)); err != nil {
 		return j.failed("store an object", err)

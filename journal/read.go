@@ -237,7 +237,7 @@ func (j *Journal) get(ctx context.Context, request getRequest) (*jetstream.RawSt
 	}
 	if response.Error != nil {
 		if response.Error.ErrorCode == codeNoMessage {
-			return nil, nil
+			return nil, nil // an answer, and no failure
 		}
 		return nil, j.failed("read the journal", response.Error)
 	}

@@ -2,12 +2,10 @@ package journal
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"sync"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/protobuf/proto"
 
@@ -82,9 +80,9 @@ func (j *Journal) readHeartbeats(ctx context.Context) error {
 	if err != nil {
 		return j.failed("read the workers' heartbeats", err)
 	}
-	messages, err := j.firstOf(ctx, bucketStream(j.name(Workers)), maxHeartbeats)
+	messages, err := j.firstOf(ctx, "read the workers' heartbeats", bucketStream(j.name(Workers)), maxHeartbeats)
 	if err != nil {
-		return j.failed("read the workers' heartbeats", err)
+		return err
 	}
 	j.beats.set(heartbeatsIn(messages, stream.CachedInfo().TimeStamp), true)
 	return nil
@@ -104,43 +102,4 @@ func heartbeatsIn(messages []*jetstream.RawStreamMsg, now time.Time) map[string]
 		each[beat.GetReplica()] = deliberation.Heartbeat{WorkerHeartbeat: beat, Age: age}
 	}
 	return each
-}
-
-// batchRequest asks any replica for a stream's messages from a sequence on, in
-// one reply that is bounded in number and in bytes.
-type batchRequest struct {
-	From     uint64 `json:"seq"`
-	Subject  string `json:"next_by_subj"`
-	Batch    int    `json:"batch"`
-	MaxBytes int    `json:"max_bytes"`
-}
-
-// firstOf reads a stream's messages in their order, from any replica. It stops
-// after the batch in which it has read most messages.
-func (j *Journal) firstOf(ctx context.Context, stream string, most int) ([]*jetstream.RawStreamMsg, error) {
-	replies := make(chan *nats.Msg, answerMessages)
-	subscription, err := j.conn.ChanSubscribe(j.conn.NewInbox(), replies)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = subscription.Unsubscribe() }()
-	var messages []*jetstream.RawStreamMsg
-	for request := (batchRequest{From: 1, Subject: ">", Batch: answerMessages - 1, MaxBytes: answerBytes}); ; {
-		body, err := json.Marshal(request)
-		if err != nil {
-			return nil, err
-		}
-		if err := j.conn.PublishRequest("$JS.API.DIRECT.GET."+stream, subscription.Subject, body); err != nil {
-			return nil, err
-		}
-		some, end, err := answer(ctx, replies)
-		if err != nil {
-			return nil, err
-		}
-		messages = append(messages, some...)
-		if end.pending == 0 || len(some) == 0 || len(messages) >= most {
-			return messages, nil
-		}
-		request.From = end.last + 1
-	}
 }
