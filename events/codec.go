@@ -27,7 +27,7 @@ const Source = "/ray-executor"
 // TraceParent is the extension that carries the W3C trace context.
 const TraceParent = "traceparent"
 
-// Type returns the event type that stands for a message: its full name.
+// Type returns the event type of a message, which is its full name.
 func Type(message proto.Message) string {
 	return string(message.ProtoReflect().Descriptor().FullName())
 }
@@ -110,8 +110,8 @@ func UnmarshalJSON(data []byte, into proto.Message) error {
 }
 
 // MarshalJSON writes proto3 JSON in snake_case, zero values included: a count
-// of 0 is told as such. The library varies its spaces on purpose; here there
-// are none, so that the same message is the same bytes.
+// of 0 is visible. The library varies its spaces on purpose; they are removed, so
+// that the same message has the same bytes.
 func MarshalJSON(message proto.Message) ([]byte, error) {
 	data, err := protojson.MarshalOptions{UseProtoNames: true, EmitDefaultValues: true}.Marshal(message)
 	if err != nil {

@@ -36,7 +36,7 @@ func checkElements(data []byte, count func([]byte) int) error {
 }
 
 // spareJSON counts the values that JSON holds in objects and lists. It need not
-// be valid: whoever decodes it judges that.
+// be valid: the decoder checks that.
 func spareJSON(data []byte) int {
 	left, depth := maxElements, 0
 	for i := 0; i < len(data) && left >= 0; i++ {
@@ -107,7 +107,7 @@ func spareIn(data []byte, of protoreflect.MessageDescriptor, left, depth int) in
 	for len(data) > 0 && left >= 0 {
 		number, kind, size := protowire.ConsumeTag(data)
 		if size < 0 {
-			return left // whoever decodes it will refuse it
+			return left // the decoder will refuse it
 		}
 		length := protowire.ConsumeFieldValue(number, kind, data[size:])
 		if length < 0 {

@@ -66,18 +66,18 @@ func (s *structured) read(data []byte) (e event.Event, err error) {
 	return e, err
 }
 
-// unmarshalJSONEvent says of what it cannot read which attribute is at fault.
+// unmarshalJSONEvent decodes an event; its error names the attribute at fault.
 func unmarshalJSONEvent(data []byte, e *event.Event) error {
 	err := json.Unmarshal(data, e)
 	if err == nil {
 		return nil
 	}
-	var told map[string]json.RawMessage
-	if json.Unmarshal(data, &told) != nil {
+	var attributes map[string]json.RawMessage
+	if json.Unmarshal(data, &attributes) != nil {
 		return err
 	}
 	return atFault(err, func(name string) error {
-		value, given := told[name]
+		value, given := attributes[name]
 		if !given {
 			return nil
 		}
@@ -143,20 +143,20 @@ func readBatch(data []byte) ([]event.Event, error) {
 	return events, nil
 }
 
-// unreadable stands in a batch for an event that cannot be read, with what
-// could be told of it, for Validate to refuse. Where that does not identify
-// it, its bytes and its place do, so that its reply has an id of its own.
+// unreadable replaces an event of a batch that cannot be decoded, with those
+// attributes that can, so that Validate rejects it. Without an id or a source the
+// id is made of its bytes and its index, so that its reply has an id of its own.
 func unreadable(data []byte, place int, cause error) event.Event {
-	var told struct {
+	var attributes struct {
 		ID              string `json:"id"`
 		Source          string `json:"source"`
 		DataContentType string `json:"datacontenttype"`
 	}
-	_ = json.Unmarshal(data, &told) // what can be told
+	_ = json.Unmarshal(data, &attributes) // as far as it can be decoded
 	e := event.New()
-	e.SetSource(told.Source)
-	e.SetID(told.ID)
-	e.SetDataContentType(cmp.Or(told.DataContentType, JSON))
+	e.SetSource(attributes.Source)
+	e.SetID(attributes.ID)
+	e.SetDataContentType(cmp.Or(attributes.DataContentType, JSON))
 	if e.ID() == "" || e.Source() == "" {
 		e.SetID(deliberation.Digest(string(data), strconv.Itoa(place)))
 	}

@@ -8,10 +8,10 @@ import (
 
 // CloudEvents' HTTP binding (3.1.3.2) percent-encodes the values of ce-*
 // headers: the space, `"`, `%` and all that is not printable ASCII. The SDK
-// does neither way.
+// neither encodes nor decodes.
 
-// decodeHeader reads a header's value. What is not an encoding stands for
-// itself: many senders do not encode.
+// decodeHeader decodes a header's value. A value that is no valid encoding is used
+// as it is: many senders do not encode.
 func decodeHeader(value string) string {
 	if len(value) >= 2 && value[0] == '"' && value[len(value)-1] == '"' {
 		value = unquote(value[1 : len(value)-1])

@@ -28,15 +28,15 @@ type Mode struct {
 // IsBatch reports whether several events travel at once.
 func (m Mode) IsBatch() bool { return m.batch }
 
-// MaxBatch is the most events that travel at once.
+// MaxBatch bounds the events of one batch.
 const MaxBatch = 1000
 
 const batchType = event.ApplicationCloudEventsBatchJSON
 
 // FromRequest reads the events of an HTTP request in binary, structured or
 // batch mode. The error is deliberation.Invalid or TooLarge. In a batch it
-// concerns the batch as a whole; an event in it that cannot be read stands at
-// its place all the same, for Validate to refuse.
+// concerns the batch as a whole; an event in it that cannot be decoded
+// is replaced by one that Validate rejects, at the same index.
 func FromRequest(r *http.Request) (events []event.Event, mode Mode, err error) {
 	media, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")) // what cannot be parsed is no envelope
 	if media != batchType && structuredAs(media) == nil {
@@ -86,8 +86,9 @@ func readAlone(r *http.Request, name string) error {
 	return err
 }
 
-// atFault finds the attribute that an event could not be read for, where it is
-// one: the SDK does not tell. read reads one alone.
+// atFault finds the attribute that made an event undecodable, which the SDK does not
+// report. read decodes one attribute alone. Without such an attribute err is
+// returned as it is.
 func atFault(err error, read func(name string) error) error {
 	for _, name := range []string{"id", "source", "type", "time", "subject", "dataschema", "datacontenttype"} {
 		if cause := read(name); cause != nil {

@@ -24,8 +24,8 @@ const (
 	headerTime        = "ce-time"
 	headerContentType = "content-type"
 	headerTrace       = "ce-traceparent"
-	// headerTimeout is an extension on requests: deadlines can be told from
-	// headers alone.
+	// headerTimeout is an extension on requests: with it the deadline can be read
+	// from the headers alone.
 	headerTimeout = "ce-timeoutseconds"
 )
 
@@ -36,7 +36,7 @@ type Message struct {
 	Data    []byte
 }
 
-// Encode writes a life-cycle message as the CloudEvent that the journal keeps.
+// Encode writes a life-cycle message as the CloudEvent that the journal stores.
 // traceParent may be empty.
 func Encode(lifecycle proto.Message, source, traceParent string) (Message, error) {
 	subject, eventID, err := place(lifecycle)

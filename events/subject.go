@@ -15,11 +15,11 @@ const (
 	DoneSubjects = "deliberation.done.*.*"
 	// RequestedSubjects covers the requests of all pools.
 	RequestedSubjects = "deliberation.requested.*.*"
-	// AnnouncementSubjects covers what the Orchestrator hears.
+	// AnnouncementSubjects covers the announced ends, which the Orchestrator reads.
 	AnnouncementSubjects = "orchestration.deliberation.*"
 
-	// ResponseSubjects covers what Orchestrators of the Python service hear of
-	// each agent: ResponseCompleted or ResponseFailed.
+	// ResponseSubjects covers the responses of single agents, which Orchestrators of
+	// the Python service read: ResponseCompleted or ResponseFailed.
 	ResponseSubjects  = "agent.response.>"
 	ResponseCompleted = "agent.response.completed"
 	ResponseFailed    = "agent.response.failed"
@@ -35,18 +35,19 @@ func AgentSubject(index int, id string) string {
 	return Subject(deliberation.KindAgent, strconv.Itoa(index), id)
 }
 
-// HistorySubject covers one deliberation's whole story.
+// HistorySubject covers all events of one deliberation. Every writer of a request
+// names this wildcard in its compare-and-set.
 func HistorySubject(id string) string { return Subject("*", "*", id) }
 
 // EndSubject covers one deliberation's end. Every writer of an end names this
-// wildcard in its compare-and-set, letter by letter: the server keeps what is
-// in flight by that string.
+// wildcard in its compare-and-set, in exactly this form: the server tracks
+// messages in flight by that string.
 func EndSubject(id string) string { return Subject(deliberation.KindDone, "*", id) }
 
 // PoolSubject covers the requests of one pool.
 func PoolSubject(pool string) string { return Subject(deliberation.KindRequested, pool, "*") }
 
-// AnnouncementSubject is where the Orchestrator hears of an end.
+// AnnouncementSubject is the subject on which an end is announced.
 func AnnouncementSubject(end deliberation.State) string {
 	return "orchestration.deliberation." + string(end)
 }

@@ -10,14 +10,13 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// cannotBeRead is what stands in place of text that cannot be read.
+// cannotBeRead replaces a text that cannot be decoded.
 const cannotBeRead = "the journal's message cannot be read"
 
-// Stored reads a journal message on its subject. What cannot be read, or is not
-// what its subject says, comes back as the event that the subject and the
-// headers tell, without its content, and with why: a story still knows that it
-// was requested, or how it ended. The event is nil where the subject is none of
-// a story.
+// Stored decodes a journal message. If it cannot be decoded, or does not match its
+// subject, the event has only what the subject and the headers say, and unread is
+// the reason. So a history still has its request, or its end. The event is nil if
+// the subject is not one of the journal's.
 func Stored(subject string, header map[string][]string, data []byte) (event proto.Message, unread error) {
 	event, unread = Lifecycle(header, data)
 	kind, qualifier, id, ok := ParseSubject(subject)
@@ -26,7 +25,7 @@ func Stored(subject string, header map[string][]string, data []byte) (event prot
 		return nil, unread
 	}
 	if unread == nil {
-		unread = suits(event, bare, id)
+		unread = checkSubject(event, bare, id)
 	}
 	if unread != nil {
 		return bare, unread
@@ -34,8 +33,8 @@ func Stored(subject string, header map[string][]string, data []byte) (event prot
 	return event, nil
 }
 
-// suits compares an event with what its subject says.
-func suits(event, bare proto.Message, id string) error {
+// checkSubject is an error unless an event has the type and the id of its subject.
+func checkSubject(event, bare proto.Message, id string) error {
 	about, ok := event.(interface{ GetDeliberationId() string })
 	if !ok || event.ProtoReflect().Descriptor() != bare.ProtoReflect().Descriptor() || about.GetDeliberationId() != id {
 		return errMisplaced
@@ -49,8 +48,7 @@ func (misplacedError) Error() string { return "its event is not the one that its
 
 var errMisplaced misplacedError
 
-// bare is the event that a subject tells, without content; nil where it tells
-// none.
+// bare is the event that a subject names, without its content; nil if it names none.
 func bare(kind deliberation.Kind, qualifier, id string, header map[string][]string) proto.Message {
 	switch kind {
 	case deliberation.KindRequested:

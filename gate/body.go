@@ -75,7 +75,7 @@ func (b *body) Read(p []byte) (int, error) {
 		}
 	}
 	if err != nil && !errors.Is(err, io.EOF) {
-		err = b.told(err)
+		err = b.convert(err)
 		b.failed = err
 	}
 	return n, err
@@ -115,8 +115,8 @@ func (b *body) need(bytes int64) error {
 	return nil
 }
 
-// told is an error as the door understands it.
-func (b *body) told(err error) error {
+// convert converts an error to one that the door's handler recognises.
+func (b *body) convert(err error) error {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		err = errSlow
 	}

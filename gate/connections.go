@@ -8,19 +8,19 @@ import (
 	"time"
 )
 
-// Connections bounds the connections of a server. When there are too many, the
-// one that has been idle longest makes room: so whoever holds connections and
-// asks nothing keeps nobody out. Put Track into the server's ConnState.
+// Connections bounds the connections of a server. Above the bound it closes the
+// connection that has been idle for the longest time, so that a client with many
+// idle connections cannot block others. Set Track as the server's ConnState.
 type Connections struct {
 	most int64
 	open atomic.Int64
 	idle sync.Map // net.Conn to *atomic.Int64: since when, in Unix nanoseconds; 0 while it is used
 }
 
-// NewConnections returns a bound of so many.
+// NewConnections returns a bound of most connections.
 func NewConnections(most int) *Connections { return &Connections{most: int64(most)} }
 
-// Track hears how a connection is.
+// Track is called with each change of a connection's state.
 func (c *Connections) Track(conn net.Conn, state http.ConnState) {
 	switch state {
 	case http.StateNew:
@@ -45,8 +45,8 @@ func (c *Connections) Track(conn net.Conn, state http.ConnState) {
 	}
 }
 
-// closeIdlest closes the connection that has been idle longest. There is one at
-// least: the new one, which has asked nothing yet.
+// closeIdlest closes the connection that has been idle for the longest time.
+// There is one at least: the new one, which has sent no request yet.
 func (c *Connections) closeIdlest() {
 	var idlest net.Conn
 	var since *atomic.Int64
@@ -59,6 +59,6 @@ func (c *Connections) closeIdlest() {
 		return true
 	})
 	if idlest != nil && since.CompareAndSwap(longest, 0) {
-		_ = idlest.Close() // its server hears of it
+		_ = idlest.Close() // the server notices the closed connection
 	}
 }

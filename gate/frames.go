@@ -8,13 +8,13 @@ import (
 	"io"
 )
 
-// frames reads the messages of gRPC, gRPC-Web and Connect's streams, each of
-// which stands behind a flag and its length, and hands them on decompressed: so
-// they are counted as what they become, and no library sees more than that.
+// frames reads the messages of gRPC, gRPC-Web and Connect's streams, each of which
+// follows a flag and its length, and returns them decompressed. So their
+// decompressed size is counted, and no library decompresses more than that.
 type frames struct {
 	from *body
-	left int64        // of a message that is handed on as it comes
-	out  bytes.Buffer // what comes before that
+	left int64        // of a message that is passed on as it arrives
+	out  bytes.Buffer // what is to be returned before that
 }
 
 const (
@@ -77,7 +77,7 @@ func (f *frames) inflate(size int64) error {
 		}
 		f.out.Write(part[:n])
 		if errors.Is(err, io.EOF) {
-			_, err = io.Copy(io.Discard, compressed) // what stands behind the last block
+			_, err = io.Copy(io.Discard, compressed) // what follows the last block
 			return err
 		}
 		if err != nil {

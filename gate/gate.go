@@ -37,16 +37,16 @@ func New(limits Limits) *Gate {
 	}
 }
 
-// Door is what the gate must know of what is behind it.
+// Door is a handler behind the gate.
 type Door struct {
 	http.Handler
 
 	// MaxBody is the largest body in bytes, after decompression.
 	MaxBody int64
-	// Refuse answers a request that is not let through.
+	// Refuse answers a request that the gate refuses.
 	Refuse func(w http.ResponseWriter, r *http.Request, err error)
-	// ReadError makes of an error that reading the body came to, a
-	// *deliberation.Error, what the handler understands. nil: nothing.
+	// ReadError converts the error of reading the body, a *deliberation.Error, to one
+	// that the handler recognises. nil: no conversion.
 	ReadError func(error) error
 }
 

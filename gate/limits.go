@@ -1,11 +1,11 @@
-// Package gate stands in front of every door and bounds what callers take of
-// one instance, all together: requests that are answered at once, streams,
-// connections, and the memory of bodies and replies.
+// Package gate bounds what all callers together take of one instance: concurrent
+// requests, streams, connections, and the memory of bodies and replies. Every
+// handler for callers is behind it.
 //
-// A request that would go above a limit waits a little, then it is refused as
-// LimitReached; repeating it is safe. What a request holds is given back when
-// it has been answered. Code behind a door counts what it is about to hold with
-// Take, or with Borrow where it can give it back earlier.
+// A request above a limit waits for a moment, and is then refused as LimitReached;
+// repeating it is safe. What a request holds is released when it has been
+// answered. Code behind the gate reserves memory with Take, or with Borrow if it
+// can release it earlier.
 package gate
 
 import (
@@ -13,18 +13,18 @@ import (
 	"runtime/debug"
 )
 
-// Limits is how much the callers of one instance may take, all together.
+// Limits is how much all callers together may take of one instance.
 type Limits struct {
 	// Requests are answered at once; Streams are open at once.
 	Requests, Streams int
 	// Connections are open at once, on all ports.
 	Connections int
-	// Reads of the journal are under way at once. Each may be answered with 1.4 MB,
+	// Reads of the journal run at once. Each may be answered with 1.4 MB,
 	// and nats-server cuts a client that is 64 MB behind.
 	Reads int
 	// Bytes are in memory at once: of bodies, of what is read to reply, and of
-	// what streams send. They are apart, so that who fills one keeps the others
-	// free. What is small is not counted: Requests bounds it.
+	// what streams send. They are separate, so that filling one leaves the others
+	// free. Small sizes are not counted: Requests bounds them.
 	Bodies, Replies, Sends int64
 }
 

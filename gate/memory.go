@@ -9,7 +9,7 @@ import (
 
 // LimitMemory sets GOMEMLIMIT to nine tenths of what the process's cgroup
 // allows, so that the collector works harder before the kernel kills. A
-// GOMEMLIMIT that is set stands; where there is no cgroup nothing is set.
+// GOMEMLIMIT in the environment takes precedence; without a cgroup nothing is set.
 func LimitMemory() error {
 	_, err := memlimit.Set()
 	if err == nil || errors.Is(err, memlimit.ErrNoCgroup) || errors.Is(err, memlimit.ErrCgroupsNotSupported) {
