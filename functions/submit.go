@@ -27,7 +27,7 @@ func (f *Functions) Submit(ctx context.Context, request *pb.ExecuteDeliberationR
 	case standing == nil:
 		f.metrics.accepted.Inc()
 		return receipt(id, acceptedNow), nil
-	// Model: AnswerStanding.
+	// Model: AnswerExisting.
 	case proto.Equal(standing.GetRequest(), request):
 		return receipt(id, "was accepted before; this is the same deliberation"), nil
 	default:

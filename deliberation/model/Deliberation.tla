@@ -8,7 +8,7 @@
 (* it may hand out again at any time until it is acknowledged, also while   *)
 (* whoever had it first is still at work.                                   *)
 (*                                                                          *)
-(* What an action stands for carries its name in the code: `Model: Submit`. *)
+(* The code names each action where it carries it out: `Model: Submit`.      *)
 EXTENDS Naturals, Sequences, FiniteSets, TLC
 
 CONSTANTS
@@ -28,7 +28,7 @@ VARIABLES
   stopped,      \* the attempts whose worker noted that it stopped: they were not lost
   acked,        \* the work is acknowledged and never comes again
   due,          \* the deadline is over
-  callers, workers, others  \* where each stands
+  callers, workers, others  \* the state of each
 
 vars == <<journal, delivered, stopped, acked, due, callers, workers, others>>
 
@@ -80,18 +80,18 @@ SameRequest(c) == journal[Last(IsRequest)].request = Request(c)
 
 Answer(c) == IF SameRequest(c) THEN "submitted" ELSE "refused"
 
-AnswerStanding(c) ==
+AnswerExisting(c) ==
   /\ callers[c] = "compares"
   /\ callers' = [callers EXCEPT ![c] = Answer(c)]
   /\ UNCHANGED <<journal, delivered, stopped, acked, due, workers, others>>
 
 ------------------------------------------------------------------------------
-(* A worker. `held` is what it takes for an agent's result, `sure` are those *)
-(* that it knows to be recorded, and `knew` those that were recorded when it *)
-(* last looked: `knew` decides nothing, the promises below speak of it.      *)
+(* A worker. `held` has the results in its memory, `sure` the agents whose   *)
+(* record it has seen or written, and `seen` those that were recorded when it *)
+(* last loaded them: `seen` decides nothing, the promises below refer to it.  *)
 
 Idle == [at |-> "idle", again |-> FALSE, tried |-> 0, start |-> 0, attempt |-> 0,
-         held |-> [a \in Agents |-> None], sure |-> {}, knew |-> {}]
+         held |-> [a \in Agents |-> None], sure |-> {}, seen |-> {}]
 
 At(w, place)   == workers[w].at = place
 Now(w, change) == workers' = [workers EXCEPT ![w] = change @@ workers[w]]
@@ -134,9 +134,9 @@ LookForStart(w) ==
          n == AttemptsSeen(last)
          ours == IsOurs(last, w, workers[w].tried)
      IN Now(w, [start |-> last] @@
-          CASE due           -> [at |-> "recall"]
-            [] ~due /\ ours  -> [at |-> "recall", attempt |-> n]
-            [] ~due /\ ~ours -> IF GivenUp(n) THEN [at |-> "recall"]
+          CASE due           -> [at |-> "load"]
+            [] ~due /\ ours  -> [at |-> "load", attempt |-> n]
+            [] ~due /\ ~ours -> IF GivenUp(n) THEN [at |-> "load"]
                                 ELSE [at |-> "start", attempt |-> n + 1])
   /\ UNCHANGED <<journal, delivered, stopped, acked, due, callers, others>>
 
@@ -144,26 +144,27 @@ StartAgain(w) ==
   /\ At(w, "start")
   /\ IF NoStartSince(workers[w].start)
      THEN /\ Store(Started(w, workers[w].attempt))
-          /\ Now(w, [at |-> "recall"]) \/ UNCHANGED workers
+          /\ Now(w, [at |-> "load"]) \/ UNCHANGED workers
      ELSE Now(w, [at |-> "whose"]) /\ UNCHANGED journal
   /\ UNCHANGED <<delivered, stopped, acked, due, callers, others>>
 
-(* The start that stands is this worker's own, or it leaves the work. *)
+(* The recorded start is this worker's own, or it leaves the work. *)
 LookWhoStarted(w) ==
   /\ At(w, "whose")
-  /\ IF IsOurs(Last(IsStart), w, workers[w].attempt) THEN Now(w, [at |-> "recall"]) ELSE Drop(w)
+  /\ IF IsOurs(Last(IsStart), w, workers[w].attempt) THEN Now(w, [at |-> "load"]) ELSE Drop(w)
   /\ UNCHANGED <<journal, delivered, stopped, acked, due, callers, others>>
 
-(* What a worker has of the journal once it has looked. *)
-Recalled(w) ==
+(* The results of a worker once it has loaded those that are recorded. *)
+WithRecorded(w) ==
   [held |-> [a \in Agents |-> IF a \in Recorded THEN ResultOf(a) ELSE workers[w].held[a]],
-   sure |-> workers[w].sure \cup Recorded, knew |-> Recorded]
+   sure |-> workers[w].sure \cup Recorded, seen |-> Recorded]
 
-(* Not before the claim stands: until then another one may still record, and *)
-(* what it records is not to be asked again. Who claimed asks, else ends it.  *)
-Recall(w) ==
-  /\ At(w, "recall")
-  /\ Now(w, Recalled(w) @@ IF workers[w].attempt > 0 THEN Asking ELSE Ending)
+(* Only after the claim is recorded: until then another worker may record     *)
+(* further agents, and these must not be asked again. Who has claimed asks;   *)
+(* a worker without a claim ends it.                                          *)
+LoadRecorded(w) ==
+  /\ At(w, "load")
+  /\ Now(w, WithRecorded(w) @@ IF workers[w].attempt > 0 THEN Asking ELSE Ending)
   /\ UNCHANGED <<journal, delivered, stopped, acked, due, callers, others>>
 
 Ask(w, a) ==
@@ -183,7 +184,7 @@ Record(w, a) ==
   /\ UNCHANGED <<delivered, stopped, acked, due, callers, others>>
 
 (* Another worker may have recorded more since, or something else. *)
-BeforeEnd(w) == Recalled(w)
+BeforeEnd(w) == WithRecorded(w)
 
 LookBeforeEnd(w) ==
   /\ At(w, "ask") /\ (due \/ workers[w].sure = Agents)
@@ -191,15 +192,15 @@ LookBeforeEnd(w) ==
   /\ UNCHANGED <<journal, delivered, stopped, acked, due, callers, others>>
 
 Proposed(results) == \E a \in Agents : results[a] = "proposal"
-Done(how, results, knew) == [kind |-> "done", how |-> how, results |-> results, knew |-> knew]
-Outcome(results, knew) ==
-  Done(IF Proposed(results) THEN "completed" ELSE "failed", results, knew)
+Done(how, results, seen) == [kind |-> "done", how |-> how, results |-> results, seen |-> seen]
+Outcome(results, seen) ==
+  Done(IF Proposed(results) THEN "completed" ELSE "failed", results, seen)
 
-(* Whether it stood or another end did: there is one, so the work is done. *)
+(* Stored or refused, there is an end, so the work is done. *)
 End(w) ==
   /\ At(w, "write")
   /\ IF NoEnd
-     THEN /\ Store(Outcome(workers[w].held, workers[w].knew))
+     THEN /\ Store(Outcome(workers[w].held, workers[w].seen))
           /\ IsOver(w) \/ UNCHANGED workers
      ELSE IsOver(w) /\ UNCHANGED journal
   /\ UNCHANGED <<delivered, stopped, acked, due, callers, others>>
@@ -212,7 +213,7 @@ Ack(w) ==
   /\ Drop(w)
   /\ UNCHANGED <<journal, delivered, stopped, due, callers, others>>
 
-(* A worker that hears of a cancellation or comes back to NATS looks whether *)
+(* A worker that receives an end or reconnects to NATS reads whether         *)
 (* it is over, or another worker has started it since.                       *)
 StopAtEnd(w) ==
   /\ ~At(w, "idle") /\ ~At(w, "ack") /\ Ended
@@ -234,13 +235,13 @@ HandBack(w) ==
   /\ UNCHANGED <<journal, delivered, acked, due, callers, others>>
 
 ------------------------------------------------------------------------------
-(* Who else ends it: looks at the leader's story, then writes. *)
+(* Others who end it: each reads the leader's history, then writes. *)
 
 NotLooked == [looked |-> FALSE]
 
 Look(o) ==
   /\ Accepted /\ ~Ended /\ ~others[o].looked
-  /\ others' = [others EXCEPT ![o] = [looked |-> TRUE, results |-> Results, knew |-> Recorded]]
+  /\ others' = [others EXCEPT ![o] = [looked |-> TRUE, results |-> Results, seen |-> Recorded]]
   /\ UNCHANGED <<journal, delivered, stopped, acked, due, callers, workers>>
 
 Write(o, end) ==
@@ -249,10 +250,10 @@ Write(o, end) ==
   /\ UNCHANGED <<delivered, stopped, acked, due, callers, workers>>
 
 CancelLook(c) == Look(c)
-Cancel(c) == others[c].looked /\ Write(c, Done("cancelled", others[c].results, others[c].knew))
+Cancel(c) == others[c].looked /\ Write(c, Done("cancelled", others[c].results, others[c].seen))
 
 KeeperLook(k) == due /\ Look(k)
-EndOverdue(k) == others[k].looked /\ Write(k, Outcome(others[k].results, others[k].knew))
+EndOverdue(k) == others[k].looked /\ Write(k, Outcome(others[k].results, others[k].seen))
 
 ------------------------------------------------------------------------------
 (* What nobody does, and happens *)
@@ -262,7 +263,7 @@ Deadline ==
   /\ due' = TRUE
   /\ UNCHANGED <<journal, delivered, stopped, acked, callers, workers, others>>
 
-(* Another process comes in the worker's place, and knows nothing. *)
+(* Another process replaces the worker. It has none of the worker's state. *)
 Crash(w) ==
   /\ ~At(w, "idle")
   /\ Drop(w)
@@ -277,9 +278,9 @@ Init ==
   /\ others = [o \in Cancellers \cup Keepers |-> NotLooked]
 
 Code ==
-  \/ \E c \in Callers : Submit(c) \/ AnswerStanding(c)
+  \/ \E c \in Callers : Submit(c) \/ AnswerExisting(c)
   \/ \E w \in Workers :
-       \/ Take(w) \/ StartFirst(w) \/ LookForEnd(w) \/ LookForStart(w) \/ Recall(w)
+       \/ Take(w) \/ StartFirst(w) \/ LookForEnd(w) \/ LookForStart(w) \/ LoadRecorded(w)
        \/ StartAgain(w) \/ LookWhoStarted(w) \/ LookBeforeEnd(w) \/ End(w) \/ Ack(w)
        \/ StopAtEnd(w) \/ StopWhenSuperseded(w) \/ HandBack(w)
        \/ \E a \in Agents : Ask(w, a) \/ Record(w, a)
@@ -319,17 +320,17 @@ OnlyOthersRefused == \A c \in Callers : callers[c] = "refused" => ~SameRequest(c
 (* looked: a worker that is paused and one in its place may both ask.       *)
 RecordedNotAsked ==
   \A w \in Workers, a \in Agents :
-    a \in workers[w].knew => workers[w].held[a] = ResultOf(a)
+    a \in workers[w].seen => workers[w].held[a] = ResultOf(a)
 
 AckedHasEnd == acked => Ended
 
-(* An end tells what was recorded when it was decided, as it is recorded. *)
+(* An end carries what was recorded when it was decided, as it is recorded. *)
 TheEnd == journal[Last(IsEnd)]
-EndTellsRecorded == Ended => \A a \in TheEnd.knew : TheEnd.results[a] = ResultOf(a)
-EndTellsTruth    == Ended => (TheEnd.how = "completed" => Proposed(TheEnd.results))
+EndHasRecorded == Ended => \A a \in TheEnd.seen : TheEnd.results[a] = ResultOf(a)
+EndIsTrue    == Ended => (TheEnd.how = "completed" => Proposed(TheEnd.results))
                           /\ (TheEnd.how = "failed" => ~Proposed(TheEnd.results))
 
-(* And in time: whatever is accepted ends. *)
+(* And in time: each accepted deliberation ends. *)
 Ends == Accepted ~> Ended
 
 (* Names are interchangeable. *)

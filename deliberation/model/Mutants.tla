@@ -1,5 +1,5 @@
 ------------------------------- MODULE Mutants -------------------------------
-(* Mistakes that one could make. Each stands in for a definition of the model *)
+(* Mistakes that one could make. Each replaces a definition of the model      *)
 (* in one run of `check`, and the checker must find the promise that it       *)
 (* breaks.                                                                    *)
 EXTENDS Deliberation
@@ -11,16 +11,16 @@ AlwaysOf(x) == TRUE
 (* It is never given up. *)
 NeverOf(x) == FALSE
 
-(* The claim does not read what agents came to, nor does the end. *)
-Forgetful(w) == [knew |-> Recorded]
+(* The recorded results are not loaded, after the claim or before the end. *)
+Forgetful(w) == [seen |-> Recorded]
 
 (* Acknowledged before the end is written. *)
 AckAtOnce(w) == At(w, "ack") \/ At(w, "write")
 
-(* The standing request is not compared. *)
+(* The existing request is not compared. *)
 Welcome(c) == "submitted"
 Unwelcome(c) == "refused"
 
 (* Who ends it does not look whether an agent has proposed. *)
-AlwaysFailed(results, knew) == Done("failed", results, knew)
+AlwaysFailed(results, seen) == Done("failed", results, seen)
 =============================================================================

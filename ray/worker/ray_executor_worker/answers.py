@@ -1,4 +1,4 @@
-"""What agents answered, and how much of it a replica keeps in memory.
+"""What agents answered, and how much of it a replica holds in memory.
 
 One deliberation may be answered 256 times, each time with megabytes, and a
 replica runs many. A long answer is read, recorded in the journal and let go of,
@@ -55,12 +55,12 @@ class Room:
 class Answers:
     """The results of one deliberation, by the agents' places in the request."""
 
-    __slots__ = ("_long", "_sizes", "_total", "held", "recorded", "results")  # thousands are there
+    __slots__ = ("_long", "_sizes", "_total", "held", "recorded", "results")  # thousands are held
 
     def __init__(self) -> None:
-        # A long one stands here without its texts once it is recorded.
+        # A long one is here without its texts once it is recorded.
         self.results: dict[int, Result] = {}
-        # Of these the journal is known to hold the result, by whomever.
+        # Of these the journal has the result, written by any attempt.
         self.recorded: set[int] = set()
         # Bytes in memory.
         self.held = 0
@@ -70,7 +70,7 @@ class Answers:
 
     @property
     def long(self) -> list[int]:
-        """Those that stand in the journal alone, as far as an end may tell them."""
+        """Those whose texts only the journal has, as far as an end has room for them."""
         return sorted(self._long - self._beyond())
 
     def fits(self, result: Result) -> bool:

@@ -1,7 +1,7 @@
 """What Ray Serve deploys: ``ray_executor_worker.app:build``.
 
-No request ever reaches the deployment. Serve keeps the replicas alive, rolls
-them when the package changes, and tells them when to go.
+No request ever reaches the deployment. Serve restarts replicas that fail, rolls
+them when the package changes, and stops them.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Replica:
         self._worker.start()
 
     def reconfigure(self, config: dict[str, Any]) -> None:
-        """Serve wants it where there is a user_config; ours only tells others."""
+        """Serve wants it where there is a user_config; ours is for readers of the config."""
 
     async def check_health(self) -> None:
         """Fails on what a new replica would mend: not because NATS is away."""
@@ -72,7 +72,7 @@ def build(args: dict[str, Any]) -> Any:
         name="Worker",
         num_replicas=settings.replicas,
         ray_actor_options={"num_cpus": _NUM_CPUS},
-        # Serve tells it to whoever asks: they may expect heartbeats of this worker.
+        # Serve reports it: its readers may expect heartbeats of this worker.
         user_config={"heartbeat_s": BEAT_S},
         # Nobody sends requests; Serve insists on a number.
         max_ongoing_requests=1,

@@ -22,7 +22,7 @@ from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
 from .settings import Secrets, SettingError
-from .teller import Teller
+from .throttle import ThrottledLog
 from .trouble import describe, explain, unanswered
 
 log = logging.getLogger(f"ray.serve.{__name__}")
@@ -74,17 +74,17 @@ class _Interest:
 
 @dataclass
 class Connection:
-    """Keeps a client connected, and says when it is a new connection."""
+    """Maintains a connected client, and reports each new connection."""
 
     urls: Sequence[str]
     secrets: Secrets
     name: str
-    # Called after each connect and reconnect: what the server kept for the
+    # Called after each connect and reconnect: what the server held for the
     # connection is gone, and messages may have been missed.
     on_connected: Callable[[], None] = lambda: None
     _client: Optional[Client] = None
     _interests: list[_Interest] = field(default_factory=list)
-    _teller: Teller = field(default_factory=lambda: Teller(log))
+    _warnings: ThrottledLog = field(default_factory=lambda: ThrottledLog(log))
     # Why there is no connection; and what the server did not allow, and when.
     _trouble: str = "not connected yet"
     _denied: tuple[str, float] = ("", float("-inf"))
@@ -103,7 +103,7 @@ class Connection:
 
     @property
     def connected(self) -> bool:
-        """Whether there is a server at the other end, as far as is known."""
+        """Whether the client has a connection."""
         return self._client is not None and self._client.is_connected
 
     async def request(
@@ -137,7 +137,7 @@ class Connection:
             raise UnavailableError(describe(error)) from error
 
     async def subscribe(self, subject: str, handler: Handler) -> None:
-        """Hears the subject on this client and on those after it."""
+        """Subscribes on this client and on those after it."""
         interest = _Interest(subject, handler)
         self._interests.append(interest)
         if self._client is not None:
@@ -154,7 +154,7 @@ class Connection:
                 await _detach(self._client, interest.live)
 
     async def close(self) -> None:
-        """Sends what is left to send, and disconnects; keep() has ended by then."""
+        """Sends what is left to send, and disconnects; maintain() has ended by then."""
         client, self._client = self._client, None
         if client is None:
             return
@@ -162,14 +162,14 @@ class Connection:
             await client.flush(timeout=_DRAIN_S)
         await _discard(client)
 
-    async def keep(self) -> None:
-        """Connects, and stays at it until it is cancelled."""
+    async def maintain(self) -> None:
+        """Connects, and reconnects until it is cancelled."""
         wait = _RETRY_S[0]
         while True:
             closed = asyncio.Event()
             try:
                 client = await self._connect(closed)
-            except Exception as error:  # noqa: BLE001 - whatever it is, a later try may do better
+            except Exception as error:  # noqa: BLE001 - a later try may succeed
                 self._cannot(error)
                 await asyncio.sleep(wait * random.uniform(0.5, 1))  # noqa: S311
                 wait = min(wait * 2, _RETRY_S[1])
@@ -180,19 +180,19 @@ class Connection:
             self.on_connected()
             await closed.wait()
             self._client = None
-            self._teller.warn("the connection to NATS was closed; connecting anew")
+            self._warnings.warn("the connection to NATS was closed; connecting anew")
 
     def _cannot(self, error: BaseException) -> None:
         """Remembers why there is no connection, and logs it."""
         self._trouble = f"NATS at {_hosts(self.urls)} {explain(error)}"
-        self._teller.warn(self._trouble)
+        self._warnings.warn(self._trouble)
 
     def _reported(self, error: Exception) -> None:
         """Logs what the server says that answers no request."""
         if "permissions violation" in str(error).lower():
             text = f"NATS does not allow it to this user: {error}"
             self._denied = (text, asyncio.get_running_loop().time())
-        self._teller.warn(f"NATS: {describe(error)}")
+        self._warnings.warn(f"NATS: {describe(error)}")
 
     async def _connect(self, closed: asyncio.Event) -> Client:
         options = self.secrets.nats_options(self.urls)
@@ -234,7 +234,7 @@ class Connection:
                     max_reconnect_attempts=-1,
                     reconnect_time_wait=_RECONNECT_WAIT_S,
                     ping_interval=_PING_S,
-                    # Nothing is sent after its caller was told that it failed.
+                    # Nothing is sent after its caller got an error.
                     pending_size=0,
                     # Ours are made of ids and pools that submit has checked.
                     skip_subject_validation=True,
@@ -303,7 +303,7 @@ def _hosts(urls: Sequence[str]) -> str:
 
 
 def status_of(headers: Optional[Mapping[str, str]], data: bytes) -> Optional[str]:
-    """The status of a message by which the server tells something, else None."""
+    """The status of a message from the server itself, else None."""
     if not headers or data:
         return None
     return headers.get("Status")

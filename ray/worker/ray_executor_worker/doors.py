@@ -1,4 +1,4 @@
-"""Keeps a replica from listening for requests.
+"""Prevents a replica from listening for requests.
 
 Serve opens a gRPC port on all interfaces in each replica, for handles that send
 requests by gRPC, and unpickles what it receives: on a cluster without tokens

@@ -31,7 +31,7 @@ _EARNED = 2.0
 _LOOK_S = 0.05
 # Connections that are opened to a server at the same time. A burst of agents
 # would overrun its backlog, and a connection takes a third more memory while it
-# is being opened than afterwards, which the process keeps.
+# is being opened than afterwards, which the process does not give back.
 _OPENING = 100
 # Calls under way to a server; what is more waits in its order. A node has 28,000
 # ports to one address, and more than one replica.

@@ -38,7 +38,7 @@ def _token(text: str) -> str:
 
 
 class Heartbeat:
-    """Keeps one replica's entry in the bucket."""
+    """Maintains one replica's entry in the bucket."""
 
     def __init__(
         self,
@@ -53,9 +53,9 @@ class Heartbeat:
         self._subject = f"$KV.{self._bucket}.{key(cluster, replica)}"
         self._facts = facts
         self._wake = asyncio.Event()
-        # Whether the last one was stored; and whether it was said that none is.
+        # Whether the last one was stored; and whether a warning was logged that none is.
         self._stored = False
-        self._told = False
+        self._warned = False
 
     def now(self) -> None:
         """Has the next one sent at once: there is a connection, or news."""
@@ -91,10 +91,10 @@ class Heartbeat:
             refusal = {"description": str(error)}
         self._stored = refusal is None
         if refusal is None:
-            self._told = False
-        elif not self._told:
+            self._warned = False
+        elif not self._warned:
             # An older journal has no such bucket; the work goes on without.
-            self._told = True
+            self._warned = True
             log.warning(
                 "heartbeats are not stored: %s; has `ray-executor deploy` made the bucket %s?",
                 refusal.get("description"),

@@ -1,34 +1,29 @@
 """The journal: JetStream stream DELIBERATIONS, as a worker reads and writes it.
 
 Every write is a compare-and-set, which makes repeating it safe: an append whose
-outcome is unknown is sent again, and either becomes the message or is told that
-one stands. Decisions read the stream's leader, never a replica.
+outcome is unknown is sent again, and is either stored or refused because a
+message exists. Decisions read the stream's leader, never a replica: a replica
+may answer with a state from before an acknowledged write.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
-import hashlib
 import json
 import logging
 import random
-import re
-from calendar import timegm
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any, Optional
 
 from google.protobuf.message import Message
-from nats import errors as nats_errors
-from nats.js.errors import APIError, DigestMismatchError, ObjectNotFoundError
-from nats.js.errors import Error as JetStreamError
-from nats.js.object_store import ObjectStore
+from nats.js.errors import APIError
 
-from .clock import JournalClock
+from .clock import JournalClock, parse_time
 from .connection import Connection, UnavailableError
-from .messages import UnreadableError
-from .teller import Teller
+from .objects import Objects, object_name
+from .throttle import ThrottledLog
 
 log = logging.getLogger(f"ray.serve.{__name__}")
 
@@ -37,7 +32,7 @@ STREAM = "DELIBERATIONS"
 RESULTS_BUCKET = "DELIBERATION_RESULTS"
 SOURCE = "/ray-executor/worker"
 # The server's limit of 1 MiB counts the headers too.
-SPILL_BYTES = 900 * 1024
+OFFLOAD_BYTES = 900 * 1024
 
 _EXPECTED = "Nats-Expected-Last-Subject-Sequence"
 _EXPECTED_SUBJECT = "Nats-Expected-Last-Subject-Sequence-Subject"
@@ -53,61 +48,17 @@ _BACKOFF_S = (0.05, 5.0)
 # The reads of all workers wait in one queue of the server, 10,000 long, which is
 # dropped as a whole where it overflows.
 _READS_AT_ONCE = 32
-_OBJECT_S = 60.0
 
 
 class AbandonedError(Exception):
     """The time given for reading or writing is over, and NATS did not answer."""
 
 
-def stopped_subject(replica: str) -> str:
-    """Where a replica says that it has handed back what it held.
-
-    No deliberation's id has a tilde: this is part of no story.
-    """
-    return f"deliberation.stopped.worker.~{replica}"
-
-
-@dataclass(frozen=True)
-class Subjects:
-    """The subjects of one deliberation's story."""
-
-    id: str
-    pool: str
-
-    @property
-    def all(self) -> str:
-        """Everything about it."""
-        return f"deliberation.*.*.{self.id}"
-
-    @property
-    def started(self) -> str:
-        """Its attempts."""
-        return f"deliberation.started.{self.pool}.{self.id}"
-
-    @property
-    def agents(self) -> str:
-        """What its agents came to."""
-        return f"deliberation.agent.*.{self.id}"
-
-    def agent(self, index: int) -> str:
-        """What one agent came to."""
-        return f"deliberation.agent.{index}.{self.id}"
-
-    @property
-    def ends(self) -> str:
-        """Its end; all writers name this wildcard, letter by letter."""
-        return f"deliberation.done.*.{self.id}"
-
-    def end(self, how: str) -> str:
-        """One of its possible ends."""
-        return f"deliberation.done.{how}.{self.id}"
-
-
 @dataclass(frozen=True)
 class Expectation:
-    """What must stand last for an append to be taken."""
+    """The last message that must be recorded for an append to be stored."""
 
+    # 0: there is none.
     sequence: int
     # Over which subjects; empty: the appended message's own.
     subject: str = ""
@@ -128,7 +79,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Record:
-    """A message that the journal holds."""
+    """A message that the journal has stored."""
 
     subject: str
     sequence: int
@@ -143,16 +94,17 @@ class Journal:
     def __init__(self, connection: Connection, clock: JournalClock, prefix: str = "") -> None:
         self._connection = connection
         self._stream = prefix + STREAM
-        self._results = prefix + RESULTS_BUCKET
+        self._objects = Objects(connection, prefix + RESULTS_BUCKET)
         self.clock = clock
         self._reads = asyncio.Semaphore(_READS_AT_ONCE)
-        self._teller = Teller(log)
+        self._warnings = ThrottledLog(log)
 
     async def append(self, event: Event, expected: Expectation, until: float) -> bool:
-        """Writes the event, or returns False where another message stands.
+        """Writes the event; returns False where another message is recorded.
 
-        False may also mean that an earlier try of this very append was taken
-        and its answer lost: read what stands. Raises AbandonedError at `until`.
+        False may also mean that an earlier try of this very append was stored
+        and its acknowledgement lost: the caller reads the recorded message.
+        Raises AbandonedError at `until`, and then the outcome is unknown.
         """
         retry = _Retry(f"append to {event.subject}", until)
         while True:
@@ -170,20 +122,20 @@ class Journal:
             code = refusal.get("err_code")
             if code == _WRONG_LAST and await self._overtaken(event, expected, until):
                 return False
-            # In flight: another such append will have stood or fallen by one of
-            # the next tries. Anything else (a full stream, no leader) may pass too.
+            # In flight: another such append is decided by one of the next tries.
+            # Other refusals (a full stream, no leader) may pass too.
             if code not in (_IN_FLIGHT, _WRONG_LAST):
-                self._teller.warn(f"the journal refuses events: {refusal.get('description')}")
+                self._warnings.warn(f"the journal refuses events: {refusal.get('description')}")
             await retry.pause(str(refusal.get("description")))
 
     async def _overtaken(self, event: Event, expected: Expectation, until: float) -> bool:
-        """Whether another message stands than is expected.
+        """Whether another message is recorded than is expected.
 
-        A leader that is cut off from its followers also refuses for what it
-        was sent and will never store.
+        The refusal alone is no proof: a leader that is cut off from its
+        followers also refuses for messages that it will never store.
         """
-        standing = await self.last(expected.subject or event.subject, until)
-        return (standing.sequence if standing else 0) != expected.sequence
+        recorded = await self.last(expected.subject or event.subject, until)
+        return (recorded.sequence if recorded else 0) != expected.sequence
 
     async def last(self, subject: str, until: float) -> Optional[Record]:
         """The leader's last message on the subject, which may be a wildcard."""
@@ -235,82 +187,42 @@ class Journal:
             self.clock.observe(parse_time(answer["ts"]), answered_at)
 
     async def fetch(self, name: str, until: float) -> bytes:
-        """A large object's bytes.
+        """The bytes of a large object.
 
-        Raises UnreadableError where there is none, or not what its name says.
+        Raises UnreadableError where there is none, or where its bytes are not
+        what its name says: no retry changes that.
         """
         retry = _Retry(f"read of object {name}", until)
         while True:
             try:
-                store = await self._store()
-                found = await asyncio.wait_for(store.get(name), _OBJECT_S)
-            except ObjectNotFoundError as error:
-                raise UnreadableError(f"object {name} is not in {self._results}") from error
-            except DigestMismatchError as error:
-                raise UnreadableError(f"object {name} is damaged") from error
-            except _OBJECT_TROUBLE as error:
-                why = f"{type(error).__name__}: {error}"
-                self._teller.warn(f"{self._results} cannot be read: {why}")
-                await retry.pause(why)
-                continue
-            data = found.data or b""
-            if _object_name(data) != name:
-                raise UnreadableError(f"object {name} is not what its name says")
-            return data
+                return await self._objects.get(name)
+            except UnavailableError as error:
+                self._warnings.warn(str(error))
+                await retry.pause(str(error))
 
     async def _fit(self, event: Event) -> bytes:
-        """The event's data; with its bulk put aside where it is too large."""
+        """The event's data, offloaded to the object store where it is too large.
+
+        The object is written before the event that names it, so a reader of the
+        event finds it. An object without an event is dropped by the bucket's age.
+        """
         data = event.payload.SerializeToString()
-        limit = min(SPILL_BYTES, self._connection.client.max_payload * 7 // 8)
+        limit = min(OFFLOAD_BYTES, self._connection.client.max_payload * 7 // 8)
         if len(data) <= limit or not event.bulky:
             return data
-        name = _object_name(data)
+        name = object_name(data)
         try:
-            await asyncio.wait_for(self._put(name, data), _OBJECT_S)
-        except _OBJECT_TROUBLE as error:
-            why = f"{type(error).__name__}: {error}"
-            self._teller.warn(f"{self._results} cannot be written: {why}")
-            if not (_is_full(error) and event.subject.startswith("deliberation.done.")):
-                raise UnavailableError(f"object {name}: {why}") from error
-            name = ""  # an end must find its place: the agents' records have the results
-        # In place: it may be 16 MiB, and is there now.
+            await self._objects.put(name, data)
+        except UnavailableError as error:
+            self._warnings.warn(str(error))
+            if not (_is_full(error.__cause__) and event.subject.startswith("deliberation.done.")):
+                raise
+            # An end must be stored even then: the agents' records have the results.
+            name = ""
+        # In place: it may be 16 MiB, and the object store has it.
         event.payload.ClearField(event.bulky)
         setattr(event.payload, f"{event.bulky}_ref", name)
         return event.payload.SerializeToString()
-
-    async def _put(self, name: str, data: bytes) -> None:
-        store = await self._store()
-        # Where the same bytes are, for the name is their digest, putting them
-        # again would pull them from under whoever reads them.
-        if not await self._whole(store, name):
-            await store.put(name, data)
-
-    async def _whole(self, store: ObjectStore, name: str) -> bool:
-        """Whether an object is there with all its parts.
-
-        A put that failed may have left its name alone.
-        """
-        try:
-            info = await store.get_info(name)
-        except ObjectNotFoundError:
-            return False
-        parts = f"$O.{self._results}.C.{info.nuid}"
-        stream = await self._connection.client.jetstream().stream_info(
-            f"OBJ_{self._results}", subjects_filter=parts
-        )
-        return (stream.state.subjects or {}).get(parts, 0) == info.chunks
-
-    async def _store(self) -> ObjectStore:
-        return await self._connection.client.jetstream().object_store(self._results)
-
-
-_OBJECT_TROUBLE = (
-    UnavailableError,
-    JetStreamError,
-    nats_errors.Error,
-    asyncio.TimeoutError,
-    OSError,
-)
 
 
 class _Retry:
@@ -333,12 +245,8 @@ class _Retry:
         await asyncio.sleep(min(wait, left))
 
 
-def _is_full(error: BaseException) -> bool:
+def _is_full(error: Optional[BaseException]) -> bool:
     return isinstance(error, APIError) and error.err_code in _FULL
-
-
-def _object_name(data: bytes) -> str:
-    return f"sha256-{hashlib.sha256(data).hexdigest()}"
 
 
 def _headers(event: Event, expected: Expectation) -> dict[str, str]:
@@ -367,19 +275,3 @@ def _record(message: dict[str, Any]) -> Record:
         recorded_ns=parse_time(message["time"]),
         data=base64.b64decode(message.get("data", "")),
     )
-
-
-_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)")
-
-
-def parse_time(text: str) -> int:
-    """Nanoseconds since 1970 of an RFC 3339 time, as the server writes it."""
-    match = _RFC3339.fullmatch(text)
-    if match is None:
-        raise ValueError(f"{text!r} is not an RFC 3339 time")
-    moment = datetime.strptime(match[1], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc)
-    seconds = timegm(moment.utctimetuple())
-    if match[3] != "Z":
-        sign = -1 if match[3][0] == "-" else 1
-        seconds -= sign * (int(match[3][1:3]) * 3600 + int(match[3][4:6]) * 60)
-    return seconds * 1_000_000_000 + int((match[2] or "").ljust(9, "0"))

@@ -26,7 +26,7 @@ log = logging.getLogger(f"ray.serve.{__name__}")
 
 # A proposal is text; more than this is a server gone wrong.
 MAX_BODY_BYTES = 4 * 1024 * 1024
-# What is left of a long answer comes within this: it keeps others waiting.
+# The rest of a long answer must arrive within this: others wait for its room.
 _LONG_S = 60.0
 _MAX_ERROR_BODY_BYTES = 64 * 1024
 _MAX_ERROR_CHARS = 500
@@ -44,7 +44,7 @@ class Answer:
 
     content: str
     reasoning: str
-    # finish_reason and token counts, where told.
+    # finish_reason and token counts, where the server sends them.
     metadata: Mapping[str, str]
 
 
@@ -53,7 +53,7 @@ class Question:
     """One agent's call, and its bounds."""
 
     base_url: str
-    # Called for each try: the prompts themselves are not kept while it waits.
+    # Called for each try: the prompts themselves are not held while it waits.
     chat: Callable[[], Chat]
     # Whether its body is sent in chunks, as it is made.
     large: bool
@@ -158,7 +158,7 @@ class ModelClient:
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
             question.room.release()
             failure = CallError(
-                "connection", self._clean(_told(error)), retryable=True, broken=True
+                "connection", self._clean(_text(error)), retryable=True, broken=True
             )
             log.debug("call of %s failed: %s", url.host, failure.text)
             raise failure from error
@@ -166,13 +166,13 @@ class ModelClient:
     async def _read(self, response: aiohttp.ClientResponse, room: Room) -> bytes:
         """The body of an answer. The connection waits while a long one waits for room."""
         most = self._max_body_bytes
-        # One that tells that it is too long is not read at all.
-        told = response.content_length or 0
-        body = b"" if told > most else await _read_up_to(response, SHORT_BYTES)
+        # One whose length says that it is too long is not read at all.
+        length = response.content_length or 0
+        body = b"" if length > most else await _read_up_to(response, SHORT_BYTES)
         if len(body) > SHORT_BYTES:
             await room.take()
             body += await asyncio.wait_for(_read_up_to(response, most - len(body)), _LONG_S)
-        if max(told, len(body)) > most:
+        if max(length, len(body)) > most:
             response.close()  # what is left is not wanted
             raise CallError("too_large", f"the answer exceeds {most} bytes")
         return body
@@ -238,7 +238,7 @@ def _name(url: URL) -> str:
     return f"{url.host}:{url.port}"
 
 
-def _told(error: BaseException) -> str:
+def _text(error: BaseException) -> str:
     text = str(error)
     name = type(error).__name__
     return f"{name}: {text}" if text else name
@@ -293,7 +293,7 @@ def _answer(body: bytes) -> Answer:
         content = message["content"]
     except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
         raise CallError(
-            "bad_response", f"not a chat completion: {_told(error)[:_MAX_ERROR_CHARS]}"
+            "bad_response", f"not a chat completion: {_text(error)[:_MAX_ERROR_CHARS]}"
         ) from error
     finish_reason = choice.get("finish_reason")
     if content is not None and not isinstance(content, str):
@@ -317,11 +317,11 @@ def _reasoning(message: Mapping[str, Any]) -> str:
 
 
 def _metadata(finish_reason: Any, usage: Any) -> dict[str, str]:
-    told: dict[str, str] = {}
+    found: dict[str, str] = {}
     if isinstance(finish_reason, str):
-        told["finish_reason"] = finish_reason[:_MAX_REASON_CHARS]
+        found["finish_reason"] = finish_reason[:_MAX_REASON_CHARS]
     if isinstance(usage, dict):
         for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
             if isinstance(usage.get(name), int):
-                told[name] = str(usage[name])
-    return told
+                found[name] = str(usage[name])
+    return found

@@ -14,7 +14,7 @@ MAX_PROMPTS_BYTES = 16 * 1024 * 1024
 
 _PLACEHOLDER = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
-# What agents share stands first, and who of them it is last: servers that cache
+# What agents share comes first, and who of them it is last: servers that cache
 # prefixes (vLLM does) compute the task once for all agents of a role.
 _SYSTEM = (
     "You are one of several experts who work on the same task independently. "
@@ -40,7 +40,7 @@ class Text:
     """A template and what its placeholders stand for; it is filled when it is read.
 
     Filling is one pass: a value is text, never a template. A brace that is no
-    ``{identifier}`` stands for itself. So does an unknown identifier: submit has
+    ``{identifier}`` remains as it is. So does an unknown identifier: submit has
     refused those already.
     """
 

@@ -21,7 +21,7 @@ from nats.aio.msg import Msg
 from .connection import Connection, UnavailableError, status_of
 from .messages import PoolUse
 from .slots import Place, Slots
-from .teller import Teller
+from .throttle import ThrottledLog
 
 log = logging.getLogger(f"ray.serve.{__name__}")
 
@@ -29,7 +29,7 @@ ACK = b"+ACK"
 NAK = b"-NAK"
 IN_PROGRESS = b"+WPI"
 
-# What deploy makes at the least: until the server has told, we beat too often.
+# The shortest that `deploy` configures; in force until the server has answered.
 _ACK_WAIT_S = 15.0
 _EXPIRES_S = 30
 _HEARTBEAT_S = 5
@@ -73,7 +73,7 @@ class Delivery:
 
 
 class Puller:
-    """Keeps one pool's slots filled."""
+    """Fills one pool's slots."""
 
     def __init__(
         self,
@@ -81,19 +81,19 @@ class Puller:
         stream: str,
         pool: str,
         slots: Slots,
-        accept: Callable[[Delivery, bytes], Optional[Place]],
+        accept: Callable[[Puller, Delivery, bytes], Optional[Place]],
     ) -> None:
         self._connection = connection
         self._stream = stream
         self._pool = pool
         self.slots = slots
         slots.changed = self._freed
-        # Takes a delivery over, and says what place it needs; None where it
-        # had that before.
+        # Takes a delivery over, and returns the place it needs; None where it is
+        # held already.
         self._accept = accept
         # Slots that a deliberation takes, of late.
         self._mean = 1.0
-        # How long the server waits for a word about what is held.
+        # How long the server waits for an acknowledgement or a sign of progress.
         self.ack_wait = _ACK_WAIT_S
         self._inbox = ""
         self._numbers = itertools.count(1)
@@ -105,7 +105,7 @@ class Puller:
         # Why the last pull failed; empty again when the server answers one.
         self.trouble = ""
         self._stopping = False
-        self._teller = Teller(log)
+        self._warnings = ThrottledLog(log)
 
     @property
     def use(self) -> PoolUse:
@@ -146,7 +146,7 @@ class Puller:
                 wait = _RETRY_S[0]
                 continue
             self.trouble = self._refused
-            self._teller.warn(f"pool {self._pool}: cannot pull: {self._refused}; trying again")
+            self._warnings.warn(f"pool {self._pool}: cannot pull: {self._refused}; trying again")
             self._refused = ""
             await asyncio.sleep(wait)
             wait = min(wait * 2, _RETRY_S[1])
@@ -204,7 +204,7 @@ class Puller:
         if self._stopping or self._too_many(message):
             await self._hand_back(message)
         else:
-            place = self._accept(_delivery(message, self._pool), message.data)
+            place = self._accept(self, _delivery(message, self._pool), message.data)
             if place is not None:
                 self._mean += (place.weight - self._mean) / _LEARNING
                 self.slots.enter(place)
@@ -223,11 +223,11 @@ class Puller:
         if status == _HEARTBEAT or message.subject != self._open:
             return
         # nats-py leaves further headers in the description.
-        told = (message.headers or {}).get("Description", "").partition("\n")[0].strip()
-        if status not in _SPENT and told not in _SPENT_BYTES:
+        reason = (message.headers or {}).get("Description", "").partition("\n")[0].strip()
+        if status not in _SPENT and reason not in _SPENT_BYTES:
             if status == _NO_RESPONDERS:
-                told = "no such consumer; has deploy made it?"
-            self._refused = f"{status} {told}"
+                reason = "no such consumer; has deploy made it?"
+            self._refused = f"{status} {reason}"
         else:
             self.trouble = ""
         self.reset()

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from .teller import Teller
+from .throttle import ThrottledLog
 
 log = logging.getLogger(f"ray.serve.{__name__}")
 
@@ -24,7 +24,7 @@ class Reach:
     def __init__(self, addresses: Sequence[Address]) -> None:
         self._addresses = tuple(dict.fromkeys(addresses))[:_HOSTS]
         self._failed: dict[Address, str] = {}
-        self._teller = Teller(log)
+        self._warnings = ThrottledLog(log)
 
     def problems(self) -> list[tuple[str, str]]:
         """What could not be reached the last time, and why."""
@@ -36,7 +36,7 @@ class Reach:
         failed = {at: why for at, why in zip(self._addresses, whys) if why}
         changed, self._failed = failed != self._failed, failed
         for what, why in self.problems():
-            self._teller.warn(f"{what} cannot be reached: {why}")
+            self._warnings.warn(f"{what} cannot be reached: {why}")
         return changed
 
     @staticmethod

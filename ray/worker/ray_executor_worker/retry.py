@@ -67,7 +67,7 @@ class Backoff:
 
 @dataclass
 class Progress:
-    """How far a call has come; told when the deadline cuts it off."""
+    """How far a call has come; reported when the deadline cuts it off."""
 
     attempts: int = 0
     # Its text alone: an error holds on to all that was there when it was raised.
@@ -116,7 +116,7 @@ class Retrier:
 
 
 async def _call(call: Callable[[], Awaitable[T]], endpoint: Endpoint) -> T:
-    """Calls, in its turn and where the breaker lets it, and tells the endpoint what came of it."""
+    """Calls, in its turn and where the breaker lets it, and reports the outcome to the endpoint."""
     endpoint.users += 1
     try:
         async with endpoint.calls:

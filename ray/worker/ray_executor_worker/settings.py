@@ -1,10 +1,10 @@
-"""What the worker is told: by the Serve config, and by its node's environment.
+"""The worker's settings: the Serve config, and its node's environment.
 
 Serve's config can be read by anyone who reaches the dashboard, so it carries
 no secrets: those come from the environment of the Ray node, or from files
 mounted there. `deploy` puts all else into the config. Where a RayService owns
 it, the nodes have the functions' own settings in their environment, and those
-stand for what the config leaves out.
+fill in what the config leaves out.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ class Settings:
     # Pool to the number of agents that the cluster has in flight of it.
     pools: Mapping[str, int]
     model_hosts: tuple[str, ...]
-    # The server of requests that name none: whether it can be reached is told.
+    # The server of requests that name none: heartbeats report whether it can be reached.
     model_url: str = ""
     cluster: str = ""
     # The package's hash: a new one makes Serve roll the replicas.
     version: str = ""
     replicas: int = 1
-    # Stands before the names of the journal's stream and buckets.
+    # A prefix of the names of the journal's stream and buckets.
     nats_prefix: str = ""
 
     @classmethod

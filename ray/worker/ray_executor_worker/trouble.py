@@ -16,7 +16,7 @@ from .settings import SettingError
 
 
 def _says(*texts: str) -> Callable[[BaseException], bool]:
-    """Knows errors that have only a text."""
+    """Recognizes errors by their text alone."""
     return lambda error: any(text in str(error).lower() for text in texts)
 
 
@@ -24,7 +24,7 @@ def _is(*kinds: type[BaseException]) -> Callable[[BaseException], bool]:
     return lambda error: isinstance(error, kinds)
 
 
-# The first that fits is told, behind the servers' addresses.
+# The first that fits is reported, behind the servers' addresses.
 _CURES: tuple[tuple[Callable[[BaseException], bool], str], ...] = (
     (_is(SettingError), "is not asked"),
     (
@@ -59,7 +59,7 @@ _CURES: tuple[tuple[Callable[[BaseException], bool], str], ...] = (
 
 
 def explain(error: BaseException) -> str:
-    """Why there is no connection, to stand behind `NATS at …`."""
+    """Why there is no connection, to follow `NATS at …`."""
     text = next((text for fits, text in _CURES if fits(error)), "cannot be reached")
     return f"{text} ({describe(error)})"
 

@@ -43,7 +43,7 @@ def pools(name: str, text: str) -> dict[str, int]:
     for entry in entries(text):
         pool, limited, limit = entry.partition(":")
         if pool in read:
-            raise SettingError(f"{name}: {pool!r} stands there twice")
+            raise SettingError(f"{name}: {pool!r} is named twice")
         check_pool(name, pool)
         read[pool] = whole(f"{name}: {pool}", limit, MAX_IN_FLIGHT) if limited else IN_FLIGHT
     return read

@@ -1,72 +1,47 @@
-"""Everything that one replica does, from its start to the hand-back."""
+"""One replica, from its start to the hand-back of what it holds."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
-from dataclasses import dataclass
-from functools import partial
 from typing import Any, Optional
 
 from google.protobuf.message import Message
-from nats.aio.msg import Msg
 
+from .attempt import Context
 from .clock import JournalClock
 from .connection import Connection, UnavailableError
-from .deliberation import Context, Deliberation, Settlement, cancel, weigh
 from .heartbeat import Heartbeat
+from .held import Holding
 from .hosts import AllowedHosts, address_of
-from .journal import STREAM, AbandonedError, Event, Expectation, Journal, stopped_subject
-from .messages import Replica, Schema, UnreadableError
+from .journal import STREAM, AbandonedError, Event, Expectation, Journal
+from .messages import Replica, Schema
 from .model import ModelClient
-from .puller import ACK, IN_PROGRESS, NAK, Delivery, Puller
+from .puller import NAK, Puller
 from .reach import Reach
 from .settings import Secrets, Settings
-from .slots import Place, Slots
-from .teller import Teller
+from .slots import Slots
+from .subjects import stopped_subject
+from .tasks import cancel
+from .throttle import ThrottledLog
 
 log = logging.getLogger(f"ray.serve.{__name__}")
 
-# The server is told of what is held so many times in an ack wait.
-_BEATS = 3
 # How often the server is asked for its time, and for the ack waits.
 _OBSERVE_S = 15.0
-# Whether what is held is over is asked of the leader so many at a time, and after
-# a reconnect not by all workers at once: they share the server's queue, which
-# drops everything where it overflows.
-_CHECKS_AT_ONCE = 8
-_JITTER_S = 2.0
-# Handing back does not wait longer for a journal that does not answer.
+# How long the hand-back waits for a journal that does not answer.
 _NOTE_S = 2.0
-# The ends that others write: cancels, and failures by the keeper or another
-# worker. Completions are by far the most, and by their holder: nobody listens.
+# The ends that others write: cancellations, and failures by the keeper or another
+# worker. Completions are the most by far and come from the holder, so they are
+# not subscribed to.
 _ENDS = ("deliberation.done.cancelled.*", "deliberation.done.failed.*")
-
-
-@dataclass
-class _Held:
-    """A deliberation in this replica's hands."""
-
-    id: str
-    deliberation: Deliberation
-    puller: Puller
-    reply: str
-    beaten_at: float
-    place: Place
-    # None while it waits for slots.
-    task: Optional[asyncio.Task[None]] = None
-    # Why its task is being cancelled: it ended, or another worker has it.
-    ended: bool = False
-    superseded: bool = False
-    checking: bool = False
 
 
 class Worker:
     """Pulls, runs and settles deliberations."""
 
-    def __init__(  # noqa: PLR0913 - what Ray knows, and what a test puts in
+    def __init__(  # noqa: PLR0913 - what Ray gives, and what a test puts in
         self,
         settings: Settings,
         secrets: Secrets,
@@ -100,19 +75,18 @@ class Worker:
             cluster=settings.cluster,
             replica=replica,
         )
+        self._holding = Holding(self._context, self._connection, self._help)
         self._pullers = {
             pool: Puller(
                 self._connection,
                 settings.nats_prefix + STREAM,
                 pool,
                 Slots(slots),
-                partial(self._accept, pool),
+                self._holding.accept,
             )
             for pool, slots in settings.slots().items()
         }
-        self._held: dict[str, _Held] = {}
         self._helpers: set[asyncio.Task[None]] = set()
-        self._checks = asyncio.Semaphore(_CHECKS_AT_ONCE)
         self._connected = asyncio.Event()
         # Why the journal has not been reached yet.
         self._trouble = ""
@@ -127,42 +101,43 @@ class Worker:
             self._settings.version or "unnamed",
             self._settings.slots(),
         )
-        self._help(self._connection.keep())
+        self._help(self._connection.maintain())
         self._help(self._begin())
-        self._help(self._keep_held())
+        self._help(self._holding.keep())
         self._help(self._heartbeat.run())
         self._help(self._keep_reaching())
 
     async def stop(self, patience_s: float = 0.0) -> None:
-        """Takes nothing more, and ends what it can end within the patience.
+        """Stops pulling, and ends what it can end within the patience.
 
-        What is left then is handed back, so that another worker has it at once.
+        The rest is handed back, so that another worker has it at once. The stop
+        is noted in the journal before: these attempts were not lost.
         """
         await asyncio.gather(*(puller.stop() for puller in self._pullers.values()))
-        for h in reversed(list(self._held.values())):
+        for h in reversed(self._holding.items):
             # Model: HandBack.
-            await self._drop_waiting(h, NAK)
-        tasks = [h.task for h in self._held.values() if h.task is not None]
+            await self._holding.drop_waiting(h, NAK)
+        tasks = [h.task for h in self._holding.items if h.task is not None]
         if tasks and patience_s and self._connection.connected:
             log.info("worker %s drains: %d held", self._context.replica, len(tasks))
             await asyncio.wait(tasks, timeout=patience_s)
         await cancel(self._helpers)
-        held = list(self._held.values())
+        held = self._holding.items
         await cancel(h.task for h in held if h.task is not None)
-        # Those that settled themselves meanwhile are no longer there.
+        # Those that have settled meanwhile are not held any more.
         held = [h for h in held if not (h.ended or h.superseded)]
         if held:
             await self._note_stop()
         for h in held:
             # Model: HandBack.
-            await self._send(h.reply, NAK)
+            await self._holding.send(h.reply, NAK)
         await self._heartbeat.end()
         await self._models.close()
         await self._connection.close()
         log.info("worker %s stopped; %d handed back", self._context.replica, len(held))
 
     async def _note_stop(self) -> None:
-        """Lets the next workers know that these attempts were not lost."""
+        """Notes in the journal that these attempts were not lost; safe to repeat."""
         until = asyncio.get_running_loop().time() + _NOTE_S
         try:
             await self._journal.append(
@@ -181,17 +156,17 @@ class Worker:
             log.warning("what is handed back counts as lost: %s", error)
 
     def check(self) -> None:
-        """Raises what must never happen; NATS being away is no such thing."""
+        """Raises where a new replica would help; an outage of NATS is no such case."""
         if self._failure is not None:
             raise RuntimeError("the worker stopped pulling") from self._failure
 
     # Start
 
     async def _begin(self) -> None:
-        """Pulls once the server's time is known: deadlines need it."""
+        """Pulls once the server's time is observed: deadlines need it."""
         for ends in _ENDS:
-            await self._connection.subscribe(ends, self._on_end)
-        teller = Teller(log)
+            await self._connection.subscribe(ends, self._holding.on_end)
+        warnings = ThrottledLog(log)
         while True:
             await self._connected.wait()
             try:
@@ -199,7 +174,7 @@ class Worker:
                 break
             except UnavailableError as error:
                 self._trouble = str(error)
-                teller.warn(f"the journal cannot be reached: {error}")
+                warnings.warn(f"the journal cannot be reached: {error}")
                 await asyncio.sleep(1)
         self._trouble = ""
         for puller in self._pullers.values():
@@ -211,14 +186,8 @@ class Worker:
         self._heartbeat.now()
         for puller in self._pullers.values():
             puller.reset()
-        if self._held:
-            self._help(self._check_all())
-
-    async def _check_all(self) -> None:
-        """Looks at what is held: what ended while the connection was away was not heard."""
-        await asyncio.sleep(random.uniform(0, _JITTER_S))  # noqa: S311
-        for held in list(self._held.values()):
-            self._check(held)
+        if self._holding.items:
+            self._help(self._holding.check_all())
 
     async def _keep_observing(self) -> None:
         while True:
@@ -237,7 +206,7 @@ class Worker:
             await self._reach.pause()
 
     def _facts(self) -> Message:
-        """What the next heartbeat says."""
+        """The next heartbeat."""
         pools = self._pullers.items()
         return self._context.schema.heartbeat(
             self._replica,
@@ -246,118 +215,6 @@ class Worker:
             + [(f"pool {pool}", p.trouble) for pool, p in pools if p.trouble]
             + self._reach.problems(),
         )
-
-    # Work
-
-    def _accept(self, pool: str, delivery: Delivery, data: bytes) -> Optional[Place]:
-        now = asyncio.get_running_loop().time()
-        known = self._held.get(delivery.id)
-        if known is not None:
-            # Our heartbeats were lost and it came back to us: go on with it.
-            known.reply, known.beaten_at = delivery.reply, now
-            return None
-        puller = self._pullers[pool]
-        place = Place(
-            weigh(self._context.schema, delivery, data), partial(self._start, delivery.id)
-        )
-        deliberation = Deliberation(
-            self._context, delivery, data, partial(puller.slots.shrink, place)
-        )
-        # Model: Take.
-        self._held[delivery.id] = _Held(
-            delivery.id, deliberation, puller, delivery.reply, now, place
-        )
-        return place
-
-    def _start(self, deliberation_id: str) -> None:
-        held = self._held[deliberation_id]
-        held.task = asyncio.create_task(self._run(held))
-        held.task.add_done_callback(lambda _: held.puller.slots.leave(held.place))
-
-    async def _drop_waiting(self, held: _Held, say: bytes) -> None:
-        """Lets go of what has not been started."""
-        if self._held.get(held.id) is not held or held.task is not None:
-            return
-        del self._held[held.id]
-        held.puller.slots.leave(held.place)
-        if say:
-            await self._send(held.reply, say)
-
-    async def _run(self, held: _Held) -> None:
-        try:
-            settlement = await held.deliberation.run()
-        except asyncio.CancelledError:
-            if not held.ended and not held.superseded:
-                raise  # stop() hands it back
-            settlement = Settlement.ENDED if held.ended else Settlement.LEFT
-        except Exception:
-            # Redelivered after the ack wait, and given up after some attempts.
-            log.exception("%s: not seen through", held.id)
-            settlement = Settlement.LEFT
-        del self._held[held.id]
-        if settlement is Settlement.ENDED:
-            held.ended = True
-            # Model: Ack.
-            await self._send(held.reply, ACK)
-
-    async def _keep_held(self) -> None:
-        """Tells the server that what is held is worked on."""
-        while True:
-            await asyncio.sleep(1)
-            now = asyncio.get_running_loop().time()
-            # The youngest first: to drop one that waits lets none behind it in.
-            for held in reversed(list(self._held.values())):
-                silence, ack_wait = now - held.beaten_at, held.puller.ack_wait
-                if silence < ack_wait / _BEATS:
-                    continue
-                if silence > ack_wait:
-                    # We were paused: it may be another worker's by now.
-                    await self._drop_waiting(held, b"")
-                    self._check(held)
-                held.beaten_at = now
-                await self._send(held.reply, IN_PROGRESS)
-
-    # Ends written by others
-
-    async def _on_end(self, message: Msg) -> None:
-        held = self._held.get(message.subject.rpartition(".")[2])
-        if held is not None and not held.deliberation.ending:
-            self._check(held)
-
-    def _check(self, held: _Held) -> None:
-        if not held.checking:
-            held.checking = True
-            self._help(self._stop_if_over(held))
-
-    async def _stop_if_over(self, held: _Held) -> None:
-        """Stops what has its end, or a newer attempt elsewhere.
-
-        A subscriber also hears what the stream then refused: the leader knows.
-        """
-        try:
-            async with self._checks:
-                # Model: StopAtEnd.
-                held.ended = held.ended or await held.deliberation.ended()
-                if not held.ended:
-                    # Model: StopWhenSuperseded.
-                    held.superseded = await held.deliberation.superseded()
-        except (AbandonedError, UnreadableError) as error:
-            log.debug("whether it is over: %s", error)
-        finally:
-            held.checking = False
-        if (held.ended or held.superseded) and held.task is not None:
-            await cancel([held.task])
-        elif held.ended:
-            await self._drop_waiting(held, ACK)
-
-    # Small things
-
-    async def _send(self, reply: str, what: bytes) -> None:
-        try:
-            await self._connection.publish(reply, what)
-        except UnavailableError as error:
-            # Then it is delivered again, and what the journal says holds.
-            log.debug("%s not sent: %s", what.decode(), error)
 
     def _help(self, work: Any) -> None:
         task: asyncio.Task[None] = asyncio.create_task(work)

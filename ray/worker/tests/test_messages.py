@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 from google.protobuf import descriptor_pool
 
-from ray_executor_worker.clock import JournalClock
-from ray_executor_worker.journal import parse_time
+from ray_executor_worker.clock import JournalClock, parse_time
 from ray_executor_worker.messages import (
     AGENT,
     COMPLETED,

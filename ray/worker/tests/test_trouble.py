@@ -14,9 +14,9 @@ import pytest
 from harness import FakeModel, Journalist, NatsServer, a, until, working
 
 from ray_executor_worker.connection import Connection, UnavailableError
-from ray_executor_worker.deliberation import cancel
 from ray_executor_worker.messages import Schema
 from ray_executor_worker.settings import Secrets
+from ray_executor_worker.tasks import cancel
 
 ADVICE = {
     "login": "refuses the login: check",
@@ -32,7 +32,7 @@ ADVICE = {
 async def kept(url: str, environ: dict[str, str]) -> AsyncIterator[Connection]:
     """A connection that is being kept."""
     connection = Connection((url,), Secrets(environ), "test")
-    keeper = asyncio.create_task(connection.keep())
+    keeper = asyncio.create_task(connection.maintain())
     try:
         yield connection
     finally:

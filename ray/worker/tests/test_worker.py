@@ -13,9 +13,9 @@ from harness import FakeModel, Journalist, NatsServer, a, intercept, stretches, 
 from nats.aio.msg import Msg
 from nats.js.errors import APIError
 
+from ray_executor_worker.claim import MAX_DELIVERIES
 from ray_executor_worker.clock import JournalClock
 from ray_executor_worker.connection import Connection, UnavailableError
-from ray_executor_worker.deliberation import MAX_DELIVERIES, cancel
 from ray_executor_worker.journal import RESULTS_BUCKET, STREAM, Journal
 from ray_executor_worker.messages import (
     AGENT,
@@ -27,6 +27,7 @@ from ray_executor_worker.messages import (
     Schema,
 )
 from ray_executor_worker.settings import Secrets
+from ray_executor_worker.tasks import cancel
 
 DONE = {"status": "completed"}
 
@@ -258,7 +259,7 @@ async def test_an_interest_that_could_not_be_drained_is_gone(
         heard.append(message.data)
 
     connection = Connection((journalist.server.url,), Secrets({}), "test")
-    keeping = asyncio.create_task(connection.keep())
+    keeping = asyncio.create_task(connection.maintain())
     await until(lambda: int(connection.connected), 1)
     await connection.subscribe("some.*", hear)
     # It hears nothing of the end of the interest, and then there is another.
@@ -383,7 +384,7 @@ async def test_a_worker_that_was_paused_leaves_what_another_has_started(
         await until(lambda: model.open, 1)
         await journalist.start("d1", 2)
         # As though it had not run for longer than the ack wait.
-        for held in worker._held.values():
+        for held in worker._holding.items:
             held.beaten_at -= held.puller.ack_wait + 1
         await until(lambda: model.aborted, 1)
     assert (await journalist.kinds("d1"))[-1] == "started.default"
@@ -680,7 +681,7 @@ async def test_half_an_object_is_put_again(journalist: Journalist) -> None:
     async with working(journalist) as worker:
         await until(lambda: worker._connection.connected, wanted=True)
         for _ in range(2):
-            await worker._journal._put("sha256-1", b"whole")
+            await worker._journal._objects._put("sha256-1", b"whole")
             assert (await store.get("sha256-1")).data == b"whole"
             await js.purge_stream(f"OBJ_{RESULTS_BUCKET}", subject="$O.*.C.>")
 
@@ -890,7 +891,7 @@ async def test_a_claim_lost_to_another_worker_is_left_to_it(
     async with working(journalist) as worker:
         intercept(worker, before=overtake)
         await until(lambda: appends, 2)
-        await until(lambda: len(worker._held), 0)
+        await until(lambda: len(worker._holding.items), 0)
         assert await journalist.unsettled() == 1
     assert model.requests == []
 
@@ -1005,7 +1006,7 @@ async def test_a_token_is_read_anew_by_the_next_connection(
     connection = Connection((server.url,), Secrets({"NATS_TOKEN_FILE": str(token)}), "test")
     connected = asyncio.Event()
     connection.on_connected = connected.set
-    keeper = asyncio.create_task(connection.keep())
+    keeper = asyncio.create_task(connection.maintain())
     try:
         await until(lambda: "Authorization Violation" in caplog.text, wanted=True)
         token.write_text("right", encoding="utf-8")

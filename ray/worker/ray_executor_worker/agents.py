@@ -1,0 +1,205 @@
+"""The agents of one attempt: who is asked, and what is recorded of the answers.
+
+The result of an agent is an event that can be written only once. What another
+attempt has recorded is loaded and not asked again; what this one cannot record
+because another result exists gives way to that result.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Callable, Optional
+
+from .answers import MAX_BYTES, Room
+from .attempt import Attempt
+from .endpoint import CallError
+from .journal import AbandonedError, Event, Expectation, Record
+from .messages import AGENT, Result, UnreadableError, read_result
+from .prompts import Prompts
+from .retry import Progress
+from .slots import weight
+from .tasks import cancel
+
+log = logging.getLogger(f"ray.serve.{__name__}")
+
+TOO_MUCH = f"the answers of all agents exceed {MAX_BYTES} bytes"
+
+
+class Agents:
+    """Asks the agents, and records and reads their results."""
+
+    __slots__ = ("_asked", "_attempt", "_journal", "_over", "_prompts", "_shrink")
+
+    def __init__(self, attempt: Attempt, shrink: Callable[[int], None]) -> None:
+        self._attempt = attempt
+        self._journal = attempt.journal
+        # Called with the number of slots that are enough, as agents end.
+        self._shrink = shrink
+        self._prompts: Prompts
+        # How many agents are being asked, and what is set once none is or the
+        # deadline has come.
+        self._asked = 0
+        self._over: asyncio.Future[None]
+
+    # Recorded results
+
+    async def load_recorded(self) -> None:
+        """Loads the results that any attempt has recorded.
+
+        Before the first call they need not be asked again; before the end they
+        replace what this worker holds and could not record. Safe to repeat.
+        """
+        attempt = self._attempt
+        unsure = [i for i in range(len(attempt.requested.agents)) if self._is_unsure(i)]
+        if not unsure:
+            return
+        # One read for the common case: no agent has a record.
+        if await self._journal.last(attempt.subjects.agents, attempt.until_end()) is None:
+            return
+        await asyncio.gather(*(self._load(i) for i in unsure))
+
+    def _is_unsure(self, index: int) -> bool:
+        return index not in self._attempt.answers.recorded
+
+    async def _load(self, index: int) -> None:
+        attempt = self._attempt
+        record = await self._journal.last(attempt.subjects.agent(index), attempt.until_end())
+        if record is None:
+            return
+        # It counts as recorded even where it is unreadable: nobody can write
+        # another one.
+        try:
+            message: Any = attempt.context.schema.parse(AGENT, record.data)
+            if message.result_ref:
+                async with attempt.context.long_answers:
+                    attempt.answers.add(index, await self._fetch(message.result_ref))
+                    attempt.answers.note_recorded(index)
+                return
+            attempt.answers.add(index, read_result(message))
+        except UnreadableError as error:
+            attempt.answers.add(index, self._unreadable(index, error))
+        attempt.answers.note_recorded(index)
+
+    async def inline_long(self) -> None:
+        """Reads long answers again, so that an end carries them."""
+        attempt = self._attempt
+        for index in attempt.answers.long:
+            record = await self._journal.last(attempt.subjects.agent(index), attempt.until_end())
+            try:
+                result = await self._whole(record)
+            except UnreadableError as error:
+                result = self._unreadable(index, error)
+            attempt.answers.add(index, result)
+
+    async def _whole(self, record: Optional[Record]) -> Result:
+        if record is None:
+            raise UnreadableError("its record is gone")
+        message: Any = self._attempt.context.schema.parse(AGENT, record.data)
+        return await self._fetch(message.result_ref) if message.result_ref else read_result(message)
+
+    async def _fetch(self, name: str) -> Result:
+        whole = await self._journal.fetch(name, self._attempt.until_end())
+        return read_result(self._attempt.context.schema.parse(AGENT, whole))
+
+    def _unreadable(self, index: int, error: UnreadableError) -> Result:
+        log.error("%s: agent %d: unreadable: %s", self._attempt.id, index, error)
+        return self._attempt.failure(index, "unreadable", str(error))
+
+    # Calls
+
+    async def ask_missing(self) -> None:
+        """Asks all agents that have no result, until the deadline.
+
+        Cancelling it cancels the calls, which closes their connections: a model
+        server stops generating then.
+        """
+        attempt = self._attempt
+        self._prompts = Prompts(attempt.requested)
+        await self._prompts.measure()
+        loop = asyncio.get_running_loop()
+        tasks = [loop.create_task(self._ask(index)) for index in attempt.missing()]
+        if not tasks:
+            return
+        # What asyncio.wait does with a timeout, in a kilobyte less: thousands wait here.
+        self._asked, self._over = len(tasks), loop.create_future()
+        self._shrink(weight(self._asked, attempt.size))
+        for task in tasks:
+            task.add_done_callback(self._answered)
+        timer = loop.call_at(attempt.deadline, self._no_more)
+        try:
+            await self._over
+        finally:
+            timer.cancel()
+            await cancel(tasks)
+
+    def _answered(self, _task: asyncio.Task[None]) -> None:
+        self._asked -= 1
+        self._shrink(weight(self._asked, self._attempt.size + self._attempt.answers.held))
+        if not self._asked:
+            self._no_more()
+
+    def _no_more(self) -> None:
+        if not self._over.done():
+            self._over.set_result(None)
+
+    async def _ask(self, index: int) -> None:
+        attempt = self._attempt
+        room = Room(attempt.context.long_answers)
+        try:
+            try:
+                # Model: Ask.
+                result = await self._propose(index, room)
+            except Exception as error:  # one agent's failure does not fail the others
+                log.exception("%s: agent %d", attempt.id, index)
+                result = attempt.failure(index, "internal", type(error).__name__)
+            # Held before it is recorded: the end carries it even if the deadline
+            # comes while the journal cannot be reached.
+            attempt.answers.add(index, result)
+            recorded = await self._record(index, result)
+        finally:
+            room.release()
+        if recorded:
+            attempt.answers.note_recorded(index)
+        elif recorded is False:
+            # Another attempt has recorded this agent: its result counts.
+            await self._load(index)
+
+    async def _record(self, index: int, result: Result) -> Optional[bool]:
+        """Records a result: False where another one exists, None where that is unknown.
+
+        A None is no loss: the end reads the records again before it is written.
+        """
+        attempt = self._attempt
+        event = Event(
+            subject=attempt.subjects.agent(index),
+            id=f"{attempt.id}.agent.{index}",
+            deliberation_id=attempt.id,
+            payload=attempt.context.schema.agent(attempt.requested, index, result),
+            bulky="result",
+            traceparent=attempt.delivery.traceparent,
+        )
+        try:
+            # Model: Record.
+            return await self._journal.append(event, Expectation(0), attempt.deadline)
+        except AbandonedError as error:
+            log.warning("%s: agent %d not recorded: %s", attempt.id, index, error)
+            return None
+
+    async def _propose(self, index: int, room: Room) -> Result:
+        attempt = self._attempt
+        progress = attempt.progress[index] = Progress()
+        begun = attempt.now()
+        try:
+            answer = await attempt.context.models.ask(
+                self._prompts.question(index, attempt.deadline, room), progress
+            )
+        except CallError as error:
+            return attempt.failure(index, error.error_type, error.text, attempt.now() - begun)
+        metadata = attempt.metadata(index, "completed", attempt.now() - begun)
+        metadata.update(answer.metadata)
+        agent_id = attempt.requested.agents[index].id
+        result = Result(agent_id, answer.content, answer.reasoning, metadata=metadata)
+        if not attempt.answers.fits(result):
+            return attempt.failure(index, "too_large", TOO_MUCH, attempt.now() - begun)
+        return result
