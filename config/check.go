@@ -96,6 +96,9 @@ func (c *Config) checkModels() error {
 	if err != nil || parsed.User != nil || parsed.RawQuery != "" || parsed.Fragment != "" {
 		return errors.New("VLLM_URL must not carry a user, a password, a query or a fragment; a key is set as VLLM_API_KEY")
 	}
+	if err := deliberation.CheckModelPath(c.VLLMURL); err != nil {
+		return fmt.Errorf("VLLM_URL %w", err)
+	}
 	return nil
 }
 

@@ -78,3 +78,28 @@ func canonicalHost(host string) string {
 	}
 	return strings.ToLower(strings.TrimSuffix(host, "."))
 }
+
+// ModelBase is the base of a model server's URL: `/v1` at its end may be there
+// or not. tests/vectors/modelurls.json holds it against the worker's hosts.py.
+func ModelBase(raw string) string {
+	raw = strings.TrimRight(raw, "/")
+	if base, ok := strings.CutSuffix(raw, "/v1"); ok && !strings.HasSuffix(base, ":/") { // http://v1 is a host
+		return strings.TrimRight(base, "/")
+	}
+	return raw
+}
+
+// operations are what callers take for the base of a model server.
+var operations = []string{"/chat/completions", "/completions", "/models", "/embeddings", "/responses"}
+
+// CheckModelPath refuses the URL of an operation in place of the base, and
+// names the base.
+func CheckModelPath(raw string) error {
+	trimmed := strings.TrimRight(raw, "/")
+	for _, operation := range operations {
+		if base, ok := strings.CutSuffix(trimmed, operation); ok {
+			return fmt.Errorf("must be the server's base, %s: %s is added to it", Short(ModelBase(base)), "/v1/chat/completions")
+		}
+	}
+	return nil
+}

@@ -155,7 +155,7 @@ func (r *Rules) resolve(id string, request *pb.ExecuteDeliberationRequest) *pb.D
 	if record.GetVllmUrl() == "" {
 		record.VllmUrl = r.modelURL
 	}
-	record.VllmUrl = strings.TrimRight(record.GetVllmUrl(), "/")
+	record.VllmUrl = ModelBase(record.GetVllmUrl())
 	if record.GetVllmModel() == "" {
 		record.VllmModel = r.model
 	}
@@ -246,6 +246,9 @@ func (r *Rules) checkModelURL(raw string) error {
 		return Invalidf(field, "must not carry a query or a fragment")
 	case !slices.ContainsFunc(r.modelHosts, func(p HostPattern) bool { return p.Covers(parsed) }):
 		return Invalidf(field, "host %q is not allowed; ask the operator to add it to MODEL_HOSTS", Short(parsed.Host))
+	}
+	if err := CheckModelPath(raw); err != nil {
+		return Invalidf(field, "%s", err)
 	}
 	return nil
 }

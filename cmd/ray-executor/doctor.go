@@ -14,6 +14,7 @@ import (
 
 	function "rayexecutor"
 	"rayexecutor/config"
+	"rayexecutor/deliberation"
 	"rayexecutor/journal"
 	pb "rayexecutor/proto/ray_executor/v1"
 )
@@ -165,7 +166,7 @@ func checkModel(ctx context.Context, settings config.Config) (string, error) {
 	if settings.VLLMURL == "" {
 		return "VLLM_URL is not set: each request must name its model server", nil
 	}
-	status, body, err := get(ctx, direct, strings.TrimRight(settings.VLLMURL, "/")+"/v1/models")
+	status, body, err := get(ctx, direct, deliberation.ModelBase(settings.VLLMURL)+"/v1/models")
 	switch {
 	case err != nil:
 		return "", fmt.Errorf("VLLM_URL: %w", err)

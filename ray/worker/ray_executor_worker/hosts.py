@@ -64,6 +64,13 @@ def address_of(url: str) -> list[tuple[str, int]]:
     return [(host, port)] if host and port else []
 
 
+def model_base(url: str) -> str:
+    """The base of a model server's URL: `/v1` at its end may be there or not."""
+    url = url.rstrip("/")
+    base = url.removesuffix("/v1")
+    return url if base.endswith(":/") else base.rstrip("/")  # http://v1 is a host
+
+
 def _parse(entry: str) -> _Pattern:
     match = _PATTERN.fullmatch(entry.strip())
     port = int(match[2]) if match and match[2] else None

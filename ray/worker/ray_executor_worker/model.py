@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Callable, Optional, Union
+from typing import Callable, Optional, Union
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -17,10 +16,11 @@ from yarl import URL
 
 from .answers import SHORT_BYTES, Room
 from .chat import Chat
+from .completion import Answer, read_completion, read_refusal
 from .endpoint import CallError, Endpoints
-from .hosts import AllowedHosts
+from .hosts import AllowedHosts, model_base
 from .response_format import FormatChecker, ResponseFormat
-from .retry import Progress, Retrier, retry_after, retryable_status
+from .retry import Progress, Retrier
 
 log = logging.getLogger(f"ray.serve.{__name__}")
 
@@ -30,22 +30,11 @@ MAX_BODY_BYTES = 4 * 1024 * 1024
 _LONG_S = 60.0
 _MAX_ERROR_BODY_BYTES = 64 * 1024
 _MAX_ERROR_CHARS = 500
-_MAX_REASON_CHARS = 100
 # Below uvicorn's 5 s, vLLM's default: a connection that the server is about
 # to close is not used again.
 _KEEPALIVE_S = 3.0
 _CONNECT_S = 10.0
 _JSON = "application/json"
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What a model said."""
-
-    content: str
-    reasoning: str
-    # finish_reason and token counts, where the server sends them.
-    metadata: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -125,7 +114,7 @@ class ModelClient:
         if not base_url:
             raise CallError("invalid_request", "no model server: neither request nor VLLM_URL")
         try:
-            url = URL(base_url.rstrip("/") + "/v1/chat/completions")
+            url = URL(model_base(base_url) + "/v1/chat/completions")
         except ValueError as error:
             raise CallError("invalid_request", f"vllm_url: {error}") from error
         if not self._hosts.covers(url):
@@ -149,11 +138,13 @@ class ModelClient:
             ) as response:
                 if response.status != 200:
                     raise await self._refusal(response)
-                answer = _answer(await self._read(response, question.room))
+                answer = read_completion(await self._read(response, question.room))
             await self._check_form(answer, question.form)
             return answer
-        except CallError:
+        except CallError as error:
             question.room.release()
+            error.text = self._clean(error.text)
+            log.debug("call of %s failed: %s", url.host, error.text)
             raise
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
             question.room.release()
@@ -182,29 +173,16 @@ class ModelClient:
             return
         misfit = await self._formats.check(form, answer.content)
         if misfit is not None:
-            text = self._clean(f"the proposal does not fit response_format: {misfit}")
-            raise CallError("schema", text, retryable=True)
+            raise CallError(
+                "schema", f"the proposal does not fit response_format: {misfit}", retryable=True
+            )
 
     async def _refusal(self, response: aiohttp.ClientResponse) -> CallError:
-        retryable = retryable_status(response.status)
         try:
             body = await _read_up_to(response, _MAX_ERROR_BODY_BYTES)
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError):
             body = b""  # the status alone says enough
-        error = _error(body)
-        text = _error_text(error) or response.reason or "no reason given"
-        overloaded = response.status == 503 and _own_admission(error, response.headers)
-        if 300 <= response.status <= 399:
-            text = "redirects are not followed"
-        failure = CallError(
-            "overloaded" if overloaded else "http_status",
-            self._clean(f"HTTP {response.status}: {text}"),
-            retryable=retryable,
-            retry_after=retry_after(response.headers) if retryable else None,
-            broken=response.status >= 500 and not overloaded,
-        )
-        log.debug("call of %s failed: %s", response.url.host, failure.text)
-        return failure
+        return read_refusal(response.status, response.reason or "", response.headers, body)
 
     def _clean(self, text: str) -> str:
         """One bounded line without the key: it goes into the journal."""
@@ -254,74 +232,3 @@ async def _read_up_to(response: aiohttp.ClientResponse, limit: int) -> bytes:
         if size > limit:
             break
     return b"".join(chunks)
-
-
-def _error(body: bytes) -> Any:
-    """What the server says went wrong: OpenAI sends an object, others a string or plain text."""
-    text = body.decode("utf-8", errors="replace")
-    try:
-        return json.loads(text)["error"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return text
-
-
-def _error_text(error: Any) -> str:
-    """The error in words."""
-    message = error.get("message") if isinstance(error, dict) else error
-    return message if isinstance(message, str) else json.dumps(error)
-
-
-def _own_admission(error: Any, headers: Mapping[str, str]) -> bool:
-    """Whether a 503 is from a server that lives and has too much to do.
-
-    vLLM (--max-num-queued-reqs) sends an error object of the type "Service
-    Unavailable"; a proxy whose server is gone sends a page, or plain text.
-    """
-    if not isinstance(error, dict):
-        return False
-    kind = str(error.get("type")).casefold()
-    if "unavailable" in kind or "overload" in kind:
-        return True
-    return "Retry-After" in headers and "type" in error and "internal" not in kind
-
-
-def _answer(body: bytes) -> Answer:
-    try:
-        parsed = json.loads(body)
-        choice = parsed["choices"][0]
-        message = choice["message"]
-        content = message["content"]
-    except (ValueError, KeyError, IndexError, TypeError, RecursionError) as error:
-        raise CallError(
-            "bad_response", f"not a chat completion: {_text(error)[:_MAX_ERROR_CHARS]}"
-        ) from error
-    finish_reason = choice.get("finish_reason")
-    if content is not None and not isinstance(content, str):
-        raise CallError("bad_response", "not a chat completion: content is not a string")
-    if not content or not content.strip():
-        why = (
-            f" (finish_reason {finish_reason[:_MAX_REASON_CHARS]})"
-            if isinstance(finish_reason, str)
-            else ""
-        )
-        raise CallError("empty_content", f"the model answered with empty content{why}")
-    return Answer(content, _reasoning(message), _metadata(finish_reason, parsed.get("usage")))
-
-
-def _reasoning(message: Mapping[str, Any]) -> str:
-    for name in ("reasoning", "reasoning_content"):
-        value = message.get(name)
-        if value and isinstance(value, str):
-            return value
-    return ""
-
-
-def _metadata(finish_reason: Any, usage: Any) -> dict[str, str]:
-    found: dict[str, str] = {}
-    if isinstance(finish_reason, str):
-        found["finish_reason"] = finish_reason[:_MAX_REASON_CHARS]
-    if isinstance(usage, dict):
-        for name in ("prompt_tokens", "completion_tokens", "total_tokens"):
-            if isinstance(usage.get(name), int):
-                found[name] = str(usage[name])
-    return found

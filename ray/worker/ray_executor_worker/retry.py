@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import Mapping
@@ -23,16 +24,18 @@ def retryable_status(status: int) -> bool:
 
 
 def retry_after(headers: Mapping[str, str], now: Optional[float] = None) -> Optional[float]:
-    """Reads Retry-After, in seconds or as an HTTP date.
+    """Reads retry-after-ms, or Retry-After in seconds or as an HTTP date.
 
-    A date is read against the answer's own Date, where it has one: the two
-    machines' clocks may differ.
+    Seconds may have a fraction. A date is read against the answer's own Date,
+    where it has one: the two machines' clocks may differ.
     """
+    if (milliseconds := _number(headers.get("retry-after-ms", ""))) is not None:
+        return milliseconds / 1000
     value = headers.get("Retry-After", "").strip()
     if not value:
         return None
-    if value.isascii() and value.isdigit():
-        return float(value)
+    if (seconds := _number(value)) is not None:
+        return seconds
     until = _http_date(value)
     if until is None:
         return None
@@ -40,6 +43,14 @@ def retry_after(headers: Mapping[str, str], now: Optional[float] = None) -> Opti
     if sent is None:
         sent = time.time() if now is None else now
     return max(0.0, until - sent)
+
+
+def _number(text: str) -> Optional[float]:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if 0 <= number < math.inf else None
 
 
 def _http_date(value: str) -> Optional[float]:

@@ -249,7 +249,10 @@ async def test_a_dead_server_is_left_alone(
         how, end = await journalist.end("d1")
     assert how == "failed"
     assert {result.metadata["error_type"] for result in end.results} == {"breaker_open"}
-    assert "was not called: it keeps failing, the last time with: HTTP 503" in end.error_message
+    assert (
+        "was not called: it keeps failing, the last time with: no 503 (HTTP 503)"
+        in end.error_message
+    )
     # What was under way when it opened, and nothing after.
     assert model.calls["503"] <= 60
 

@@ -13,9 +13,14 @@ from yarl import URL
 
 from ray_executor_worker.answers import Room
 from ray_executor_worker.chat import Chat
+from ray_executor_worker.completion import (
+    Answer,
+    own_admission,
+    read_error,
+)
 from ray_executor_worker.endpoint import CallError, Endpoint
 from ray_executor_worker.hosts import AllowedHosts
-from ray_executor_worker.model import Answer, ModelClient, Question, _error, _own_admission
+from ray_executor_worker.model import ModelClient, Question
 from ray_executor_worker.prompt import Text
 from ray_executor_worker.retry import Backoff, Progress, Retrier
 
@@ -77,12 +82,12 @@ async def test_an_answer(client: ModelClient, model: FakeModel) -> None:
 @pytest.mark.parametrize(
     ("name", "error_type", "text", "calls"),
     [
-        ("404", "http_status", "HTTP 404: no 404", 1),
-        ("503", "http_status", "HTTP 503: no 503", 3),
-        ("full", "overloaded", "HTTP 503: The server is overloaded", 3),
-        ("429", "http_status", "HTTP 429: no 429", 3),
-        ("string-error", "http_status", "HTTP 401: Unauthorized", 1),
-        ("moved", "http_status", "HTTP 307: redirects are not followed", 1),
+        ("404", "http_status", "no 404 (HTTP 404)", 1),
+        ("503", "http_status", "no 503 (HTTP 503)", 3),
+        ("full", "overloaded", "The server is overloaded (HTTP 503)", 3),
+        ("429", "http_status", "no 429 (HTTP 429)", 3),
+        ("string-error", "http_status", "Unauthorized (HTTP 401)", 1),
+        ("moved", "http_status", "redirects are not followed (HTTP 307)", 1),
         ("empty", "empty_content", "the model answered with empty content", 1),
         ("nonsense", "bad_response", "not a chat completion", 1),
         ("big", "too_large", "the answer exceeds 1048576 bytes", 1),
@@ -131,7 +136,7 @@ async def test_a_large_body_is_sent_as_it_is_made(client: ModelClient, model: Fa
     ],
 )
 def test_whose_503_it_is(body: bytes, headers: dict[str, str], overloaded: bool) -> None:  # noqa: FBT001
-    assert _own_admission(_error(body), headers) is overloaded
+    assert own_admission(read_error(body), headers) is overloaded
 
 
 async def test_a_retry_may_mend_it(client: ModelClient, model: FakeModel) -> None:
@@ -229,7 +234,7 @@ async def test_the_key_is_neither_logged_nor_told(
     caplog.set_level(logging.DEBUG)
     with pytest.raises(CallError) as told:
         await ask(client, model.url, f"401{KEY}")
-    assert told.value.text == "HTTP 401: no 401***"
+    assert told.value.text == "no 401*** (HTTP 401)"
     assert KEY not in caplog.text
 
 
@@ -269,7 +274,7 @@ async def test_who_waits_for_a_connection_hears_that_the_server_is_left_alone(
     waiting = asyncio.create_task(ask(client, model.url, "ok"))
     await asyncio.sleep(0.1)
     while not endpoint.left_alone:
-        endpoint.failed("HTTP 503: down", probe=False)
+        endpoint.failed("down (HTTP 503)", probe=False)
     endpoint.opening.release()
     with pytest.raises(CallError, match="keeps failing"):
         await waiting

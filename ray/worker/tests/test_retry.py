@@ -157,7 +157,7 @@ def test_the_ten_thousandth_retry_does_not_overflow() -> None:
         ({"Retry-After": DATE, "Date": LATER}, 0),
         ({}, None),
         ({"Retry-After": "-1"}, None),
-        ({"Retry-After": "1.5"}, None),
+        ({"Retry-After": "1.5"}, 1.5),
         ({"Retry-After": "soon"}, None),
         ({"Retry-After": "Wed, 99 Oct 2026 99:99:99 GMT"}, None),
     ],

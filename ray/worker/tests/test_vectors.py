@@ -11,7 +11,7 @@ from harness import MODULE
 from yarl import URL
 
 from ray_executor_worker import values
-from ray_executor_worker.hosts import AllowedHosts
+from ray_executor_worker.hosts import AllowedHosts, model_base
 from ray_executor_worker.prompt import Text
 from ray_executor_worker.settings import Secrets, SettingError, Settings
 
@@ -107,3 +107,9 @@ def test_templates(vector: dict[str, Any]) -> None:
         "agent_id": "a1",
     }
     assert "".join(Text(vector["template"], named).pieces()) == vector["filled"]
+
+
+@pytest.mark.parametrize("vector", vectors("modelurls"), ids=lambda v: repr(v["url"]))
+def test_model_urls(vector: dict[str, str]) -> None:
+    if "base" in vector:  # submit refuses the others
+        assert model_base(vector["url"]) == vector["base"]

@@ -284,7 +284,7 @@ async def test_none_completed(journalist: Journalist, model: FakeModel) -> None:
     assert how == "failed"
     assert not end.given_up
     assert end.error_message == (
-        "none of 2 agents completed: a1: HTTP 404: no 404; "
+        "none of 2 agents completed: a1: no 404 (HTTP 404); "
         "a2: the model answered with empty content (finish_reason stop)"
     )
     assert [r.metadata["error_type"] for r in end.results] == ["http_status", "empty_content"]
@@ -795,7 +795,7 @@ async def test_the_key_reaches_the_model_and_nothing_else(
     for entry in await journalist.story("d1"):
         if not entry.subject.startswith("deliberation.requested"):
             assert b"no 401sk-secret" not in entry.data
-    assert errors(end)[1] == "HTTP 401: no 401***"
+    assert errors(end)[1] == "no 401*** (HTTP 401)"
 
 
 async def test_lost_answers_write_nothing_twice(journalist: Journalist, model: FakeModel) -> None:
