@@ -35,8 +35,8 @@ anew, or dropped by "nats object rm ` + journal.DeadLetterBucket + ` ID".`,
 func (p program) deadListCommand() *cobra.Command {
 	return p.listing(&cobra.Command{
 		Use: "list", Short: "List the deliberations that were given up", Args: cobra.NoArgs,
-	}, func(ctx context.Context, from *journal.Journal, _ []string, asJSON bool) error {
-		list, err := from.ListDeadLetters(ctx)
+	}, func(ctx context.Context, journal *journal.Journal, _ []string, asJSON bool) error {
+		list, err := journal.ListDeadLetters(ctx)
 		if err != nil {
 			return err
 		}
@@ -66,8 +66,8 @@ func writeDeadList(w io.Writer, list []journal.DeadLetterSummary) error {
 func (p program) deadShowCommand() *cobra.Command {
 	return p.listing(&cobra.Command{
 		Use: "show ID", Short: "Show the request and the results of one that was given up", Args: cobra.ExactArgs(1),
-	}, func(ctx context.Context, from *journal.Journal, args []string, asJSON bool) error {
-		dead, err := from.ReadDeadLetter(ctx, args[0])
+	}, func(ctx context.Context, journal *journal.Journal, args []string, asJSON bool) error {
+		dead, err := journal.ReadDeadLetter(ctx, args[0])
 		if err != nil {
 			return err
 		}
@@ -109,16 +109,16 @@ one deliberation.`,
 		if err != nil {
 			return err
 		}
-		from, err := reach(ctx, settings, "dead retry", log)
+		journal, err := reach(ctx, settings, "dead retry", log)
 		if err != nil {
 			return err
 		}
-		defer from.Close()
+		defer journal.Close()
 		results := tally{out: p.out}
 		submit := func(ctx context.Context, request *pb.ExecuteDeliberationRequest) error {
 			return newClient(serverURL(server)).call(ctx, request, &pb.ExecuteDeliberationResponse{})
 		}
-		if err := keeper.RetryDead(ctx, from, id, submit, func(id, anew string, refused error) {
+		if err := keeper.RetryDead(ctx, journal, id, submit, func(id, anew string, refused error) {
 			results.tell(id, "submitted as "+anew, refused)
 		}); err != nil {
 			return err

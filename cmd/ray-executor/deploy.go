@@ -57,12 +57,12 @@ other applications of the cluster.`,
 }
 
 func deployJournal(ctx context.Context, settings config.Config, log *slog.Logger, say func(string)) error {
-	events, err := connect(settings, "deploy", log)
+	journal, err := connect(settings, "deploy", log)
 	if err != nil {
 		return err
 	}
-	defer events.Close()
-	err = during(say, "journal: still being made", func() error { return events.Deploy(ctx, layoutOf(settings)) })
+	defer journal.Close()
+	err = during(say, "journal: still being made", func() error { return journal.Deploy(ctx, layoutOf(settings)) })
 	if err != nil {
 		return err
 	}
@@ -93,27 +93,27 @@ func deployWorker(ctx context.Context, settings config.Config, log *slog.Logger,
 		return err
 	}
 	defer fleet.Close()
-	events, err := connect(settings, "deploy", log)
+	journal, err := connect(settings, "deploy", log)
 	if err != nil {
 		return err
 	}
-	defer events.Close()
+	defer journal.Close()
 	var failed []error
 	for i, client := range fleet.Clients() { // in the settings' order
-		options := workerOn(clusters[i], settings, listening{events}, say)
+		options := workerOn(clusters[i], settings, listening{journal}, say)
 		failed = append(failed, during(say, "worker: still being deployed", func() error { return ray.Deploy(ctx, client, options) }))
 	}
 	return errors.Join(failed...)
 }
 
 // listening are the journal's heartbeats for a command that somebody waits for.
-type listening struct{ events *journal.Journal }
+type listening struct{ journal *journal.Journal }
 
 // Heartbeats implements ray.Heartbeats; what no waiting mends ends the wait.
 func (l listening) Heartbeats(ctx context.Context) (each map[string]deliberation.Heartbeat, kept bool, err error) {
 	// It says more of a NATS that is away.
-	if err = l.events.Ready(ctx); err == nil {
-		each, kept, err = l.events.Heartbeats(ctx)
+	if err = l.journal.Ready(ctx); err == nil {
+		each, kept, err = l.journal.Heartbeats(ctx)
 	}
 	if journal.Permanent(err) {
 		err = backoff.Permanent(err)

@@ -42,12 +42,12 @@ func (p program) doctorCommand() *cobra.Command {
 			checks := []check{
 				{"server", func(ctx context.Context) (string, error) { return checkServer(ctx, serverURL(server)) }},
 				{"journal", func(ctx context.Context) (string, error) {
-					events, err := examined(settings, log)
+					j, err := examined(settings, log)
 					if err != nil {
 						return "", err
 					}
-					defer events.Close()
-					return "NATS and the stream " + settings.NATSPrefix + journal.Stream + " are there", awaitReady(ctx, events)
+					defer j.Close()
+					return "NATS and the stream " + settings.NATSPrefix + journal.Stream + " are there", awaitReady(ctx, j)
 				}},
 				{"worker", func(ctx context.Context) (string, error) { return checkWorker(ctx, settings, log) }},
 				{"model", func(ctx context.Context) (string, error) { return checkModel(ctx, settings) }},
@@ -89,9 +89,9 @@ func examined(settings config.Config, log *slog.Logger) (*journal.Journal, error
 }
 
 // awaitReady gives the connection a moment to come about.
-func awaitReady(ctx context.Context, events *journal.Journal) error {
+func awaitReady(ctx context.Context, j *journal.Journal) error {
 	for {
-		err := events.Ready(ctx)
+		err := j.Ready(ctx)
 		if err == nil || ctx.Err() != nil || journal.Permanent(err) {
 			return err
 		}
@@ -122,15 +122,15 @@ func checkWorker(ctx context.Context, settings config.Config, log *slog.Logger) 
 		return "", err
 	}
 	defer fleet.Close()
-	events, err := examined(settings, log)
+	journal, err := examined(settings, log)
 	if err != nil {
 		return "", err
 	}
-	defer events.Close()
-	fleet.Hear(events)
+	defer journal.Close()
+	fleet.Hear(journal)
 	waiting, cancel := context.WithTimeout(ctx, heartbeatsWithin)
 	defer cancel()
-	_ = awaitReady(waiting, events) // the journal's own check says why it is not
+	_ = awaitReady(waiting, journal) // the journal's own check says why it is not
 	var found []string
 	var amiss []error
 	for _, cluster := range fleet.Clusters(ctx) {

@@ -17,19 +17,19 @@ import (
 // ends and the deliberations that were given up.
 
 // listing is a command that reads the journal and prints it, as text or JSON.
-func (p program) listing(command *cobra.Command, show func(ctx context.Context, from *journal.Journal, args []string, json bool) error) *cobra.Command {
+func (p program) listing(command *cobra.Command, show func(ctx context.Context, journal *journal.Journal, args []string, json bool) error) *cobra.Command {
 	var output string
 	command.RunE = func(command *cobra.Command, args []string) error {
 		settings, log, err := p.loadBeside()
 		if err != nil {
 			return err
 		}
-		from, err := reach(command.Context(), settings, command.Parent().Name(), log)
+		journal, err := reach(command.Context(), settings, command.Parent().Name(), log)
 		if err != nil {
 			return err
 		}
-		defer from.Close()
-		return show(command.Context(), from, args, output == "json")
+		defer journal.Close()
+		return show(command.Context(), journal, args, output == "json")
 	}
 	command.Flags().StringVarP(&output, "output", "o", "text", "`form` of the output: text or json")
 	command.PreRunE = func(*cobra.Command, []string) error { return checkOutput(output) }
@@ -39,15 +39,15 @@ func (p program) listing(command *cobra.Command, show func(ctx context.Context, 
 // reach is connect for a command that somebody waits for: it returns with a
 // connection, or soon with why there is none.
 func reach(ctx context.Context, settings config.Config, part string, log *slog.Logger) (*journal.Journal, error) {
-	from, err := connect(settings, part, log)
+	journal, err := connect(settings, part, log)
 	if err != nil {
 		return nil, err
 	}
-	if err := from.Reach(ctx); err != nil {
-		from.Close()
+	if err := journal.Reach(ctx); err != nil {
+		journal.Close()
 		return nil, err
 	}
-	return from, nil
+	return journal, nil
 }
 
 func checkOutput(output string) error {

@@ -49,11 +49,11 @@ var errNoSink = errors.New("K_SINK is not set: name the URL that ends are posted
 
 // relay runs a relay until ctx ends.
 func relay(ctx context.Context, settings config.Config, log *slog.Logger) error {
-	kept, relay, err := newRelay(settings, log)
+	journal, relay, err := newRelay(settings, log)
 	if err != nil {
 		return err
 	}
-	defer kept.Close()
+	defer journal.Close()
 	return relay.Run(ctx)
 }
 
@@ -68,37 +68,37 @@ func newRelay(settings config.Config, log *slog.Logger) (*journal.Journal, *keep
 	if err != nil {
 		return nil, nil, err
 	}
-	kept, err := connect(settings, "relay", log)
+	journal, err := connect(settings, "relay", log)
 	if err != nil {
 		return nil, nil, err
 	}
 	options := keeper.RelayOptions{Patience: settings.RelayPatience, Layout: layoutOf(settings)}
-	return kept, keeper.NewRelay(kept, sink, options, log), nil
+	return journal, keeper.NewRelay(journal, sink, options, log), nil
 }
 
 func (p program) relayListCommand() *cobra.Command {
 	return p.listing(&cobra.Command{
 		Use: "list", Short: "List the ends that the sink did not take", Args: cobra.NoArgs,
-	}, func(ctx context.Context, kept *journal.Journal, _ []string, asJSON bool) error {
+	}, func(ctx context.Context, journal *journal.Journal, _ []string, asJSON bool) error {
 		if asJSON {
-			return listJSON(ctx, kept, p.out)
+			return listJSON(ctx, journal, p.out)
 		}
-		return listText(ctx, kept, p.out)
+		return listText(ctx, journal, p.out)
 	})
 }
 
 // listJSON writes a line an end.
-func listJSON(ctx context.Context, from *journal.Journal, w io.Writer) error {
+func listJSON(ctx context.Context, journal *journal.Journal, w io.Writer) error {
 	encoder := json.NewEncoder(w)
-	for kept, err := range from.ReadUndelivered(ctx, "") {
-		if err != nil && kept.ID == "" {
+	for end, err := range journal.ReadUndelivered(ctx, "") {
+		if err != nil && end.ID == "" {
 			return err
 		}
 		kind := ""
 		if err == nil {
-			kind = events.Type(kept.Event)
+			kind = events.Type(end.Event)
 		} else { // this one cannot be read
-			kept.Reason = err.Error()
+			end.Reason = err.Error()
 		}
 		if err := encoder.Encode(struct {
 			DeliberationID string    `json:"deliberation_id"`
@@ -107,26 +107,26 @@ func listJSON(ctx context.Context, from *journal.Journal, w io.Writer) error {
 			GivenUpAt      time.Time `json:"given_up_at"`
 			Attempts       uint64    `json:"attempts"`
 			Reason         string    `json:"reason"`
-		}{kept.ID, kind, kept.Time.UTC(), kept.At.UTC(), kept.Attempt, kept.Reason}); err != nil {
+		}{end.ID, kind, end.Time.UTC(), end.At.UTC(), end.Attempt, end.Reason}); err != nil {
 			return fmt.Errorf("write the list: %w", err)
 		}
 	}
 	return nil
 }
 
-func listText(ctx context.Context, from *journal.Journal, w io.Writer) error {
+func listText(ctx context.Context, journal *journal.Journal, w io.Writer) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "DELIBERATION\tENDED\tGIVEN UP\tATTEMPTS\tREASON")
-	for kept, err := range from.ReadUndelivered(ctx, "") {
-		if err != nil && kept.ID == "" {
+	for end, err := range journal.ReadUndelivered(ctx, "") {
+		if err != nil && end.ID == "" {
 			return err
 		}
 		if err != nil {
-			fmt.Fprintf(table, "%s\t\t\t\t%v\n", kept.ID, err)
+			fmt.Fprintf(table, "%s\t\t\t\t%v\n", end.ID, err)
 			continue
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\n", kept.ID,
-			kept.Time.UTC().Format(time.RFC3339), kept.At.UTC().Format(time.RFC3339), kept.Attempt, kept.Reason)
+		fmt.Fprintf(table, "%s\t%s\t%s\t%d\t%s\n", end.ID,
+			end.Time.UTC().Format(time.RFC3339), end.At.UTC().Format(time.RFC3339), end.Attempt, end.Reason)
 	}
 	return table.Flush()
 }
@@ -147,17 +147,17 @@ func (p program) relayRetryCommand() *cobra.Command {
 }
 
 func retryKept(ctx context.Context, settings config.Config, log *slog.Logger, id string, w io.Writer) error {
-	from, relay, err := newRelay(settings, log)
+	j, relay, err := newRelay(settings, log)
 	if err != nil {
 		return err
 	}
-	defer from.Close()
-	if err := from.Reach(ctx); err != nil {
+	defer j.Close()
+	if err := j.Reach(ctx); err != nil {
 		return err
 	}
 	results := tally{out: w}
-	if err := relay.Retry(ctx, id, func(kept journal.Undelivered, refused error) {
-		results.tell(kept.ID, "sent", refused)
+	if err := relay.Retry(ctx, id, func(end journal.Undelivered, refused error) {
+		results.tell(end.ID, "sent", refused)
 	}); err != nil {
 		return err
 	}

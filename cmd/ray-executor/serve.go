@@ -167,20 +167,20 @@ func keep(ctx context.Context, settings config.Config, metrics prometheus.Regist
 		return err
 	}
 	defer clusters.Close()
-	kept, err := connect(settings, "keeper", log)
+	journal, err := connect(settings, "keeper", log)
 	if err != nil {
 		return err
 	}
-	defer kept.Close()
-	clusters.Hear(kept)
+	defer journal.Close()
+	clusters.Hear(journal)
 	// The functions of this process have their own.
-	prometheus.WrapRegistererWith(prometheus.Labels{"part": "keeper"}, metrics).MustRegister(kept.Metrics()...)
+	prometheus.WrapRegistererWith(prometheus.Labels{"part": "keeper"}, metrics).MustRegister(journal.Metrics()...)
 	options := []keeper.Option{keeper.WatchClusters(clusters, metrics)}
 	if settings.AgentResponses {
 		options = append(options, keeper.AgentResponses())
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return keeper.New(kept, log, options...).Run(ctx) })
+	group.Go(func() error { return keeper.New(journal, log, options...).Run(ctx) })
 	if settings.Sink != "" {
 		group.Go(func() error { return relay(ctx, settings, log) })
 	}
