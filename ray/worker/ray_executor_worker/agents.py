@@ -192,7 +192,8 @@ class Agents:
         begun = attempt.now()
         try:
             answer = await attempt.context.models.ask(
-                self._prompts.question(index, attempt.deadline, room), progress
+                self._prompts.question(index, attempt.deadline, room, attempt.delivery.traceparent),
+                progress,
             )
         except CallError as error:
             return attempt.failure(index, error.error_type, error.text, attempt.now() - begun)

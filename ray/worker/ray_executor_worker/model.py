@@ -53,6 +53,10 @@ class Question:
     room: Room
     # What the proposal must look like.
     form: Optional[ResponseFormat] = None
+    # X-Request-Id of each try, but for its number.
+    request_id: str = ""
+    # The deliberation's trace context (W3C), where it has one.
+    traceparent: str = ""
 
 
 class ModelClient:
@@ -103,7 +107,7 @@ class ModelClient:
         """
         url = self._endpoint(question.base_url)
         return self._retrier.run(
-            lambda: self._call(url, question),
+            lambda: self._call(url, question, progress.attempts),
             endpoint=self._endpoints.at(_name(url)),
             max_retries=question.max_retries,
             deadline=question.deadline,
@@ -123,11 +127,14 @@ class ModelClient:
             )
         return url
 
-    async def _call(self, url: URL, question: Question) -> Answer:
-        chat, headers = question.chat(), self._headers
+    async def _call(self, url: URL, question: Question, number: int) -> Answer:
+        chat = question.chat()
+        headers = {**self._headers, "X-Request-Id": f"{question.request_id}.{number}"}
+        if question.traceparent:
+            headers["traceparent"] = question.traceparent
         body: Union[bytes, AsyncIterator[bytes]]
         if question.large:
-            headers = {**headers, "Content-Length": str(await chat.length(self._turn))}
+            headers["Content-Length"] = str(await chat.length(self._turn))
             body = chat.chunks(self._turn)
         else:
             body = chat.whole()

@@ -18,6 +18,8 @@ from .model import Question
 
 # Above this a prompt is made while it is sent.
 _LARGE_BYTES = 16 * 1024
+# Each agent proposes once.
+_ROUND = 1
 
 
 class Prompts:
@@ -48,7 +50,7 @@ class Prompts:
                 self._large.add(index)
                 await asyncio.sleep(0)  # others want the event loop, too
 
-    def question(self, index: int, deadline: float, room: Room) -> Question:
+    def question(self, index: int, deadline: float, room: Room, traceparent: str) -> Question:
         """What an agent asks; raises CallError where it cannot be asked."""
         requested, agent = self._requested, self._requested.agents[index]
         if not (agent.model or requested.vllm_model):
@@ -63,6 +65,8 @@ class Prompts:
             deadline=deadline,
             room=room,
             form=requested.response_format,
+            request_id=f"{requested.deliberation_id}.{_ROUND}.{agent.id}",
+            traceparent=traceparent,
         )
 
     def _chat(self, index: int) -> Chat:

@@ -1,4 +1,4 @@
-"""What is set is sent, and nothing else."""
+"""What a call asks the model server for: what is set is sent, and nothing else."""
 
 from __future__ import annotations
 
@@ -89,3 +89,11 @@ async def test_a_proposal_that_does_not_fit_is_the_agents_failure(
     assert fits["status"] == "completed"
     asked = model.requests[0]["response_format"]
     assert asked["json_schema"]["schema"] == {"type": "object"}
+
+
+async def test_each_try_has_an_id_and_the_trace(journalist: Journalist, model: FakeModel) -> None:
+    async with working(journalist):
+        await journalist.submit("d1", [a("a.1", "500x1")], model.url, max_retries=1)
+        await journalist.end("d1")
+    assert [h["X-Request-ID"] for h in model.headers] == ["d1.1.a.1.1", "d1.1.a.1.2"]
+    assert {h["traceparent"] for h in model.headers} == {f"00-{'1' * 32}-{'2' * 16}-01"}
