@@ -117,7 +117,7 @@ func (w *worstFirst) Swap(i, j int)      { w.open[i], w.open[j] = w.open[j], w.o
 // Push implements heap.Interface.
 func (w *worstFirst) Push(open any) { w.open = append(w.open, open.(Open)) }
 
-// Pop implements heap.Interface.
+// Pop implements heap.Interface. The heap only grows, or replaces its top.
 func (w *worstFirst) Pop() any { panic("nothing is popped") }
 
 // IsOpen reports whether a deliberation is open, as of the last applied mark.

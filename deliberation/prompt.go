@@ -75,6 +75,7 @@ func (v valueSizes) of(name string) (size int, ok bool) {
 
 // checkPrompts rejects a request whose filled prompts exceed the limits.
 func checkPrompts(request *pb.ExecuteDeliberationRequest) error {
+	// Both limits are checked, because many agents may share one long description.
 	total := 0
 	for i, agent := range request.GetAgents() {
 		size := PromptSize(request, agent)

@@ -145,7 +145,7 @@ func (d *History) apply(entry Entry) {
 // without its first messages may begin with a start.
 func (d *History) request(event *pb.DeliberationRequested, entry Entry) {
 	if d.Requested != nil {
-		return
+		return // the first one counts
 	}
 	d.Requested, d.Submitted, d.Unreadable = event, entry.Time, entry.Unreadable
 	if d.State == Unknown {
@@ -160,7 +160,7 @@ func (d *History) start(event *pb.DeliberationStarted, at time.Time) {
 	switch first := event.GetFirstStartedAt(); {
 	case first != nil:
 		d.Started = first.AsTime()
-	case d.Started.IsZero():
+	case d.Started.IsZero(): // the first attempt itself
 		d.Started = at
 	}
 }
@@ -181,6 +181,7 @@ func (d *History) Results() []*pb.DeliberationResult {
 	if d.State.Ended() && len(d.ending) > 0 {
 		return d.ending
 	}
+	// A map has no order; the answer must have one.
 	indexes := make([]int32, 0, len(d.agents))
 	for index := range d.agents {
 		indexes = append(indexes, index)

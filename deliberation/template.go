@@ -20,6 +20,7 @@ var BuiltinPlaceholders = []string{"task_description", "role", "agent_id"}
 // CheckTemplate is an error for a placeholder without a value. The worker fills the
 // others in one pass, so a placeholder inside a value is not filled.
 func CheckTemplate(template string, metadata map[string]string) error {
+	// This runs first: `{a.b}` is no placeholder, so the loop would not see it.
 	if broken := brokenPlaceholder.FindString(template); broken != "" {
 		return fmt.Errorf("%s is not a placeholder: only {name} is; to write a brace, leave a space after it", Short(broken))
 	}

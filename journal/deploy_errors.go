@@ -7,7 +7,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// refusals explains why the server does not create a stream or a consumer.
+// refusals explains why the server does not create a stream or a consumer. The first
+// match counts: codeNoPeers has several causes, which only its text distinguishes.
 var refusals = []cure{
 	{
 		func(err error) bool {
@@ -31,11 +32,13 @@ var refusals = []cure{
 	{nil, "", "", false},
 }
 
+// coded matches errors by the server's code.
 func coded(codes ...jetstream.ErrorCode) func(error) bool {
 	return func(err error) bool { return hasCode(err, codes...) }
 }
 
-// refused is failed for a creation or an update.
+// refused is failed for a creation or an update. Most refusals are permanent: the
+// settings, or the server's configuration, must change before a deployment succeeds.
 func (j *Journal) refused(doing string, err error) error {
 	if cure := cureFor(refusals, err); cure.is != nil {
 		return cure.error("could not "+doing+":", err)

@@ -262,6 +262,7 @@ func (j *Journal) Follow(ctx context.Context, from uint64, apply func(deliberati
 // no filter: counting the messages that pass a filter costs the server more than
 // sending all headers.
 func (j *Journal) follow(ctx context.Context, from uint64, more func(deliberation.Mark) bool) error {
+	// An ordered consumer is ephemeral: it exists in memory, with one replica.
 	consumer, err := j.js.OrderedConsumer(ctx, j.name(Stream), jetstream.OrderedConsumerConfig{
 		HeadersOnly: true, DeliverPolicy: jetstream.DeliverByStartSequencePolicy, OptStartSeq: from,
 		// While nats.go resets a consumer it ignores ctx. So it resets once at
@@ -282,6 +283,8 @@ func (j *Journal) follow(ctx context.Context, from uint64, more func(deliberatio
 		if err != nil {
 			return j.failed("read the journal", err)
 		}
+		// An ordered consumer needs no acknowledgements: the reader's position is the
+		// ledger's sequence.
 		mark, err := markOf(message)
 		if err != nil {
 			return err

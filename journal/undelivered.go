@@ -134,6 +134,7 @@ func (j *Journal) DeleteUndelivered(ctx context.Context, undelivered Undelivered
 	if err == nil {
 		err = stream.DeleteMsg(ctx, undelivered.sequence)
 	}
+	// Another process may have deleted it at the same moment, which is no error.
 	// The client gives no code for a refusal: read whether the message is gone.
 	if errors.Is(err, jetstream.ErrMsgDeleteUnsuccessful) {
 		if _, gone := stream.GetMsg(ctx, undelivered.sequence); errors.Is(gone, jetstream.ErrMsgNotFound) {

@@ -109,6 +109,7 @@ func (j *Journal) lastOf(ctx context.Context, id string) (uint64, error) {
 	if err != nil {
 		return 0, err
 	}
+	// A retained end may have outlived the request; then the id exists all the same.
 	if last == nil {
 		return 0, deliberation.NoSuch(id)
 	}

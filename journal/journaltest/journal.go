@@ -20,8 +20,8 @@ func Layout() journal.Layout {
 	}
 }
 
-// Connect returns a journal on a server, deployed as Layout says, after
-// change.
+// Connect returns a journal on a server, and deploys Layout after change has altered
+// it.
 func Connect(tb testing.TB, url string, change ...func(*journal.Layout)) *journal.Journal {
 	tb.Helper()
 	j := Undeployed(tb, journal.Settings{URL: url})
@@ -41,8 +41,8 @@ func Connect(tb testing.TB, url string, change ...func(*journal.Layout)) *journa
 	return j
 }
 
-// Undeployed returns a journal that is closed when the test ends; what the
-// settings leave out is filled in.
+// Undeployed returns a journal without a deployment, which is closed when the test
+// ends. Absent settings have defaults.
 func Undeployed(tb testing.TB, settings journal.Settings) *journal.Journal {
 	tb.Helper()
 	if settings.Log == nil {
@@ -59,8 +59,8 @@ func Undeployed(tb testing.TB, settings journal.Settings) *journal.Journal {
 	return j
 }
 
-// Record is an acceptance as the rules make it, with a number of agents named
-// a0, a1 and so on.
+// Record is an accepted request with defaults filled in, and with a number of agents
+// named a0, a1 and so on.
 func Record(id string, agents int, timeoutSeconds int32) *pb.DeliberationRequested {
 	request := &pb.ExecuteDeliberationRequest{
 		TaskId: "task-" + id, TaskDescription: "Decide.", Role: "architect", DeliberationId: id,
