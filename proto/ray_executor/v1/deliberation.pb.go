@@ -39,8 +39,8 @@ type ExecuteDeliberationRequest struct {
 	Constraints *TaskConstraints `protobuf:"bytes,4,opt,name=constraints,proto3" json:"constraints,omitempty"`
 	// Who deliberates: 1 to 256 agents, each with an id of its own.
 	Agents []*Agent `protobuf:"bytes,5,rep,name=agents,proto3" json:"agents,omitempty"`
-	// Base URL of the OpenAI-compatible server, without `/v1`; http or https, a
-	// host that the operator allows. Empty: the operator's VLLM_URL.
+	// Base URL of the OpenAI-compatible server, with or without `/v1`; http or
+	// https, a host that the operator allows. Empty: the operator's VLLM_URL.
 	VllmUrl string `protobuf:"bytes,6,opt,name=vllm_url,json=vllmUrl,proto3" json:"vllm_url,omitempty"`
 	// Model of agents that name none. Empty: the operator's VLLM_MODEL.
 	VllmModel string `protobuf:"bytes,7,opt,name=vllm_model,json=vllmModel,proto3" json:"vllm_model,omitempty"`
