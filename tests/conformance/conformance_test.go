@@ -161,7 +161,7 @@ func askAs(t *testing.T, f face, c call, want string) *outcome {
 		t.Fatalf("%s: %s comes to %v, not to %s", f.name(), method(c.request), o, want)
 	}
 	if wire := f.wire(c.request, want, o.isNew); o.wire != wire {
-		t.Errorf("%s: %s is told as %s, not as %s", f.name(), method(c.request), o.wire, wire)
+		t.Errorf("%s: %s is answered with %s, not with %s", f.name(), method(c.request), o.wire, wire)
 	}
 	repeatable := want == limitReached || want == unavailable
 	if repeatable != (o.retryAfter != "") {

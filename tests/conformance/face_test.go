@@ -44,9 +44,9 @@ type outcome struct {
 	code string
 	// wire is how the face said it: a status or a code of its own.
 	wire string
-	// field, id and detail are told with a refusal.
+	// field, id and detail are what a refusal carries.
 	field, id, detail string
-	// retryAfter is told where repeating helps.
+	// retryAfter is set where repeating helps.
 	retryAfter string
 	// isNew is whether a submit was new, where the face tells it.
 	isNew bool
@@ -119,10 +119,10 @@ func (c *codec) decode(data []byte, request proto.Message) (*outcome, error) {
 	if err := c.unmarshal(data, reply); err != nil {
 		return nil, fmt.Errorf("the reply is no %s: %w: %.200q", typeOf(reply), err, data)
 	}
-	return told(reply), nil
+	return outcomeOf(reply), nil
 }
 
-func told(reply proto.Message) *outcome {
+func outcomeOf(reply proto.Message) *outcome {
 	o := &outcome{code: ok, reply: reply}
 	if about, has := reply.(interface{ GetStatus() string }); has && about.GetStatus() == notFound {
 		o.code = notFound
@@ -181,9 +181,9 @@ func (a *answer) refused() (*outcome, error) {
 	case !documented:
 		return nil, fmt.Errorf("%d is not in the contract: %.300s", a.status, a.body)
 	case err != nil || a.header.Get("Content-Type") != "application/problem+json":
-		return nil, fmt.Errorf("%d is told as %q, not as a problem: %.300s", a.status, a.header.Get("Content-Type"), a.body)
+		return nil, fmt.Errorf("%d is answered with %q, not as a problem: %.300s", a.status, a.header.Get("Content-Type"), a.body)
 	case problem.Status != a.status || problem.Code != code || problem.Title == "" || problem.Detail == "":
-		return nil, fmt.Errorf("%d is told as %+v", a.status, problem)
+		return nil, fmt.Errorf("%d is answered with %+v", a.status, problem)
 	}
 	return &outcome{
 		code: code, wire: strconv.Itoa(a.status), field: problem.Field, id: problem.DeliberationID,

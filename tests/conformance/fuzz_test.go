@@ -77,7 +77,7 @@ func documented(t *testing.T, a *answer, others ...int) {
 	case a.status < http.StatusMultipleChoices:
 	case slices.Contains(others, a.status):
 		if a.status >= http.StatusBadRequest && a.header.Get("Content-Type") != "application/problem+json" {
-			t.Errorf("%d is told as %q: %s", a.status, a.header.Get("Content-Type"), a.body)
+			t.Errorf("%d is answered with %q: %s", a.status, a.header.Get("Content-Type"), a.body)
 		}
 	default:
 		if _, err := a.refused(); err != nil {
@@ -148,8 +148,8 @@ func FuzzRPC(f *testing.F) {
 		}
 		request := requests[int(which)%len(requests)]
 		a := knock(t, door, http.MethodPost, service+method(request), header, body)
-		code, told := rpcCode(a)
-		if unforeseen := code == "internal" && !broken(a) || code == "unknown"; unforeseen || !told && a.status >= http.StatusInternalServerError {
+		code, found := rpcCode(a)
+		if unforeseen := code == "internal" && !broken(a) || code == "unknown"; unforeseen || !found && a.status >= http.StatusInternalServerError {
 			t.Errorf("answered %d, %s: %v %v %s", a.status, code, a.header, a.trailer, a.body)
 		}
 	})
@@ -164,7 +164,7 @@ func broken(a *answer) bool {
 }
 
 // rpcCode is the code of an answer in whichever of the three protocols.
-func rpcCode(a *answer) (code string, told bool) {
+func rpcCode(a *answer) (code string, found bool) {
 	for _, header := range []http.Header{a.header, a.trailer} {
 		if number, err := strconv.Atoi(header.Get("Grpc-Status")); err == nil && number < len(rpcCodes) {
 			return rpcCodes[number], true

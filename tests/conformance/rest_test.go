@@ -28,12 +28,12 @@ func (f *rest) wire(request proto.Message, code string, isNew bool) string {
 		}
 		return "200"
 	}
-	for status, told := range codes {
-		if told == code {
+	for status, known := range codes {
+		if known == code {
 			return strconv.Itoa(status)
 		}
 	}
-	return "not told of " + method(request)
+	return "no status for " + method(request)
 }
 
 func (f *rest) call(ctx context.Context, c call) (*outcome, error) {

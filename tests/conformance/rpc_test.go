@@ -292,7 +292,7 @@ func (f *connect) call(ctx context.Context, c call) (*outcome, error) {
 		return nil, err
 	}
 	if connectStatus[refusal.Code] != a.status {
-		return nil, fmt.Errorf("%s is told as %d", refusal.Code, a.status)
+		return nil, fmt.Errorf("%s is answered with %d", refusal.Code, a.status)
 	}
 	return refusal.outcome(a.header.Get("Retry-After"))
 }

@@ -19,7 +19,7 @@ func submitRows() []row {
 			id := fresh(t)
 			receipt := ask(t, f, request(id), ok)
 			if receipt.isNew != tellsNew(f) {
-				t.Errorf("it is told as new: %v", receipt.isNew)
+				t.Errorf("it is answered as new: %v", receipt.isNew)
 			}
 			same(t, "the receipt", receipt.reply, &pb.ExecuteDeliberationResponse{
 				DeliberationId: id, Status: "submitted", Message: receipt.reply.(*pb.ExecuteDeliberationResponse).GetMessage(),

@@ -18,43 +18,43 @@ type watcher interface {
 
 func watches(f face) bool { _, is := f.(watcher); return is }
 
-// watch watches to the end and returns what was told. seen, which may be nil,
+// watch watches to the end and returns the events. seen, which may be nil,
 // is called for each event.
 func watch(t *testing.T, f face, id string, after uint64, want string, seen func(*pb.WatchDeliberationResponse) bool) []*pb.WatchDeliberationResponse {
 	t.Helper()
 	request := &pb.WatchDeliberationRequest{DeliberationId: id, AfterSequence: after}
-	var told []*pb.WatchDeliberationResponse
+	var events []*pb.WatchDeliberationResponse
 	last := after
 	o, err := f.(watcher).watch(t.Context(), request, func(event *pb.WatchDeliberationResponse) bool {
 		if event.GetSequence() <= last {
 			t.Errorf("after %d comes %d", last, event.GetSequence())
 		}
 		last = event.GetSequence()
-		told = append(told, event)
+		events = append(events, event)
 		return seen == nil || seen(event)
 	})
 	if err != nil || o.code != want {
 		t.Fatalf("%s: watching comes to %v, %v; not to %s", f.name(), o, err, want)
 	}
 	if want != ok && o.wire != f.wire(request, want, false) {
-		t.Errorf("%s is told as %s", want, o.wire)
+		t.Errorf("%s is answered with %s", want, o.wire)
 	}
-	return told
+	return events
 }
 
-func kinds(told []*pb.WatchDeliberationResponse) []string {
+func kinds(events []*pb.WatchDeliberationResponse) []string {
 	names := []string{}
-	for _, event := range told {
+	for _, event := range events {
 		reflected := event.ProtoReflect()
 		names = append(names, string(reflected.WhichOneof(reflected.Descriptor().Oneofs().ByName("event")).Name()))
 	}
 	return names
 }
 
-func expect(t *testing.T, told []*pb.WatchDeliberationResponse, want ...string) {
+func expect(t *testing.T, events []*pb.WatchDeliberationResponse, want ...string) {
 	t.Helper()
-	if got := kinds(told); !slices.Equal(got, want) {
-		t.Errorf("told were %v, not %v", got, want)
+	if got := kinds(events); !slices.Equal(got, want) {
+		t.Errorf("the events are %v, not %v", got, want)
 	}
 }
 
@@ -66,15 +66,15 @@ func watchRows() []row {
 			won(t)(h.worker.Agent(t.Context(), id, 1, "a proposal"))
 			result := journaltest.Result(1, "a proposal")
 			won(t)(h.worker.Completed(t.Context(), id, result))
-			told := watch(t, f, id, 0, ok, nil)
-			expect(t, told, "requested", "started", "agent", "completed")
-			same(t, "the request", told[0].GetRequested().GetRequest(), request(id))
-			same(t, "the agent's result", told[2].GetAgent().GetResult(), result)
-			same(t, "the end's result", told[3].GetCompleted().GetResults()[0], result)
+			events := watch(t, f, id, 0, ok, nil)
+			expect(t, events, "requested", "started", "agent", "completed")
+			same(t, "the request", events[0].GetRequested().GetRequest(), request(id))
+			same(t, "the agent's result", events[2].GetAgent().GetResult(), result)
+			same(t, "the end's result", events[3].GetCompleted().GetResults()[0], result)
 		}},
 		{name: "watch: as it happens, until a cancel", about: watches, run: func(t *testing.T, h *house, f face) {
 			id := submit(t, f, request(fresh(t)))
-			told := watch(t, f, id, 0, ok, func(event *pb.WatchDeliberationResponse) bool {
+			events := watch(t, f, id, 0, ok, func(event *pb.WatchDeliberationResponse) bool {
 				switch {
 				case event.GetRequested() != nil:
 					started(t, h, id)
@@ -83,8 +83,8 @@ func watchRows() []row {
 				}
 				return true
 			})
-			expect(t, told, "requested", "started", "cancelled")
-			if reason := told[2].GetCancelled().GetReason(); reason != "not needed" {
+			expect(t, events, "requested", "started", "cancelled")
+			if reason := events[2].GetCancelled().GetReason(); reason != "not needed" {
 				t.Errorf("the reason is %q", reason)
 			}
 		}},

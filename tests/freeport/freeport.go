@@ -28,7 +28,7 @@ var (
 	mu sync.Mutex
 	// next is where the search goes on: no process gets a port twice, so that
 	// a part that is stopped finds its port free when it starts again.
-	next = rand.IntN(count) //nolint:gosec // to be apart, not secret
+	next = rand.IntN(count)
 	// claims are the locked files. The kernel unlocks them when this process
 	// ends, however it ends.
 	claims []*os.File

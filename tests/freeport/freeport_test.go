@@ -21,12 +21,12 @@ func TestMain(m *testing.M) {
 	for range 200 {
 		port, err := freeport.Take()
 		if err != nil {
-			fmt.Println(err)
+			fmt.Fprintln(os.Stdout, err)
 			os.Exit(1)
 		}
-		fmt.Println(port)
+		fmt.Fprintln(os.Stdout, port)
 	}
-	fmt.Println("done")
+	fmt.Fprintln(os.Stdout, "done")
 	_, _ = os.Stdin.Read(make([]byte, 1))
 }
 

@@ -80,8 +80,8 @@ class NatsServer:
         until = time.monotonic() + PATIENCE_S
         while time.monotonic() < until:
             with contextlib.suppress(ValueError, StopIteration, KeyError, OSError):
-                told = json.loads(next(ports.iterdir()).read_text(encoding="utf-8"))
-                self._port = int(told["nats"][0].rpartition(":")[2])
+                ports_file = json.loads(next(ports.iterdir()).read_text(encoding="utf-8"))
+                self._port = int(ports_file["nats"][0].rpartition(":")[2])
                 return
             time.sleep(0.01)
         message = f"nats-server did not start; see {self._directory / 'nats.log'}"
@@ -275,12 +275,12 @@ async def until(probe: Callable[[], Any], wanted: Any) -> None:
     """Waits until the probe, which may be async, tells what is wanted."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
-        told = probe()
-        if asyncio.iscoroutine(told):
-            told = await told
-        if told == wanted:
+        found = probe()
+        if asyncio.iscoroutine(found):
+            found = await found
+        if found == wanted:
             return
-        assert time.monotonic() < deadline, f"{told!r} is not {wanted!r}"
+        assert time.monotonic() < deadline, f"{found!r} is not {wanted!r}"
         await asyncio.sleep(0.01)
 
 
@@ -481,7 +481,7 @@ def intercept(
     before: Callable[[str], Awaitable[None]] | None = None,
     after: Callable[[str], Awaitable[None]] | None = None,
 ) -> None:
-    """Puts something before or after the worker's requests, told their subject."""
+    """Puts something before or after the worker's requests, by their subject."""
     connection = worker._connection
     request = connection.request
 

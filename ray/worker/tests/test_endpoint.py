@@ -43,12 +43,12 @@ async def ask(clock: Clock, endpoint: Endpoint, calls: Calls, **bounds: float) -
 
 def test_failures_in_a_row_open_it() -> None:
     clock = Clock()
-    with pytest.raises(CallError) as told:
+    with pytest.raises(CallError) as failure:
         opened(clock).admit()
-    assert told.value.error_type == "breaker_open"
-    assert told.value.retry_after == 5
-    assert "model:8000" in told.value.text
-    assert "HTTP 503: down" in told.value.text
+    assert failure.value.error_type == "breaker_open"
+    assert failure.value.retry_after == 5
+    assert "model:8000" in failure.value.text
+    assert "HTTP 503: down" in failure.value.text
 
 
 def test_a_moments_failures_do_not() -> None:

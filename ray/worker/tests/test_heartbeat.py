@@ -104,8 +104,8 @@ async def test_a_journal_without_the_bucket_hurts_nothing(
                 how, _ = await journalist.end(f"d{number}")
                 assert how == "completed"
                 await asyncio.sleep(0.3)
-            told = [r for r in caplog.records if BUCKET in r.getMessage()]
-            assert len(told) == 1
+            warnings = [r for r in caplog.records if BUCKET in r.getMessage()]
+            assert len(warnings) == 1
             # An upgraded journal has it, and nobody restarts the worker.
             await make_bucket(journalist)
 

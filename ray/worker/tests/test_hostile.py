@@ -40,8 +40,8 @@ async def sink(figures: dict[str, Any]) -> AsyncIterator[str]:
     assert process.stdout is not None
     try:
         yield (await process.stdout.readline()).decode().strip()
-        told, _ = await asyncio.wait_for(process.communicate(b""), 60)
-        figures["sent_mb"] = int(told) // 1_000_000
+        output, _ = await asyncio.wait_for(process.communicate(b""), 60)
+        figures["sent_mb"] = int(output) // 1_000_000
     finally:
         if process.returncode is None:
             process.kill()
@@ -61,8 +61,8 @@ async def replica(
     )
     try:
         yield
-        told, _ = await asyncio.wait_for(process.communicate(b""), 60)
-        figures.update(json.loads(told))
+        output, _ = await asyncio.wait_for(process.communicate(b""), 60)
+        figures.update(json.loads(output))
     finally:
         if process.returncode is None:
             process.kill()

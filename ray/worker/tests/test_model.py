@@ -98,11 +98,11 @@ async def test_an_answer(client: ModelClient, model: FakeModel) -> None:
 async def test_failures(  # noqa: PLR0913, PLR0917
     client: ModelClient, model: FakeModel, name: str, error_type: str, text: str, calls: int
 ) -> None:
-    with pytest.raises(CallError) as told:
+    with pytest.raises(CallError) as failure:
         await ask(client, model.url, name, retries=2)
-    assert told.value.error_type == error_type
-    assert told.value.text.startswith(text)
-    assert told.value.text
+    assert failure.value.error_type == error_type
+    assert failure.value.text.startswith(text)
+    assert failure.value.text
     assert model.calls[name] == calls
 
 
@@ -168,24 +168,24 @@ async def test_a_long_answer_that_does_not_come_gives_its_room_back(
 ) -> None:
     monkeypatch.setattr("ray_executor_worker.model._LONG_S", 0.1)
     room = Room(asyncio.Semaphore(1))
-    with pytest.raises(CallError, match="TimeoutError") as told:
+    with pytest.raises(CallError, match="TimeoutError") as failure:
         await ask(client, model.url, "halts", room=room)
-    assert told.value.error_type == "connection"
+    assert failure.value.error_type == "connection"
     assert not room._gate.locked()
 
 
 async def test_what_a_server_packs_is_not_unpacked(client: ModelClient, model: FakeModel) -> None:
-    with pytest.raises(CallError) as told:
+    with pytest.raises(CallError) as failure:
         await ask(client, model.url, "zipped")
-    assert told.value.error_type == "bad_response"
+    assert failure.value.error_type == "bad_response"
     assert model.headers[0]["Accept-Encoding"] == "identity"
 
 
 async def test_nobody_listens(client: ModelClient) -> None:
     progress = Progress()
-    with pytest.raises(CallError) as told:
+    with pytest.raises(CallError) as failure:
         await ask(client, "http://127.0.0.1:1", "ok", retries=1, progress=progress)
-    assert told.value.error_type == "connection"
+    assert failure.value.error_type == "connection"
     assert progress.attempts == 2
 
 
@@ -216,25 +216,25 @@ async def test_connections_are_used_again(client: ModelClient, model: FakeModel)
     ],
 )
 async def test_other_hosts_are_not_called(client: ModelClient, url: str) -> None:
-    with pytest.raises(CallError) as told:
+    with pytest.raises(CallError) as failure:
         await ask(client, url, "ok")
-    assert told.value.error_type == "host_not_allowed"
+    assert failure.value.error_type == "host_not_allowed"
 
 
 @pytest.mark.parametrize("url", ["", "http://[", "http://x:port"])
 async def test_a_url_that_is_none(client: ModelClient, url: str) -> None:
-    with pytest.raises(CallError) as told:
+    with pytest.raises(CallError) as failure:
         await ask(client, url, "ok")
-    assert told.value.error_type == "invalid_request"
+    assert failure.value.error_type == "invalid_request"
 
 
 async def test_the_key_is_neither_logged_nor_told(
     client: ModelClient, model: FakeModel, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    with pytest.raises(CallError) as told:
+    with pytest.raises(CallError) as failure:
         await ask(client, model.url, f"401{KEY}")
-    assert told.value.text == "no 401*** (HTTP 401)"
+    assert failure.value.text == "no 401*** (HTTP 401)"
     assert KEY not in caplog.text
 
 

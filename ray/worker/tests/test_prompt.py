@@ -58,8 +58,8 @@ def test_without_a_template_the_default_asks_for_it_all() -> None:
 def test_agents_of_a_role_share_all_but_the_end() -> None:
     one, two = (messages("", {**NAMED, "agent_id": n}) for n in ("a1", "b2"))
     assert one[0] == two[0]
-    shared, told, _ = one[1]["content"].rpartition("You are a1")
-    assert told
+    shared, found, _ = one[1]["content"].rpartition("You are a1")
+    assert found
     assert two[1]["content"].startswith(shared + "You are b2")
 
 

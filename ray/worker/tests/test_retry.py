@@ -39,7 +39,7 @@ class Clock:
 
 
 class Calls:
-    """Fails as it is told, then answers."""
+    """Fails as often as it is set to, then answers."""
 
     def __init__(self, *failures: CallError) -> None:
         self.left = list(failures)
@@ -111,9 +111,9 @@ async def test_a_server_that_asks_for_time_gets_it() -> None:
 
 async def test_a_wait_past_the_deadline_fails_at_once() -> None:
     clock, calls = Clock(), Calls(busy(retry_after=40))
-    with pytest.raises(CallError, match=r"HTTP 503 .*no time left") as told:
+    with pytest.raises(CallError, match=r"HTTP 503 .*no time left") as failure:
         await run(clock, calls, deadline=30)
-    assert told.value.error_type == "http_status"
+    assert failure.value.error_type == "http_status"
     assert (calls.made, clock.slept) == (1, [])
 
 

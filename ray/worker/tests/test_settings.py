@@ -72,8 +72,8 @@ def test_the_environment_stands_for_what_args_leave_out() -> None:
         replicas=3,
         nats_prefix="TEAM-A_",
     )
-    told = {**ARGS, "model_url": "", "nats_prefix": ""}
-    assert Settings.read(told, environ) == Settings.read(told, {})
+    args = {**ARGS, "model_url": "", "nats_prefix": ""}
+    assert Settings.read(args, environ) == Settings.read(args, {})
     hosts = Settings.read({}, {**environ, "MODEL_HOSTS": "a:1,*.b", "WORKER_NATS_URL": ""})
     assert hosts.model_hosts == ("a:1", "*.b")
     assert hosts.nats_urls == ("nats://functions:4222",)

@@ -66,11 +66,11 @@ async def test_each_trouble_has_its_advice(
         async with kept(url, environ) as connection:
             assert connection.trouble == "not connected yet"
             await until(lambda: ADVICE[which] in connection.trouble, wanted=True)
-            told = connection.trouble
+            text = connection.trouble
             assert ADVICE[which] in caplog.text
             await asyncio.sleep(1.5)
             # Said once, however often it is tried.
-            assert caplog.text.count(told) == 1
+            assert caplog.text.count(text) == 1
             for other in set(ADVICE) - {which}:
                 assert ADVICE[other] not in caplog.text
             assert "s3cret" not in caplog.text

@@ -644,8 +644,8 @@ async def test_the_answers_of_a_deliberation_are_bounded(
     assert how == "completed"
     store = await journalist.nc.jetstream().object_store(RESULTS_BUCKET)
     whole = journalist.schema.parse(COMPLETED, (await store.get(end.results_ref)).data or b"")
-    told = [r for r in whole.results if r.proposal]
-    assert [len(r.proposal) for r in told] == [1536 * 1024] * 10
+    proposals = [r for r in whole.results if r.proposal]
+    assert [len(r.proposal) for r in proposals] == [1536 * 1024] * 10
     assert {r.metadata["error"] for r in whole.results if not r.proposal} == {
         "the answers of all agents exceed 16777216 bytes"
     }
