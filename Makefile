@@ -93,12 +93,11 @@ test: test-python test-manifests test-go ## Test everything, on real Ray and rea
 CLIENTS := $(TOOLS)/clients-venv/.made $(TOOLS)/grpcurl $(TOOLS)/nats $(TOOLS)/knative-sender
 
 test-go: $(SYSTEM) lambda $(VENV)/.made $(TOOLS)/func $(CLIENTS) ## Test the Go side, end to end on real Ray
-	$(GO) test -timeout 20m $$($(GO) list ./... | grep -v /tests/)
-	$(GO) test -timeout 30m -p 1 ./tests/... # one Ray at a time
+	$(GO) run ./tools/gotest -timeout 20m $$($(GO) list ./... | grep -v /tests/) -- -timeout 30m -p 1 ./tests/... # one Ray at a time
 
 test-python: $(TOOLS)/worker-venv/.made $(TOOLS)/nats-server ## Test, lint and type-check the Ray worker
 	cd ray/worker && export PATH="$(HERE)/$(TOOLS)/worker-venv/bin:$$PATH" NATS_SERVER="$(HERE)/$(TOOLS)/nats-server" && \
-	  ruff check . && ruff format --check . && mypy && python -m pytest -q
+	  ruff check . && ruff format --check . && mypy && python -m pytest -q -rs
 
 test-manifests: ## Test deploy/ and func.yaml against the types and rules of Kubernetes, Knative, KubeRay and func, and the image's making
 	cd tests/manifests && $(GO) test ./...
@@ -165,10 +164,10 @@ $(TOOLS)/pip/.made:
 	$(make_venv)
 	@touch $@
 
-$(VENV)/.made: requirements.txt
+$(VENV)/.made: ray/local/requirements/ray.txt
 	$(call install_python)
 
-.venv-ray-2.49/.made: requirements-ray-2.49.txt
+.venv-ray-2.49/.made: ray/local/requirements/ray-2.49.txt
 	$(call install_python)
 
 $(TOOLS)/worker-venv/.made: ray/worker/requirements-dev.txt

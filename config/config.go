@@ -27,8 +27,7 @@ import (
 // in the working directory.
 const File = "ray-executor.env"
 
-// Config is all that an operator can set. docs/settings.md lists the names;
-// `ray-executor settings` prints them with their values.
+// Config is all that an operator can set. docs/settings.md lists the names.
 type Config struct {
 	Port int `env:"PORT" envDefault:"8080"`
 	// GRPCPort is 0 where gRPC has no port of its own. GRPCDefault says that

@@ -94,27 +94,6 @@ func used(logical, resource string) float64 {
 	return 0
 }
 
-// Job is one of Ray's jobs: a submission or a driver.
-type Job struct {
-	// Type is SUBMISSION or DRIVER.
-	Type string `json:"type"`
-	// JobID is Ray's own, SubmissionID the submitter's; either may be empty.
-	JobID        string `json:"job_id"`
-	SubmissionID string `json:"submission_id"`
-	// Status is PENDING, RUNNING, STOPPED, SUCCEEDED or FAILED.
-	Status     string `json:"status"`
-	Entrypoint string `json:"entrypoint"`
-	Message    string `json:"message"`
-	// StartTime and EndTime are Unix milliseconds; 0 while unknown.
-	StartTime int64 `json:"start_time"`
-	EndTime   int64 `json:"end_time"`
-}
-
-// Jobs lists Ray's jobs, the executor's and everyone else's.
-func (c *Client) Jobs(ctx context.Context) ([]Job, error) {
-	return read[[]Job](ctx, c, "/api/jobs/")
-}
-
 // HasPackage tells whether the cluster stores a package. Asking also keeps it
 // for some minutes, though nothing may use it yet.
 func (c *Client) HasPackage(ctx context.Context, name string) (bool, error) {

@@ -245,15 +245,6 @@ func TestStatusTellsWhatItLearnt(t *testing.T) {
 	}
 }
 
-func TestJobs(t *testing.T) {
-	t.Parallel()
-	jobs, err := dashboard(t, "", cluster("", "")).Jobs(t.Context())
-	want := []ray.Job{{Type: "SUBMISSION", SubmissionID: "s", Status: running, StartTime: 1}}
-	if diff := cmp.Diff(want, jobs); diff != "" || err != nil {
-		t.Error(err, diff)
-	}
-}
-
 func TestFleetAsksAllAtOnce(t *testing.T) {
 	t.Parallel()
 	var asked atomic.Int32

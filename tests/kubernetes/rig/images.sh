@@ -52,7 +52,7 @@ envoy() {
 # Ray: Debian's base, and Ray as this repository pins it.
 ray() {
   local folder=$RIG/images/ray version
-  version=$(sed -n 's/^ray==\([0-9.]*\).*/\1/p' "$ROOT/requirements.txt")
+  version=$(sed -n 's/^ray==\([0-9.]*\).*/\1/p' "$ROOT/ray/local/requirements/ray.txt")
   local out=$folder/ray-$version.tar
   if [ ! -f "$out" ]; then
     mkdir -p "$folder"
@@ -62,7 +62,7 @@ ray() {
     fi
     rm -rf "$folder/layer"
     mkdir -p "$folder/layer/usr/local/bin"
-    python3 -m pip install -q --require-hashes --only-binary=:all: --target "$folder/layer/opt/ray" -r "$ROOT/requirements.txt"
+    python3 -m pip install -q --require-hashes --only-binary=:all: --target "$folder/layer/opt/ray" -r "$ROOT/ray/local/requirements/ray.txt"
     printf '#!/usr/bin/python3\nfrom ray.scripts.scripts import main\nmain()\n' > "$folder/layer/usr/local/bin/ray"
     chmod +x "$folder/layer/usr/local/bin/ray"
     tar -C "$folder/layer" --owner=0 --group=0 -cf "$folder/layer.tar" opt usr

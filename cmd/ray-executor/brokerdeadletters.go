@@ -13,10 +13,10 @@ import (
 // maxDeadLetter is more than any event that the functions take.
 const maxDeadLetter = 4 << 20
 
-func (p program) deadLettersCommand() *cobra.Command {
+func (p program) brokerDeadLettersCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "dead-letters",
-		Short: "Take a Knative broker's dead letters and log each whole",
+		Use:   "broker-dead-letters",
+		Short: "Receive the dead letters of a Knative broker and log each one",
 		Long: `Take a Knative broker's dead letters on PORT: POST / with a CloudEvent. Each is
 logged whole, as one line, with what Knative says of why it is dead
 (knativeerrorcode, knativeerrordata, knativeerrordest): whatever keeps the logs
