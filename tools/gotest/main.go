@@ -19,7 +19,10 @@ import (
 
 // event is a line of `go test -json` (go doc test2json).
 type event struct {
-	Action, Package, Test, Output string
+	Action  string `json:"Action"`
+	Package string `json:"Package"`
+	Test    string `json:"Test"`
+	Output  string `json:"Output"`
 }
 
 // report collects what the tests print.
@@ -54,7 +57,7 @@ func split(args []string) [][]string {
 }
 
 func (r *report) run(args []string) error {
-	command := exec.Command("go", slices.Concat([]string{"test", "-json"}, args)...)
+	command := exec.Command("go", slices.Concat([]string{"test", "-json"}, args)...) //nolint:gosec // the Makefile names the arguments
 	command.Stderr = os.Stderr
 	output, err := command.StdoutPipe()
 	if err != nil {
@@ -80,7 +83,7 @@ func (r *report) run(args []string) error {
 func (r *report) add(line []byte) {
 	var e event
 	if json.Unmarshal(line, &e) != nil {
-		fmt.Print(string(line)) // a build's errors
+		fmt.Fprint(os.Stdout, string(line)) // a build's errors
 		return
 	}
 	test := e.Package + "." + e.Test
@@ -88,7 +91,7 @@ func (r *report) add(line []byte) {
 	case "output", "build-output":
 		if e.Test == "" {
 			if e.Output != "PASS\n" {
-				fmt.Print(e.Output)
+				fmt.Fprint(os.Stdout, e.Output)
 			}
 			return
 		}
@@ -98,11 +101,12 @@ func (r *report) add(line []byte) {
 	case "pass", "fail", "skip":
 		printed := strings.Join(r.outputs[test], "")
 		delete(r.outputs, test)
-		if e.Test == "" {
+		switch {
+		case e.Test == "":
 			r.interrupted(e)
-		} else if e.Action == "fail" {
-			fmt.Print(printed)
-		} else if e.Action == "skip" {
+		case e.Action == "fail":
+			fmt.Fprint(os.Stdout, printed)
+		case e.Action == "skip":
 			reason, _, _ := strings.Cut(printed, "--- SKIP")
 			r.skipped = append(r.skipped, test+": "+strings.Join(strings.Fields(reason), " "))
 		}
@@ -115,7 +119,7 @@ func (r *report) interrupted(e event) {
 	for test, lines := range r.outputs {
 		if strings.HasPrefix(test, e.Package+".") {
 			if e.Action == "fail" {
-				fmt.Print(strings.Join(lines, ""))
+				fmt.Fprint(os.Stdout, strings.Join(lines, ""))
 			}
 			delete(r.outputs, test)
 		}
@@ -123,8 +127,8 @@ func (r *report) interrupted(e event) {
 }
 
 func (r *report) summarise() {
-	fmt.Printf("\n%d tests were skipped\n", len(r.skipped))
+	fmt.Fprintf(os.Stdout, "\n%d tests were skipped\n", len(r.skipped))
 	for _, one := range r.skipped {
-		fmt.Println("  " + one)
+		fmt.Fprintln(os.Stdout, "  " + one)
 	}
 }
