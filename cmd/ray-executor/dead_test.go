@@ -38,7 +38,7 @@ func TestDead(t *testing.T) {
 	}
 
 	printed, err = operate("dead", "retry", "d1", "--server", "http://127.0.0.1:9")
-	if err == nil || !strings.Contains(printed, "d1 not taken") || !strings.Contains(err.Error(), "1 of 1 were not taken, and stay") {
+	if err == nil || !strings.Contains(printed, "d1 was refused") || !strings.Contains(err.Error(), "1 of 1 were refused") {
 		t.Errorf("without a server: %s, %v", printed, err)
 	}
 	expect(t, call, "d1 submitted as d1-retry", "dead", "retry", "--all")

@@ -9,6 +9,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -19,10 +20,10 @@ import (
 
 // event is a line of `go test -json` (go doc test2json).
 type event struct {
-	Action  string `json:"Action"`
-	Package string `json:"Package"`
-	Test    string `json:"Test"`
-	Output  string `json:"Output"`
+	Action  string `json:"Action"`  //nolint:tagliatelle // as go test writes it
+	Package string `json:"Package"` //nolint:tagliatelle // as go test writes it
+	Test    string `json:"Test"`    //nolint:tagliatelle // as go test writes it
+	Output  string `json:"Output"`  //nolint:tagliatelle // as go test writes it
 }
 
 // report collects what the tests print.
@@ -57,7 +58,7 @@ func split(args []string) [][]string {
 }
 
 func (r *report) run(args []string) error {
-	command := exec.Command("go", slices.Concat([]string{"test", "-json"}, args)...) //nolint:gosec // the Makefile names the arguments
+	command := exec.CommandContext(context.Background(), "go", slices.Concat([]string{"test", "-json"}, args)...) //nolint:gosec // the Makefile names the arguments
 	command.Stderr = os.Stderr
 	output, err := command.StdoutPipe()
 	if err != nil {
@@ -129,6 +130,6 @@ func (r *report) interrupted(e event) {
 func (r *report) summarise() {
 	fmt.Fprintf(os.Stdout, "\n%d tests were skipped\n", len(r.skipped))
 	for _, one := range r.skipped {
-		fmt.Fprintln(os.Stdout, "  " + one)
+		fmt.Fprintln(os.Stdout, "  "+one)
 	}
 }

@@ -68,7 +68,7 @@ func retrying(command *cobra.Command, retry func(ctx context.Context, id string)
 		}
 		return retry(command.Context(), append(args, "")[0])
 	}
-	command.Flags().BoolVar(&all, "all", false, "all that is kept")
+	command.Flags().BoolVar(&all, "all", false, "all that are on the list")
 	return command
 }
 
@@ -81,7 +81,7 @@ type tally struct {
 func (t *tally) tell(id, done string, refused error) {
 	if refused != nil {
 		t.refused++
-		fmt.Fprintf(t.out, "%s not taken: %v\n", id, refused)
+		fmt.Fprintf(t.out, "%s was refused and remains on the list: %v\n", id, refused)
 		return
 	}
 	t.taken++
@@ -90,7 +90,7 @@ func (t *tally) tell(id, done string, refused error) {
 
 func (t *tally) err() error {
 	if t.refused > 0 {
-		return fmt.Errorf("%d of %d were not taken, and stay", t.refused, t.refused+t.taken)
+		return fmt.Errorf("%d of %d were refused and remain on the list: each line above has the reason", t.refused, t.refused+t.taken)
 	}
 	return nil
 }
