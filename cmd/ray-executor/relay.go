@@ -162,7 +162,7 @@ func retryKept(ctx context.Context, settings config.Config, log *slog.Logger, id
 		return err
 	}
 	if id != "" && results.taken+results.refused == 0 {
-		return fmt.Errorf("nothing is kept of deliberation %s; see `ray-executor relay list`", id)
+		return fmt.Errorf("deliberation %s has no undelivered end; see `ray-executor relay list`", id)
 	}
 	return results.err()
 }

@@ -2,6 +2,7 @@ package conformance_test
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"testing"
@@ -53,13 +54,15 @@ func mistakes() []mistake {
 		in("constraints.timeout_seconds", fmt.Sprint(seconds), func(r *submitted) { r.Constraints = &pb.TaskConstraints{TimeoutSeconds: seconds} })
 	}
 	in("agents[1].system_prompt", "an unknown placeholder", func(r *submitted) { r.Agents[1].SystemPrompt = "{nobody}" })
-	for field, sampling := range map[string]*pb.Sampling{
+	samplings := map[string]*pb.Sampling{
 		"temperature": {Temperature: proto.Float64(2.5)}, "top_p": {TopP: proto.Float64(0)}, "max_tokens": {MaxTokens: proto.Int32(0)},
 		"stop[0]": {Stop: []string{""}}, "top_k": {TopK: proto.Int32(-2)}, "min_p": {MinP: proto.Float64(-1)},
 		"presence_penalty": {PresencePenalty: proto.Float64(3)}, "frequency_penalty": {FrequencyPenalty: proto.Float64(-3)},
 		"repetition_penalty": {RepetitionPenalty: proto.Float64(0)}, "reasoning_effort": {ReasoningEffort: "VERY"},
 		"extra": {Extra: &structpb.Struct{Fields: map[string]*structpb.Value{"logits_processors": structpb.NewBoolValue(true)}}},
-	} {
+	}
+	for _, field := range slices.Sorted(maps.Keys(samplings)) { // docs/conformance.md lists them in this order
+		sampling := samplings[field]
 		in("sampling."+field, "out of range", func(r *submitted) { r.Sampling = sampling })
 		in("agents[1].sampling."+field, "out of range", func(r *submitted) { r.Agents[1].Sampling = sampling })
 	}

@@ -104,7 +104,7 @@ class Agents:
 
     def _unreadable(self, index: int, error: UnreadableError) -> Result:
         log.error("%s: agent %d: unreadable: %s", self._attempt.id, index, error)
-        return self._attempt.failure(index, "unreadable", str(error))
+        return self._attempt.failure(index, "internal", str(error))
 
     # Calls
 

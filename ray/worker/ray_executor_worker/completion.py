@@ -100,7 +100,9 @@ def _failure(status: int, error: Any, headers: Mapping[str, str]) -> CallError:
         code = _code(error.get("code"), status)
     if any(words in f"{text} {kind}".casefold() for words in _CONTEXT):
         return CallError("context_length", text + where)
-    full = (code == 503 and own_admission(error, headers)) or (status == _OK and "overload" in kind)
+    full = (code == 503 and own_admission(error, headers)) or (
+        status == _OK and ("overload" in kind or "unavailable" in kind)
+    )
     if status == _OK and code == _OK:
         retryable = not any(word in kind for word in _FINAL)
     else:
@@ -169,8 +171,11 @@ def _joined(events: Iterator[Any]) -> dict[str, Any]:
         if event.get("error"):
             return {"error": event["error"]}
         whole["usage"] = event.get("usage") or whole.get("usage")
-        for choice in (event.get("choices") or [])[:1]:
-            delta = choice.get("delta") or {}
+        choices = event.get("choices")
+        for choice in choices[:1] if isinstance(choices, list) else ():
+            delta = choice.get("delta") if isinstance(choice, dict) else None
+            if not isinstance(delta, dict):
+                raise _bad("a stream with a chunk that has no delta")
             texts["content"].append(_content(delta.get("content")))
             texts["reasoning"].append(_reasoning(delta))
             finish_reason = choice.get("finish_reason") or finish_reason

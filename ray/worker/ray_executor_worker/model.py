@@ -145,7 +145,7 @@ class ModelClient:
             ) as response:
                 if response.status != 200:
                     raise await self._refusal(response)
-                answer = read_completion(await self._read(response, question.room))
+                answer = read_completion(self._scrub(await self._read(response, question.room)))
             await self._check_form(answer, question.form)
             return answer
         except CallError as error:
@@ -189,7 +189,13 @@ class ModelClient:
             body = await _read_up_to(response, _MAX_ERROR_BODY_BYTES)
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError):
             body = b""  # the status alone says enough
+        body = self._scrub(body)
         return read_refusal(response.status, response.reason or "", response.headers, body)
+
+    def _scrub(self, body: bytes) -> bytes:
+        """An answer without the key, before any part of it is cut."""
+        key = self._api_key.encode()
+        return body.replace(key, b"***") if key and key in body else body
 
     def _clean(self, text: str) -> str:
         """One bounded line without the key: it goes into the journal."""

@@ -130,6 +130,20 @@ def test_answers(answer: bytes, read: Answer) -> None:
             False,
         ),
         (stream({"error": {"message": "boom"}}), "bad_response", "boom", True),
+        (b'data: {"choices": ["x"]}\n\n', "bad_response", "not a chat completion: a st", False),
+        (b'data: {"choices": {"a": 1}}\n\n', "bad_response", "not a chat completion: a st", False),
+        (
+            b'data: {"choices": [{"delta": "x"}]}\n\n',
+            "bad_response",
+            "not a chat completion: a stream with a chunk",
+            False,
+        ),
+        (
+            b'{"error": {"message": "full", "type": "Service Unavailable"}}',
+            "overloaded",
+            "full",
+            True,
+        ),
         (b"data: {\n\n", "bad_response", "not a chat completion: a stream with", False),
     ],
 )
