@@ -63,10 +63,10 @@ class FormatChecker:
 
     async def check(self, form: ResponseFormat, text: str) -> Optional[str]:
         """Why a text does not fit; None where it does."""
-        if form in self._slow:
-            return _TOO_SLOW
-        asked = json.dumps({"kind": form.kind, "spec": form.spec, "text": text})
         async with self._turn:
+            if form in self._slow:  # perhaps since this check waits for its turn
+                return _TOO_SLOW
+            asked = json.dumps({"kind": form.kind, "spec": form.spec, "text": text})
             try:
                 answer = await asyncio.wait_for(self._ask(asked.encode() + b"\n"), _PATIENCE_S)
             except (asyncio.TimeoutError, OSError):

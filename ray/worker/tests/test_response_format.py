@@ -79,6 +79,24 @@ async def test_a_hostile_format_fails_alone(
     assert checker._process is process, "a slow form is not tried again"
 
 
+async def test_a_hostile_format_costs_one_process_however_many_wait(
+    checker: FormatChecker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All agents of a deliberation answer at once, before the first check is slow."""
+    starts, start = 0, checker._start
+
+    async def counted() -> asyncio.subprocess.Process:
+        nonlocal starts
+        starts += 1
+        return await start()
+
+    monkeypatch.setattr(checker, "_start", counted)
+    form, text = HOSTILE[0]
+    found = await asyncio.gather(*(checker.check(form, text) for _ in range(8)))
+    assert found == ["it cannot be checked within a second"] * 8
+    assert starts == 1
+
+
 async def test_a_deep_schema_is_an_answer(checker: FormatChecker) -> None:
     deep = '{"$ref": "#"}'
     assert "cannot be checked" in str(await checker.check(ResponseFormat("json_schema", deep), "1"))
