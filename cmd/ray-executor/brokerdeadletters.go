@@ -15,8 +15,10 @@ const maxDeadLetter = 4 << 20
 
 func (p program) brokerDeadLettersCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "broker-dead-letters",
-		Short: "Receive the dead letters of a Knative broker and log each one",
+		Use: "broker-dead-letters",
+		// In manifests of the version before; a rolling upgrade changes the image first.
+		Aliases: []string{"dead-letters"},
+		Short:   "Receive the dead letters of a Knative broker and log each one",
 		Long: `Take a Knative broker's dead letters on PORT: POST / with a CloudEvent. Each is
 logged whole, as one line, with what Knative says of why it is dead
 (knativeerrorcode, knativeerrordata, knativeerrordest): whatever keeps the logs

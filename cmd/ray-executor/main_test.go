@@ -189,7 +189,7 @@ func TestDoctorSaysWhatIsAmiss(t *testing.T) {
 
 func TestHelp(t *testing.T) {
 	t.Parallel()
-	for _, command := range []string{"dev", "serve", "keeper", "dead", "deploy", "model", "submit", "status", "watch", "cancel", "list", "stats", "doctor"} {
+	for _, command := range []string{"dev", "serve", "keeper", "dead", "broker-dead-letters", "dead-letters", "deploy", "model", "submit", "status", "watch", "cancel", "list", "stats", "doctor"} {
 		printed, err := runProgram(t.Context(), nil, command, "--help")
 		if err != nil || !strings.Contains(printed, "Usage:") {
 			t.Errorf("%s --help: %v, %q", command, err, printed)
