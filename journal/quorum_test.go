@@ -12,10 +12,10 @@ import (
 	"rayexecutor/journal/journaltest"
 )
 
-// TestPermissionErrorNeedsEvidence has the compare-and-set find what a read does
+// TestConflictNeedsEvidence has the compare-and-set find what a read does
 // not, as it is while servers that were cut off find together again: nothing is
 // settled by that.
-func TestPermissionErrorNeedsEvidence(t *testing.T) {
+func TestConflictNeedsEvidence(t *testing.T) {
 	t.Parallel()
 	running, err := server.NewServer(&server.Options{
 		Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true, JetStream: true, StoreDir: t.TempDir(),
