@@ -192,9 +192,7 @@ func fromSQS(t *testing.T, f function) {
 			t.Errorf("%s is %s", id, status)
 		}
 	}
-	if log := f.log(); !strings.Contains(log, `"message":"bad"`) || !strings.Contains(log, `"retryable":false`) {
-		t.Errorf("the refusal is not logged:\n%s", log)
-	}
+	f.logged(`"message":"bad"`, `"retryable":false`)
 }
 
 // redelivery sends what names no id, twice: whether by queue or bus, the same
@@ -263,9 +261,7 @@ func TestNATSAway(t *testing.T) {
 	if failed := f.batch(messages...); !slices.Equal(failed, []string{"1", "2"}) {
 		t.Errorf("failed: %v", failed)
 	}
-	if log := f.log(); !strings.Contains(log, `"retryable":true`) {
-		t.Errorf("the log does not say that it is worth another try:\n%s", log)
-	}
+	f.logged(`"retryable":true`)
 	response := f.http(functionURL("3", request("third")))
 	if response.StatusCode != http.StatusServiceUnavailable || response.Headers["Retry-After"] == "" || !strings.Contains(response.Body, "NATS") {
 		t.Errorf("over HTTP it answers %+v", response)
