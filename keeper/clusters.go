@@ -13,29 +13,29 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// lookEvery is how often the Ray clusters are asked how they are.
-const lookEvery = 15 * time.Second
+// checkEvery is how often the keeper checks the Ray clusters.
+const checkEvery = 15 * time.Second
 
-// Clusters tells how the Ray clusters are.
+// Clusters reports the state of the Ray clusters.
 type Clusters interface {
-	// Clusters asks every cluster, for a few seconds at most; one that cannot be
-	// reached says so itself.
+	// Clusters asks every cluster, for a few seconds at most. The state of one that
+	// cannot be reached has the error.
 	Clusters(ctx context.Context) []*pb.Cluster
 }
 
-// WatchClusters also says when a Ray cluster is lost and when it is back, and
-// shows it in metrics. It mends nothing: `deploy` or a RayService does.
+// WatchClusters also logs when a Ray cluster is lost and when it is back, and
+// exports its state as metrics. It repairs nothing: `deploy` or a RayService does.
 func WatchClusters(clusters Clusters, metrics prometheus.Registerer) Option {
 	return func(k *Keeper) { k.clusters = newWatch(clusters, metrics, k.log) }
 }
 
-// watch remembers which clusters are lost.
+// watch remembers which clusters are lost, so that it logs changes alone.
 type watch struct {
 	clusters Clusters
 	log      *slog.Logger
 	lost     map[string]time.Time // since when, by name
 
-	// heard is when a cluster's workers were heard of last, by name.
+	// heard is the time of the latest heartbeat of a cluster's workers, by name.
 	heard map[string]time.Time
 
 	up         *prometheus.GaugeVec
@@ -66,16 +66,16 @@ func newWatch(clusters Clusters, metrics prometheus.Registerer, log *slog.Logger
 }
 
 func (w *watch) run(ctx context.Context) error {
-	w.look(ctx)
-	_ = every(ctx, lookEvery, func() error { w.look(ctx); return nil }) // until ctx ends
+	w.check(ctx)
+	_ = every(ctx, checkEvery, func() error { w.check(ctx); return nil }) // until ctx ends
 	return nil
 }
 
-// look asks each cluster and says what has changed, once.
-func (w *watch) look(ctx context.Context) {
+// check asks each cluster and logs what has changed.
+func (w *watch) check(ctx context.Context) {
 	clusters := w.clusters.Clusters(ctx)
 	if ctx.Err() != nil {
-		return // no answer says nothing of a cluster now
+		return // it was cut off: no answer does not mean a lost cluster
 	}
 	for _, cluster := range clusters {
 		works := w.measure(cluster)
@@ -88,13 +88,13 @@ func (w *watch) look(ctx context.Context) {
 		case !works && !lost:
 			w.lost[cluster.GetName()] = time.Now()
 			reason, do := diagnosis(cluster)
-			w.log.Error("a Ray cluster is lost: what it would run waits for it or for another, until its deadline",
+			w.log.Error("a Ray cluster is lost; its deliberations wait for it or for another cluster until their deadlines",
 				"cluster", cluster.GetName(), "address", cluster.GetAddress(), "reason", reason, "do", do)
 		}
 	}
 }
 
-// measure sets a cluster's gauges and returns whether it can run anything.
+// measure sets a cluster's gauges and reports whether it can run deliberations.
 func (w *watch) measure(cluster *pb.Cluster) (works bool) {
 	name := cluster.GetName()
 	works = cluster.GetReachable() && cluster.GetWorkerReplicas() > 0 && !cutOff(cluster)
@@ -122,15 +122,16 @@ func (w *watch) measure(cluster *pb.Cluster) (works bool) {
 	return works
 }
 
-// cutOff reports whether a cluster's worker runs and none of it is heard of.
+// cutOff reports whether workers run on a cluster and none sends heartbeats: they
+// cannot reach NATS. A nil count means that the worker is too old to send any.
 func cutOff(cluster *pb.Cluster) bool {
 	return cluster.GetWorkerReplicas() > 0 && cluster.WorkerHeartbeats != nil && cluster.GetWorkerHeartbeats() == 0
 }
 
-// diagnosis says why a cluster does not work, and what to do.
+// diagnosis returns why a cluster is lost, and what an operator can do.
 func diagnosis(cluster *pb.Cluster) (reason, do string) {
 	if cluster.GetReachable() && cutOff(cluster) {
-		return cmp.Or(strings.Join(cluster.GetProblems(), "; "), "its worker runs and is not heard of over NATS"),
+		return cmp.Or(strings.Join(cluster.GetProblems(), "; "), "its worker runs and sends no heartbeat over NATS"),
 			"set WORKER_NATS_URL to NATS as the Ray nodes see it, and NATS_USER or NATS_TOKEN in their environment"
 	}
 	return cmp.Or(cluster.GetError(), "no worker replica runs"),

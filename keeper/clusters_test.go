@@ -45,7 +45,7 @@ func (w *watched) await(t *testing.T, words ...string) {
 	timeout, ticker := time.After(time.Minute), time.NewTicker(200*time.Millisecond)
 	defer ticker.Stop()
 	for w.log.Reset(); w.log.Len() == 0; {
-		w.look(t.Context())
+		w.check(t.Context())
 		select {
 		case <-ticker.C:
 		case <-timeout:
@@ -58,7 +58,7 @@ func (w *watched) await(t *testing.T, words ...string) {
 		}
 	}
 	w.log.Reset()
-	w.look(t.Context())
+	w.check(t.Context())
 	if w.log.Len() > 0 {
 		t.Errorf("it is said again: %s", &w.log)
 	}
@@ -93,7 +93,7 @@ type told struct{ cluster *pb.Cluster }
 
 func (f *told) Clusters(context.Context) []*pb.Cluster { return []*pb.Cluster{f.cluster} }
 
-// A worker that runs and is not heard of over NATS does nothing for anybody.
+// A worker that runs and sends no heartbeat over NATS does nothing for anybody.
 func TestAWorkerThatIsCutOffIsALostCluster(t *testing.T) {
 	t.Parallel()
 	heard := &pb.Cluster{
@@ -102,7 +102,7 @@ func TestAWorkerThatIsCutOffIsALostCluster(t *testing.T) {
 	fleet := &told{heard}
 	w := &watched{metrics: prometheus.NewRegistry()}
 	w.watch = newWatch(fleet, w.metrics, slog.New(slog.NewTextHandler(&w.log, nil)))
-	w.look(t.Context())
+	w.check(t.Context())
 	w.wantGauges(t, 1, 2)
 	const count, age, problems = "ray_executor_cluster_worker_heartbeats{east}", "ray_executor_worker_heartbeat_age_seconds{east}", "ray_executor_cluster_worker_problems{east}"
 	if got := w.gauges(t); got[count] != 2 || got[age] < 3 || got[age] > 60 || got[problems] != 0 {
@@ -122,7 +122,7 @@ func TestAWorkerThatIsCutOffIsALostCluster(t *testing.T) {
 
 	// An older worker says nothing: it is not known, and no alarm.
 	fleet.cluster = &pb.Cluster{Name: "east", Reachable: true, WorkerReplicas: 2}
-	w.look(t.Context())
+	w.check(t.Context())
 	w.wantGauges(t, 1, 2)
 	if _, there := w.gauges(t)[count]; there || w.log.Len() > 0 {
 		t.Errorf("the gauges are %v; the log is %s", w.gauges(t), &w.log)
@@ -160,7 +160,7 @@ func TestALostClusterIsSaid(t *testing.T) {
 	server := httptest.NewServer(dashboard(&apps, &down, &asked))
 	t.Cleanup(server.Close)
 	w := watchOne(t, server.URL)
-	w.look(t.Context())
+	w.check(t.Context())
 	w.wantGauges(t, 1, 2)
 	if w.log.Len() > 0 {
 		t.Errorf("a cluster that works is talked of: %s", &w.log)
@@ -172,7 +172,7 @@ func TestALostClusterIsSaid(t *testing.T) {
 	apps.Store(`{}`)
 	down.Store(false)
 	for before := asked.Load(); asked.Load() == before; { // an answer is told again for a second
-		w.look(t.Context())
+		w.check(t.Context())
 		<-time.After(50 * time.Millisecond)
 	}
 	if w.wantGauges(t, 0, 0); w.log.Len() > 0 {
@@ -185,14 +185,14 @@ func TestALostClusterIsSaid(t *testing.T) {
 	apps.Store(`{}`)
 	w.await(t, "a Ray cluster is lost", "the worker is not deployed")
 	server.Close()
-	w.look(t.Context())
+	w.check(t.Context())
 
 	// A keeper that stops loses no cluster.
 	apps.Store(deployed)
 	stopped, stop := context.WithCancel(t.Context())
 	stop()
 	fresh := watchOne(t, server.URL)
-	fresh.look(stopped)
+	fresh.check(stopped)
 	if fresh.log.Len() > 0 {
 		t.Errorf("a keeper that stops says %s", &fresh.log)
 	}

@@ -13,121 +13,126 @@ import (
 )
 
 const (
-	// endsAtOnce bounds the ends that are under way.
+	// endsAtOnce bounds the ends that are written at the same time.
 	endsAtOnce = 16
-	// endsATime is how many are looked for at a time.
-	endsATime = 10_000
+	// overdueBatch bounds the overdue deliberations of one round: the ledger is
+	// locked while they are collected.
+	overdueBatch = 10_000
 )
 
-// endOverdue ends what no worker has ended by its deadline. The fold may lag
-// behind: each is decided by what the leader holds. Several keepers share the
-// work: each takes it in an order of its own, and passes over what it has heard
-// to have ended.
-func (k *Keeper) endOverdue(ctx context.Context, kept *book) error {
-	look, err := k.journal.State(ctx)
+// endOverdue ends what no worker has ended by its deadline, on the journal's
+// clock. The ledger only proposes, as it may lag behind the journal: each end is
+// decided by what the leader holds. Several keepers share the work without
+// talking: each has an order of its own, and skips what has ended meanwhile.
+func (k *Keeper) endOverdue(ctx context.Context, current *openLedger) error {
+	state, err := k.journal.State(ctx)
 	if err != nil {
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(endsAtOnce)
-	for _, open := range kept.overdue(look) {
+	for _, open := range current.overdue(state) {
 		if ctx.Err() != nil {
 			break
 		}
-		group.Go(func() error { return k.endIfOpen(ctx, kept, open) })
+		group.Go(func() error { return k.endIfOpen(ctx, current, open) })
 	}
 	return group.Wait()
 }
 
-// overdue returns what is overdue by a look at the journal. What the journal
-// has lost since is forgotten, once all that it holds is folded in.
-func (b *book) overdue(look journal.State) []deliberation.Open {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.ledger.Sequence() >= look.Last {
-		b.ledger.ForgetBefore(look.First)
+// overdue returns what is overdue at a state of the journal. A deliberation whose
+// request the journal has lost, by age or deletion, is forgotten. That waits until
+// the ledger has folded everything in the journal, where its end may be.
+func (l *openLedger) overdue(state journal.State) []deliberation.Open {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.ledger.Sequence() >= state.Last {
+		l.ledger.ForgetBefore(state.First)
 	}
-	return b.ledger.Overdue(look.Now.Add(-grace), endsATime)
+	return l.ledger.Overdue(state.Now.Add(-grace), overdueBatch)
 }
 
-func (b *book) isOpen(id string) bool {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.ledger.IsOpen(id)
+func (l *openLedger) isOpen(id string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ledger.IsOpen(id)
 }
 
-func (b *book) forget(id string) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.ledger.Forget(id)
+func (l *openLedger) forget(id string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ledger.Forget(id)
 }
 
-// endIfOpen ends one that may have ended meanwhile. One that cannot be ended
-// keeps none of the others from it.
-func (k *Keeper) endIfOpen(ctx context.Context, kept *book, open deliberation.Open) error {
-	if !kept.isOpen(open.ID) {
+// endIfOpen ends a deliberation unless it has ended meanwhile. An error that
+// concerns it alone is logged, so that the others are ended all the same; it is
+// tried again in the next round.
+func (k *Keeper) endIfOpen(ctx context.Context, current *openLedger, open deliberation.Open) error {
+	if !current.isOpen(open.ID) {
 		return nil
 	}
-	err := k.endOne(ctx, kept, open)
+	err := k.endOne(ctx, current, open)
 	if err != nil && (ctx.Err() != nil || deliberation.AsError(err).Code == deliberation.Unavailable) {
 		return err
 	}
-	if err != nil && kept.complaints.Due() {
-		k.log.Error("could not be ended at its deadline; trying again", "deliberation", open.ID, "error", err)
+	if err != nil && current.warnings.Due() {
+		k.log.Error("an overdue deliberation could not be ended; retrying", "deliberation", open.ID, "error", err)
 	}
 	return nil
 }
 
-// endOne ends what the leader shows as requested and not ended. What it no
-// longer shows may have had any end.
-func (k *Keeper) endOne(ctx context.Context, kept *book, open deliberation.Open) error {
+// endOne ends a deliberation that the leader holds as requested and not ended. If
+// the leader no longer holds the request, the end is unknown: writing one could
+// contradict an end that was announced.
+func (k *Keeper) endOne(ctx context.Context, current *openLedger, open deliberation.Open) error {
 	// Model: KeeperLook.
-	story, err := k.journal.ReadLeader(ctx, open.ID)
-	if err != nil || story.State.Ended() {
+	history, err := k.journal.ReadLeader(ctx, open.ID)
+	if err != nil || history.State.Ended() {
 		return err
 	}
-	if story.Requested == nil {
-		kept.forget(open.ID)
+	if history.Requested == nil {
+		current.forget(open.ID)
 		return nil
 	}
 	// Model: EndOverdue.
-	won, err := k.journal.End(ctx, open.ID, atDeadline(open, story), "")
+	won, err := k.journal.End(ctx, open.ID, atDeadline(open, history), "")
 	if won {
 		k.log.Info("ended at its deadline", "deliberation", open.ID, "after", open.Timeout)
 	}
 	return err
 }
 
-// atDeadline is the end of an overdue deliberation: completed if an agent was,
-// else failed with what is known of why.
-func atDeadline(open deliberation.Open, story *deliberation.History) proto.Message {
-	results, proposed := resultsAtDeadline(open, story)
+// atDeadline returns the end of an overdue deliberation: completed if any agent
+// has a proposal, else failed with the likely reason.
+func atDeadline(open deliberation.Open, history *deliberation.History) proto.Message {
+	results, proposed := resultsAtDeadline(open, history)
 	if proposed {
 		return &pb.DeliberationCompleted{
-			DeliberationId: open.ID, TaskId: story.Requested.GetTaskId(), Results: results,
+			DeliberationId: open.ID, TaskId: history.Requested.GetTaskId(), Results: results,
 		}
 	}
 	return &pb.DeliberationFailed{
-		DeliberationId: open.ID, TaskId: story.Requested.GetTaskId(), Results: results,
-		ErrorMessage: fmt.Sprintf("timed out after %d s: %s", int(open.Timeout.Seconds()), why(open, story)),
+		DeliberationId: open.ID, TaskId: history.Requested.GetTaskId(), Results: results,
+		ErrorMessage: fmt.Sprintf("timed out after %d s: %s", int(open.Timeout.Seconds()), why(open, history)),
 	}
 }
 
-func why(open deliberation.Open, story *deliberation.History) string {
-	if story.Unreadable {
+// why is the likely reason why no agent had a result.
+func why(open deliberation.Open, history *deliberation.History) string {
+	if history.Unreadable {
 		return "the journal's record of the request cannot be read"
 	}
-	if story.Attempts == 0 {
+	if history.Attempts == 0 {
 		return fmt.Sprintf("no worker took it; does one run for pool %s?", open.Pool)
 	}
-	return fmt.Sprintf("none of its %d agents had completed", len(story.Requested.GetRequest().GetAgents()))
+	return fmt.Sprintf("none of its %d agents had completed", len(history.Requested.GetRequest().GetAgents()))
 }
 
-// resultsAtDeadline is one result an agent, in the order of the request: what
-// is recorded, and a failure for what is not.
-func resultsAtDeadline(open deliberation.Open, story *deliberation.History) (results []*pb.DeliberationResult, proposed bool) {
-	for i, agent := range story.Requested.GetRequest().GetAgents() {
-		result := story.Recorded(i)
+// resultsAtDeadline returns one result for each agent, in the order of the
+// request: the recorded one, or a failure.
+func resultsAtDeadline(open deliberation.Open, history *deliberation.History) (results []*pb.DeliberationResult, proposed bool) {
+	for i, agent := range history.Requested.GetRequest().GetAgents() {
+		result := history.Recorded(i)
 		if result == nil {
 			result = &pb.DeliberationResult{AgentId: agent.GetId(), Metadata: map[string]string{
 				"status": "failed", "error_type": "deadline",

@@ -1,75 +1,86 @@
 // Package keeper does what must happen even when no worker and no caller is
-// there: it announces ends, ends what is overdue, carries the statistics'
-// snapshot forward, sets aside what was given up, and says when a Ray cluster is
-// lost. Any number of keepers may run; the journal's
-// compare-and-set keeps them out of each other's way.
+// running: it announces ends, ends overdue deliberations, stores the snapshot of
+// the statistics, stores dead letters, and reports lost Ray clusters.
+//
+// Any number of keepers may run, without a leader among them. Whatever they write
+// is idempotent: ends and snapshots are decided by the journal's compare-and-set,
+// announcements carry a fixed id, and the consumers of ends are shared. A keeper
+// keeps no state that the next one needs, so it may be killed at any moment.
+//
+// The relay to K_SINK is a part of its own: keeper/relay.
 package keeper
 
 import (
 	"context"
 	"log/slog"
-	"time"
 
-	"github.com/cenkalti/backoff/v5"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/protobuf/proto"
 
 	"rayexecutor/deliberation"
 	"rayexecutor/journal"
+	"rayexecutor/keeper/internal/delivery"
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// Journal is what the keeper needs of it.
+// Journal is the part of the journal that the keeper uses. Errors are
+// *deliberation.Error, Unavailable while NATS is away.
 type Journal interface {
 	Announcements
 
 	// Ledger returns the ledger as of the last snapshot, and its revision.
 	Ledger(ctx context.Context) (ledger *deliberation.Ledger, revision uint64, err error)
-	// Follow tells every mark from a sequence on until ctx ends or NATS is
-	// away.
+	// Follow calls apply with every mark from a sequence on, in order, until ctx
+	// ends or NATS is away.
 	Follow(ctx context.Context, from uint64, apply func(deliberation.Mark)) error
-	// SaveSnapshot stores a snapshot unless another keeper was faster.
+	// SaveSnapshot stores a snapshot if the stored one still has the revision. saved
+	// is false if another keeper has replaced it.
 	SaveSnapshot(ctx context.Context, snapshot *pb.StatsSnapshot, revision uint64) (newRevision uint64, saved bool, err error)
 
-	// Look is the journal's state, with the time on its clock.
+	// State is the range of the journal, with the time on its clock.
 	State(ctx context.Context) (journal.State, error)
-	// ReadLeader folds one deliberation, for decisions.
+	// ReadLeader reads one deliberation from the leader, for decisions.
 	ReadLeader(ctx context.Context, id string) (*deliberation.History, error)
-	// StoreDeadLetter stores a deliberation that was given up.
-	StoreDeadLetter(ctx context.Context, story *deliberation.History) error
-	// End appends an end unless one stands.
+	// StoreDeadLetter stores a deliberation that ended after too many lost workers.
+	// Repeating it is safe. LimitReached: the store is full.
+	StoreDeadLetter(ctx context.Context, history *deliberation.History) error
+	// End appends an end unless one exists; won reports whether it did. Repeating it
+	// is safe.
 	End(ctx context.Context, id string, end proto.Message, traceParent string) (won bool, err error)
 }
 
-// Announcements is what it takes to tell of ends.
+// Announcements is the part of the journal that delivers ends to listeners.
 type Announcements interface {
-	// Ends hands over each end at least once, until ctx ends or NATS is away.
-	Ends(ctx context.Context, reader journal.Reader, tell func(context.Context, journal.Delivery) error) error
-	// Announce stores what listeners hear, in whichever stream keeps it; a repeated
-	// id is stored once within the duplicate window.
+	// Ends calls handle with each end at least once, several at a time, until ctx
+	// ends or NATS is away. A nil error acknowledges the end, any other has it
+	// redelivered.
+	Ends(ctx context.Context, reader journal.Reader, handle func(context.Context, journal.Delivery) error) error
+	// Announce stores a message in whichever stream covers the subject. A repeated
+	// id is stored once within that stream's duplicate window.
 	Announce(ctx context.Context, subject, id string, header map[string][]string, data []byte) error
 	// MaxAnnouncement is the largest announcement, in bytes.
 	MaxAnnouncement() int
 	// Offload moves a message's bulky field to the object store.
 	Offload(ctx context.Context, message proto.Message) (proto.Message, error)
-	// Story folds one deliberation, for what is told.
+	// Read reads one deliberation from any replica.
 	Read(ctx context.Context, id string) (*deliberation.History, error)
 }
 
-// Keeper keeps one journal. Make it with New.
+// Keeper does the housekeeping of one journal. Make it with New.
 type Keeper struct {
 	journal   Journal
 	log       *slog.Logger
 	responses bool
 	clusters  *watch // nil: none
 
-	complaints journal.Throttle // of responses that cannot be told
+	warnings journal.Throttle // of responses that cannot be published
 }
 
-// Option is something that a keeper does on request.
+// Option adds a task to a keeper.
 type Option func(*Keeper)
 
-// AgentResponses also tells of each agent, as the Python service did.
+// AgentResponses also publishes a message for each agent of an end, in the form
+// of the Python service.
 func AgentResponses() Option { return func(k *Keeper) { k.responses = true } }
 
 // New returns a keeper.
@@ -81,44 +92,18 @@ func New(journal Journal, log *slog.Logger, options ...Option) *Keeper {
 	return k
 }
 
-// Run keeps the journal until ctx ends. While NATS is away it tries again.
+// Run runs the tasks until ctx ends. Each is repeated by itself when it fails, so
+// one that cannot work (a full bucket, a missing consumer) stops no other.
 func (k *Keeper) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return always(ctx, k.log, "announce", k.announceEnds) })
-	group.Go(func() error { return always(ctx, k.log, "keep the ledger", k.keepLedger) })
-	group.Go(func() error { return always(ctx, k.log, "set aside what is given up", k.keepDead) })
+	group.Go(func() error { return delivery.Repeat(ctx, k.log, "announce ends", k.announceEnds) })
+	group.Go(func() error { return delivery.Repeat(ctx, k.log, "follow the journal", k.followJournal) })
+	group.Go(func() error { return delivery.Repeat(ctx, k.log, "store dead letters", k.storeDeadLetters) })
 	if k.clusters != nil {
 		group.Go(func() error { return k.clusters.run(ctx) })
 	}
 	if k.responses {
-		group.Go(func() error { return always(ctx, k.log, "tell of each agent", k.tellAgents) })
+		group.Go(func() error { return delivery.Repeat(ctx, k.log, "publish agent responses", k.publishResponses) })
 	}
 	return group.Wait()
-}
-
-// always runs a task again whenever it ends, with growing pauses, until ctx
-// ends.
-func always(ctx context.Context, log *slog.Logger, doing string, task func(context.Context) error) error {
-	pause := backoff.NewExponentialBackOff()
-	pause.MaxInterval = 5 * time.Second
-	var complaints journal.Throttle
-	for {
-		started := time.Now()
-		err := task(ctx)
-		if ctx.Err() != nil {
-			return nil //nolint:nilerr // it was asked to stop, and has
-		}
-		if time.Since(started) > time.Minute {
-			pause.Reset()
-		}
-		wait := pause.NextBackOff()
-		if complaints.Due() {
-			log.Warn("the keeper tries again, until it works", "doing", doing, "error", err)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(wait):
-		}
-	}
 }

@@ -504,3 +504,12 @@ func TestQuietWhileNATSIsAway(t *testing.T) {
 		t.Errorf("%d lines:\n%s", lines, log.String())
 	}
 }
+
+func (w world) deploy(t *testing.T, change func(*journal.Layout)) {
+	t.Helper()
+	layout := journaltest.Layout()
+	change(&layout)
+	if err := w.Deploy(t.Context(), layout); err != nil {
+		t.Fatal(err)
+	}
+}

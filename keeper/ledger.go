@@ -12,48 +12,51 @@ import (
 )
 
 const (
-	// tick is how often deadlines are looked at.
-	tick = time.Second
-	// grace is how long the workers have to write an end at the deadline
-	// themselves.
+	// deadlineEvery is how often the keeper looks for overdue deliberations.
+	deadlineEvery = time.Second
+	// grace is how long after a deadline a worker may still write the end itself: a
+	// worker knows more of its agents than the journal does.
 	grace = 2 * time.Second
-	// snapshotEvery is how often a snapshot is stored if anything happened. One
-	// that is large, as much is open, is stored less often: as much later for each
-	// snapshotOpen, up to snapshotSlowest. Whoever reads it counts on from there.
+	// snapshotEvery is how often a snapshot is stored if the ledger has changed. A
+	// snapshot lists what is open, so a large one is stored less often: one
+	// snapshotEvery later for each snapshotOpen, up to snapshotSlowest. A reader
+	// folds what came after the snapshot, so an old one costs it time, no accuracy.
 	snapshotEvery   = 5 * time.Second
 	snapshotOpen    = 20_000
 	snapshotSlowest = 5 * time.Minute
 )
 
-// book is the ledger as it is being kept.
-type book struct {
+// openLedger is the ledger that a keeper folds the journal into, with the state
+// of its snapshot. mu guards the ledger; the other fields belong to one task each.
+type openLedger struct {
 	mu       sync.Mutex
 	ledger   *deliberation.Ledger
 	revision uint64 // of the last snapshot
-	saved    uint64 // the sequence that it has
+	saved    uint64 // its sequence
 	tried    time.Time
 
-	complaints journal.Throttle // of ends that cannot be written
+	warnings journal.Throttle // of ends that cannot be written
 }
 
-// keepLedger folds the journal as it grows, and looks at what is overdue and
-// at the snapshot meanwhile.
-func (k *Keeper) keepLedger(ctx context.Context) error {
+// followJournal folds the journal into a ledger while it grows. Meanwhile it ends
+// what is overdue and stores snapshots. After a failure it starts again from the
+// last snapshot.
+func (k *Keeper) followJournal(ctx context.Context) error {
 	ledger, revision, err := k.journal.Ledger(ctx)
 	if err != nil {
 		return err
 	}
-	kept := &book{ledger: ledger, revision: revision, saved: ledger.Sequence()}
+	current := &openLedger{ledger: ledger, revision: revision, saved: ledger.Sequence()}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		return k.journal.Follow(ctx, ledger.Sequence()+1, func(mark deliberation.Mark) {
-			kept.mu.Lock()
-			defer kept.mu.Unlock()
-			kept.ledger.Apply(mark)
+			current.mu.Lock()
+			defer current.mu.Unlock()
+			current.ledger.Apply(mark)
 		})
 	})
-	group.Go(func() error { return every(ctx, tick, func() error { return k.endOverdue(ctx, kept) }) })
-	group.Go(func() error { return every(ctx, snapshotEvery, func() error { return k.snapshot(ctx, kept) }) })
+	group.Go(func() error { return every(ctx, deadlineEvery, func() error { return k.endOverdue(ctx, current) }) })
+	group.Go(func() error { return every(ctx, snapshotEvery, func() error { return k.snapshot(ctx, current) }) })
 	return group.Wait()
 }
 
@@ -73,36 +76,37 @@ func every(ctx context.Context, interval time.Duration, call func() error) error
 	}
 }
 
-// snapshot stores how far the ledger has come. A keeper that was overtaken goes
-// on from the newer snapshot: it never goes back.
-func (k *Keeper) snapshot(ctx context.Context, kept *book) error {
-	kept.mu.Lock()
-	open := kept.ledger.Stats().GetActiveDeliberations()
-	if kept.ledger.Sequence() <= kept.saved || time.Since(kept.tried) < snapshotPause(open) {
-		kept.mu.Unlock()
+// snapshot stores the ledger. The compare-and-set on the revision lets one of
+// several keepers win. The others adopt the revision of the stored snapshot, and
+// store theirs only once their ledger is ahead of it: the snapshot never goes back.
+func (k *Keeper) snapshot(ctx context.Context, current *openLedger) error {
+	current.mu.Lock()
+	open := current.ledger.Stats().GetActiveDeliberations()
+	if current.ledger.Sequence() <= current.saved || time.Since(current.tried) < snapshotPause(open) {
+		current.mu.Unlock()
 		return nil
 	}
-	snapshot := kept.ledger.Snapshot()
-	kept.mu.Unlock()
+	snapshot := current.ledger.Snapshot()
+	current.mu.Unlock()
 
-	kept.tried = time.Now()
-	revision, saved, err := k.journal.SaveSnapshot(ctx, snapshot, kept.revision)
+	current.tried = time.Now()
+	revision, saved, err := k.journal.SaveSnapshot(ctx, snapshot, current.revision)
 	if err != nil {
 		return err
 	}
 	if saved {
-		kept.revision, kept.saved = revision, snapshot.GetSequence()
+		current.revision, current.saved = revision, snapshot.GetSequence()
 		return nil
 	}
 	theirs, revision, err := k.journal.Ledger(ctx)
 	if err != nil {
 		return err
 	}
-	kept.revision, kept.saved = revision, theirs.Sequence()
+	current.revision, current.saved = revision, theirs.Sequence()
 	return nil
 }
 
-// snapshotPause is how long a snapshot waits at least after the one before.
+// snapshotPause is the least time between two snapshots with so many open.
 func snapshotPause(open int64) time.Duration {
 	return min(time.Duration(open/snapshotOpen)*snapshotEvery, snapshotSlowest)
 }

@@ -16,17 +16,18 @@ import (
 	"rayexecutor/deliberation"
 	"rayexecutor/events"
 	"rayexecutor/journal"
+	"rayexecutor/keeper/internal/delivery"
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// response is what Orchestrators of the Python service hear of an agent. The
-// fields stand in the order in which that service wrote them.
+// response is the message about one agent, in the form that the Python service
+// published and its Orchestrators read. The order of the fields is that of the
+// service; golden files fix the bytes.
 type response struct {
 	EventType      string          `json:"event_type"`
 	Payload        responsePayload `json:"payload"`
 	IdempotencyKey string          `json:"idempotency_key"`
-	// CorrelationID is the deliberation's id: what all its agents have in
-	// common, whatever the task is called.
+	// CorrelationID is the deliberation's id: consumers group the agents by it.
 	CorrelationID string   `json:"correlation_id"`
 	Timestamp     string   `json:"timestamp"`
 	Producer      string   `json:"producer"`
@@ -41,8 +42,8 @@ type responsePayload struct {
 	DurationMS int64             `json:"duration_ms"`
 	Timestamp  string            `json:"timestamp"`
 	Proposal   *responseProposal `json:"proposal,omitempty"`
-	// ResultRef names the object that has the result where the content is too
-	// large for a message. The Python service had no such thing.
+	// ResultRef names the object with the result, if the content is too large for a
+	// message. It is an addition to the form of the Python service.
 	ResultRef   string              `json:"result_ref,omitempty"`
 	Operations  []struct{}          `json:"operations"`
 	Artifacts   struct{}            `json:"artifacts"`
@@ -74,21 +75,23 @@ type responseConstraints struct {
 	Metadata   map[string]string `json:"metadata"`
 }
 
-// isoTime is how Python writes a time in UTC; its older versions read no other
-// form.
+// isoTime is the form of datetime.isoformat in UTC. Before Python 3.11
+// datetime.fromisoformat reads no other.
 const isoTime = "2006-01-02T15:04:05.000000+00:00"
 
-// noTemperature stands where a result names none: agents' requests leave it to
-// the model server, and 1 is the API's default. Consumers expect a float.
-const noTemperature = "1.0"
+// defaultTemperature replaces a missing one: the request left it to the model
+// server, whose default is 1. Consumers expect a float.
+const defaultTemperature = "1.0"
 
-func (k *Keeper) tellAgents(ctx context.Context) error {
+func (k *Keeper) publishResponses(ctx context.Context) error {
 	return k.journal.Ends(ctx, journal.Responder, k.respond)
 }
 
-// respond tells of each agent in an end's results.
+// respond publishes a response for each agent in an end's results. Repeating it
+// is safe: each response has a fixed id and fixed bytes. So after a failure of one
+// the whole end is redelivered.
 func (k *Keeper) respond(ctx context.Context, end journal.Delivery) error {
-	id, _, err := ended(end.Event)
+	id, _, err := delivery.Ended(end.Event)
 	if err != nil {
 		return err
 	}
@@ -96,20 +99,21 @@ func (k *Keeper) respond(ctx context.Context, end journal.Delivery) error {
 		GetTaskId() string
 		GetResults() []*pb.DeliberationResult
 	})
-	story, err := k.journal.Read(ctx, id)
+	history, err := k.journal.Read(ctx, id)
 	if err != nil {
 		return err
 	}
-	requested := story.Requested
-	if requested == nil { // the journal no longer keeps it: tell what is known
+	requested := history.Requested
+	if requested == nil { // the journal has lost it: the results alone must do
 		requested = &pb.DeliberationRequested{TaskId: outcome.GetTaskId()}
 	}
 	agents := max(len(requested.GetRequest().GetAgents()), len(outcome.GetResults()))
 	var failure error
 	for index, result := range outcome.GetResults() {
-		told := responseTo(id, end.Time, requested, agents, result)
-		// The two kinds may be kept by two streams: one keeps nothing from the other.
-		if err := k.sendResponse(ctx, told, index, result, end.Attempt); err != nil {
+		message := responseTo(id, end.Time, requested, agents, result)
+		// The two subjects may belong to two streams: a failure of one must not stop
+		// the responses on the other.
+		if err := k.publishResponse(ctx, message, index, result, end.Attempt); err != nil {
 			failure = err
 		}
 		if ctx.Err() != nil {
@@ -117,45 +121,45 @@ func (k *Keeper) respond(ctx context.Context, end journal.Delivery) error {
 		}
 	}
 	if deliberation.AsError(failure).Code == deliberation.Unavailable && ctx.Err() == nil {
-		if k.complaints.Due() {
-			k.log.Warn("an agent's response could not be told; it comes again", "deliberation", id, "error", failure)
+		if k.warnings.Due() {
+			k.log.Warn("the response of an agent could not be published; retrying", "deliberation", id, "error", failure)
 		}
-		return &journal.LaterError{After: retryPause(end.Attempt, 0), Cause: failure}
+		return &journal.LaterError{After: delivery.Pause(end.Attempt, 0), Cause: failure}
 	}
 	return failure
 }
 
-// sendResponse publishes what is told of an agent; content that no message can
-// hold goes to the object store.
-func (k *Keeper) sendResponse(ctx context.Context, told response, index int, result *pb.DeliberationResult, attempt uint64) error {
-	data, err := marshalResponse(told)
+// publishResponse publishes the response of one agent. If it is too large, first
+// its content goes to the object store, then its texts are cut.
+func (k *Keeper) publishResponse(ctx context.Context, message response, index int, result *pb.DeliberationResult, attempt uint64) error {
+	data, err := marshalResponse(message)
 	if err != nil {
 		return err
 	}
-	room := k.journal.MaxAnnouncement()
-	if len(data) > room && told.Payload.Proposal != nil {
-		light, err := k.lightResult(ctx, told, index, result)
-		if err != nil && (deliberation.AsError(err).Code != deliberation.LimitReached || attempt < patientFor) {
+	limit := k.journal.MaxAnnouncement()
+	if len(data) > limit && message.Payload.Proposal != nil {
+		ref, err := k.offloadResult(ctx, message, index, result)
+		if err != nil && (deliberation.AsError(err).Code != deliberation.LimitReached || attempt < delivery.OffloadAttempts) {
 			return err
 		}
-		told.Payload.Proposal.Content, told.Payload.ResultRef = "", light
-		if data, err = marshalResponse(told); err != nil {
+		message.Payload.Proposal.Content, message.Payload.ResultRef = "", ref
+		if data, err = marshalResponse(message); err != nil {
 			return err
 		}
 	}
-	if len(data) > room {
-		if data, err = marshalResponse(shorten(told, room/128)); err != nil {
+	if len(data) > limit {
+		if data, err = marshalResponse(shorten(message, limit/128)); err != nil {
 			return err
 		}
 	}
 	header := map[string][]string{"content-type": {events.JSON}}
-	return k.journal.Announce(ctx, told.EventType, told.IdempotencyKey, header, data)
+	return k.journal.Announce(ctx, message.EventType, message.IdempotencyKey, header, data)
 }
 
-// shorten cuts every text of a response to so many bytes: in JSON they may take
-// six times as much.
-func shorten(told response, most int) response {
-	payload := &told.Payload
+// shorten cuts every text of a response to so many bytes, which JSON may multiply
+// by six. The correlation id and the idempotency key stay whole.
+func shorten(message response, most int) response {
+	payload := &message.Payload
 	texts := []*string{
 		&payload.TaskID, &payload.AgentID, &payload.Role, &payload.Error, &payload.ErrorType, &payload.Model,
 		&payload.Constraints.StoryID, &payload.Constraints.PlanID,
@@ -169,12 +173,14 @@ func shorten(told response, most int) response {
 		*text = events.Cut(*text, most)
 	}
 	payload.Constraints.Metadata = map[string]string{}
-	return told
+	return message
 }
 
-func (k *Keeper) lightResult(ctx context.Context, told response, index int, result *pb.DeliberationResult) (string, error) {
+// offloadResult stores a result and returns the name of its object, which follows
+// from the content: repeating it stores nothing twice.
+func (k *Keeper) offloadResult(ctx context.Context, message response, index int, result *pb.DeliberationResult) (string, error) {
 	var whole proto.Message = &pb.AgentCompleted{
-		DeliberationId: told.CorrelationID, TaskId: told.Payload.TaskID, AgentIndex: int32(index), Result: result,
+		DeliberationId: message.CorrelationID, TaskId: message.Payload.TaskID, AgentIndex: int32(index), Result: result,
 	}
 	light, err := k.journal.Offload(ctx, whole)
 	if err != nil {
@@ -183,20 +189,20 @@ func (k *Keeper) lightResult(ctx context.Context, told response, index int, resu
 	return light.(*pb.AgentCompleted).GetResultRef(), nil
 }
 
-// marshalResponse writes text as it is: encoding/json would escape what HTML
-// needs escaped.
-func marshalResponse(told response) ([]byte, error) {
+// marshalResponse encodes a response without the HTML escapes of encoding/json,
+// which the Python service did not write.
+func marshalResponse(message response) ([]byte, error) {
 	var data bytes.Buffer
 	encoder := json.NewEncoder(&data)
 	encoder.SetEscapeHTML(false)
-	if err := encoder.Encode(told); err != nil {
-		return nil, fmt.Errorf("tell of agent %s: %w", told.Payload.AgentID, err)
+	if err := encoder.Encode(message); err != nil {
+		return nil, fmt.Errorf("encode the response of agent %s: %w", message.Payload.AgentID, err)
 	}
 	return bytes.TrimSuffix(data.Bytes(), []byte("\n")), nil
 }
 
-// responseTo is what is told of one agent of so many. Its time is that of the
-// end, so that a repeat is the same bytes.
+// responseTo returns the response of one of so many agents. Its time is that of
+// the end, so that a repeat has the same bytes.
 func responseTo(id string, at time.Time, requested *pb.DeliberationRequested, agents int, result *pb.DeliberationResult) response {
 	eventType := events.ResponseFailed
 	if deliberation.Proposed(result) {
@@ -212,6 +218,8 @@ func responseTo(id string, at time.Time, requested *pb.DeliberationRequested, ag
 	}
 }
 
+// payloadOf merges the request with the result's metadata, which has precedence:
+// it records what the worker used.
 func payloadOf(requested *pb.DeliberationRequested, result *pb.DeliberationResult) responsePayload {
 	request, metadata := requested.GetRequest(), result.GetMetadata()
 	agent := agentOf(request, result.GetAgentId())
@@ -236,6 +244,7 @@ func payloadOf(requested *pb.DeliberationRequested, result *pb.DeliberationResul
 	return payload
 }
 
+// agentOf finds an agent of the request; nil if the journal has lost the request.
 func agentOf(request *pb.ExecuteDeliberationRequest, id string) *pb.Agent {
 	for _, agent := range request.GetAgents() {
 		if agent.GetId() == id {
@@ -245,7 +254,7 @@ func agentOf(request *pb.ExecuteDeliberationRequest, id string) *pb.Agent {
 	return nil
 }
 
-// constraintsOf tells the constraints as they held, defaults included.
+// constraintsOf returns the constraints in force, defaults included.
 func constraintsOf(requested *pb.DeliberationRequested) responseConstraints {
 	constraints := requested.GetRequest().GetConstraints()
 	metadata := constraints.GetMetadata()
@@ -258,17 +267,18 @@ func constraintsOf(requested *pb.DeliberationRequested) responseConstraints {
 	}
 }
 
-// number reads a count out of a result's metadata; 0 where there is none.
+// number reads a count from a result's metadata; 0 if it is missing.
 func number(text string) int64 {
 	value, _ := strconv.ParseInt(text, 10, 64)
 	return value
 }
 
+// temperature returns a number that is valid in JSON, in its original form.
 func temperature(text string) json.Number {
 	if json.Valid([]byte(text)) {
 		if _, err := strconv.ParseFloat(text, 64); err == nil {
 			return json.Number(text)
 		}
 	}
-	return noTemperature
+	return defaultTemperature
 }

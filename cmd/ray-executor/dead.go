@@ -11,9 +11,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"rayexecutor/deliberation"
 	"rayexecutor/events"
 	"rayexecutor/journal"
-	"rayexecutor/keeper"
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
@@ -118,7 +118,7 @@ one deliberation.`,
 		submit := func(ctx context.Context, request *pb.ExecuteDeliberationRequest) error {
 			return newClient(serverURL(server)).call(ctx, request, &pb.ExecuteDeliberationResponse{})
 		}
-		if err := keeper.RetryDead(ctx, journal, id, submit, func(id, anew string, refused error) {
+		if err := retryDeadLetters(ctx, journal, id, submit, func(id, anew string, refused error) {
 			results.tell(id, "submitted as "+anew, refused)
 		}); err != nil {
 			return err
@@ -127,4 +127,52 @@ one deliberation.`,
 	})
 	command.Flags().StringVar(&server, "server", "", serverUsage)
 	return command
+}
+
+// deadLetterStore is the part of the journal that a retry uses.
+type deadLetterStore interface {
+	ListDeadLetters(ctx context.Context) ([]journal.DeadLetterSummary, error)
+	// ReadDeadLetter answers NotFound for an id that is no dead letter.
+	ReadDeadLetter(ctx context.Context, id string) (journal.DeadLetter, error)
+	DeleteDeadLetter(ctx context.Context, id string) error
+}
+
+// retryDeadLetters submits a dead letter again, or all where id is empty, and
+// deletes those that were accepted. Each gets the id that RetryID derives, so a
+// retry that stops in between can be repeated: the second submission is the same
+// deliberation. It reports the outcome of each.
+func retryDeadLetters(ctx context.Context, store deadLetterStore, id string,
+	submit func(context.Context, *pb.ExecuteDeliberationRequest) error, report func(id, anew string, refused error),
+) error {
+	ids := []string{id}
+	if id == "" {
+		list, err := store.ListDeadLetters(ctx)
+		if err != nil {
+			return err
+		}
+		ids = nil
+		for _, one := range list {
+			ids = append(ids, one.ID)
+		}
+	}
+	for _, one := range ids {
+		err := retryDeadLetter(ctx, store, one, submit)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		report(one, deliberation.RetryID(one), err)
+	}
+	return nil
+}
+
+func retryDeadLetter(ctx context.Context, store deadLetterStore, id string, submit func(context.Context, *pb.ExecuteDeliberationRequest) error) error {
+	dead, err := store.ReadDeadLetter(ctx, id)
+	if err != nil {
+		return err
+	}
+	dead.Request.DeliberationId = deliberation.RetryID(id)
+	if err := submit(ctx, dead.Request); err != nil {
+		return err
+	}
+	return store.DeleteDeadLetter(ctx, id)
 }

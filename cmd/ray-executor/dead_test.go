@@ -1,10 +1,13 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"strings"
 	"testing"
 
+	"rayexecutor/deliberation"
 	"rayexecutor/journal/journaltest"
 	pb "rayexecutor/proto/ray_executor/v1"
 )
@@ -48,5 +51,50 @@ func TestDead(t *testing.T) {
 	}
 	if _, err := call("dead", "retry", "d1", "--all"); err == nil || !strings.Contains(err.Error(), "or --all") {
 		t.Errorf("one and all: %v", err)
+	}
+}
+
+func TestRetryDeadLetters(t *testing.T) {
+	t.Parallel()
+	from := journaltest.Connect(t, journaltest.Start(t).URL)
+	for _, id := range []string{"d1", "d2", "d3"} {
+		history := deliberation.Fold([]deliberation.Entry{{Event: journaltest.Record(id, 1, 300)}})
+		if err := from.StoreDeadLetter(t.Context(), history); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var submitted []*pb.ExecuteDeliberationRequest
+	submit := func(_ context.Context, request *pb.ExecuteDeliberationRequest) error {
+		if request.GetDeliberationId() == "d2-retry" {
+			return errors.New("the server is away")
+		}
+		submitted = append(submitted, request)
+		return nil
+	}
+	told := map[string]error{}
+	tell := func(id, anew string, refused error) {
+		if anew != id+"-retry" {
+			t.Errorf("%s is submitted as %s", id, anew)
+		}
+		told[id] = refused
+	}
+	for _, id := range []string{"d1", "", "nobody"} {
+		if err := retryDeadLetters(t.Context(), from, id, submit, tell); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if len(submitted) != 2 || submitted[0].GetDeliberationId() != "d1-retry" || submitted[0].GetTaskDescription() != "Decide." {
+		t.Errorf("submitted are %v", submitted)
+	}
+	if told["d1"] != nil || told["d3"] != nil || told["d2"] == nil || deliberation.AsError(told["nobody"]).Code != deliberation.NotFound {
+		t.Errorf("told is %v", told)
+	}
+	if list, err := from.ListDeadLetters(t.Context()); err != nil || len(list) != 1 || list[0].ID != "d2" {
+		t.Errorf("left is %v, %v", list, err)
+	}
+	stopped, stop := context.WithCancel(t.Context())
+	stop()
+	if err := retryDeadLetters(stopped, from, "d2", submit, tell); err == nil || strings.Contains(err.Error(), "d2") {
+		t.Errorf("a retry that is stopped says %v", err)
 	}
 }

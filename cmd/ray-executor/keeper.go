@@ -85,7 +85,7 @@ func keep(ctx context.Context, settings config.Config, metrics prometheus.Regist
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return keeper.New(journal, log, options...).Run(ctx) })
 	if settings.Sink != "" {
-		group.Go(func() error { return relay(ctx, settings, log) })
+		group.Go(func() error { return runRelay(ctx, settings, log) })
 	}
 	return group.Wait()
 }

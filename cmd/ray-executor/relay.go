@@ -15,7 +15,7 @@ import (
 	"rayexecutor/config"
 	"rayexecutor/events"
 	"rayexecutor/journal"
-	"rayexecutor/keeper"
+	"rayexecutor/keeper/relay"
 )
 
 func (p program) relayCommand() *cobra.Command {
@@ -38,7 +38,7 @@ the ends.`,
 			if err != nil {
 				return err
 			}
-			return relay(command.Context(), settings, log)
+			return runRelay(command.Context(), settings, log)
 		},
 	}
 	command.AddCommand(p.relayListCommand(), p.relayRetryCommand())
@@ -47,8 +47,8 @@ the ends.`,
 
 var errNoSink = errors.New("K_SINK is not set: name the URL that ends are posted to")
 
-// relay runs a relay until ctx ends.
-func relay(ctx context.Context, settings config.Config, log *slog.Logger) error {
+// runRelay runs a relay until ctx ends.
+func runRelay(ctx context.Context, settings config.Config, log *slog.Logger) error {
 	journal, relay, err := newRelay(settings, log)
 	if err != nil {
 		return err
@@ -58,11 +58,11 @@ func relay(ctx context.Context, settings config.Config, log *slog.Logger) error 
 }
 
 // newRelay returns a relay, and the journal to close after it.
-func newRelay(settings config.Config, log *slog.Logger) (*journal.Journal, *keeper.Relay, error) {
+func newRelay(settings config.Config, log *slog.Logger) (*journal.Journal, *relay.Relay, error) {
 	if settings.Sink == "" {
 		return nil, nil, errNoSink
 	}
-	sink, err := keeper.NewSink(keeper.SinkOptions{
+	sink, err := relay.NewSink(relay.SinkOptions{
 		URL: settings.Sink, Extensions: settings.SinkExtensions(), CACerts: settings.SinkCACerts,
 	})
 	if err != nil {
@@ -72,8 +72,8 @@ func newRelay(settings config.Config, log *slog.Logger) (*journal.Journal, *keep
 	if err != nil {
 		return nil, nil, err
 	}
-	options := keeper.RelayOptions{Patience: settings.RelayPatience, Layout: layoutOf(settings)}
-	return journal, keeper.NewRelay(journal, sink, options, log), nil
+	options := relay.Options{Patience: settings.RelayPatience, Layout: layoutOf(settings)}
+	return journal, relay.New(journal, sink, options, log), nil
 }
 
 func (p program) relayListCommand() *cobra.Command {
@@ -156,7 +156,7 @@ func retryKept(ctx context.Context, settings config.Config, log *slog.Logger, id
 		return err
 	}
 	results := tally{out: w}
-	if err := relay.Retry(ctx, id, func(end journal.Undelivered, refused error) {
+	if err := relay.Resend(ctx, id, func(end journal.Undelivered, refused error) {
 		results.tell(end.ID, "sent", refused)
 	}); err != nil {
 		return err

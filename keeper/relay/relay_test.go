@@ -1,4 +1,4 @@
-package keeper_test
+package relay_test
 
 import (
 	"cmp"
@@ -20,7 +20,7 @@ import (
 	"rayexecutor/events"
 	"rayexecutor/journal"
 	"rayexecutor/journal/journaltest"
-	"rayexecutor/keeper"
+	"rayexecutor/keeper/relay"
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
@@ -100,23 +100,23 @@ func (w world) deploy(t *testing.T, change func(*journal.Layout)) {
 	}
 }
 
-func (w world) newRelay(t *testing.T, options keeper.SinkOptions) *keeper.Relay {
+func (w world) newRelay(t *testing.T, options relay.SinkOptions) *relay.Relay {
 	t.Helper()
-	target, err := keeper.NewSink(options)
+	target, err := relay.NewSink(options)
 	if err != nil {
 		t.Fatal(err)
 	}
 	j := journaltest.Undeployed(t, journal.Settings{URL: w.server.URL, Wait: time.Second})
-	return keeper.NewRelay(j, target, keeper.RelayOptions{Patience: time.Hour, Layout: journaltest.Layout()}, quiet())
+	return relay.New(j, target, relay.Options{Patience: time.Hour, Layout: journaltest.Layout()}, quiet())
 }
 
 // relay runs a relay until the test ends or stop is called.
-func (w world) relay(t *testing.T, options keeper.SinkOptions) (stop func()) {
+func (w world) relay(t *testing.T, options relay.SinkOptions) (stop func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	relay := w.newRelay(t, options)
-	go func() { ended <- relay.Run(ctx) }()
+	poster := w.newRelay(t, options)
+	go func() { ended <- poster.Run(ctx) }()
 	var once sync.Once
 	stop = func() {
 		once.Do(func() {
@@ -173,7 +173,7 @@ func (w world) settled(t *testing.T) {
 func TestRelay(t *testing.T) {
 	t.Parallel()
 	w, s := setupRelay(t), newSink(t)
-	w.relay(t, keeper.SinkOptions{URL: s.URL + "/ns/default", Extensions: map[string]string{"team": "blau grün"}})
+	w.relay(t, relay.SinkOptions{URL: s.URL + "/ns/default", Extensions: map[string]string{"team": "blau grün"}})
 	w.submit(t, "d1", 2, 300)
 	w.end(t, "d1", journaltest.Result(0, "yes"))
 	post := next(t, s.posts)
@@ -207,7 +207,7 @@ func TestRelayOverTLS(t *testing.T) {
 	secure := httptest.NewTLSServer(s)
 	defer secure.Close()
 	authority := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw})
-	defer w.relay(t, keeper.SinkOptions{URL: secure.URL, CACerts: string(authority)})()
+	defer w.relay(t, relay.SinkOptions{URL: secure.URL, CACerts: string(authority)})()
 	w.end(t, "d1")
 	if post := next(t, s.posts); post.id() != "d1.done" {
 		t.Errorf("posted %s", post.id())
@@ -223,7 +223,7 @@ func TestRelayTriesAgain(t *testing.T) {
 			rw.WriteHeader(http.StatusServiceUnavailable)
 		}
 	})
-	w.relay(t, keeper.SinkOptions{URL: s.URL})
+	w.relay(t, relay.SinkOptions{URL: s.URL})
 	w.end(t, "d1")
 	first, second := next(t, s.posts), next(t, s.posts)
 	if waited := second.at.Sub(first.at); waited < time.Second {
@@ -246,7 +246,7 @@ func TestWhatTheSinkRefusesIsKept(t *testing.T) {
 		fmt.Fprint(rw, "no such\ttype\r\nand more")
 	}
 	s.answers(refuse)
-	options := keeper.SinkOptions{URL: s.URL}
+	options := relay.SinkOptions{URL: s.URL}
 	w.relay(t, options)
 	w.end(t, "d1", journaltest.Result(0, "yes"))
 	w.end(t, "d2", journaltest.Result(0, "yes"))
@@ -282,10 +282,10 @@ func TestWhatTheSinkRefusesIsKept(t *testing.T) {
 	}
 }
 
-func (w world) retry(t *testing.T, options keeper.SinkOptions, id string) map[string]error {
+func (w world) retry(t *testing.T, options relay.SinkOptions, id string) map[string]error {
 	t.Helper()
 	told := make(map[string]error)
-	err := w.newRelay(t, options).Retry(t.Context(), id, func(kept journal.Undelivered, refused error) { told[kept.ID] = refused })
+	err := w.newRelay(t, options).Resend(t.Context(), id, func(kept journal.Undelivered, refused error) { told[kept.ID] = refused })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -303,7 +303,7 @@ func TestRelayLosesNothing(t *testing.T) {
 	}
 	address := listener.Addr().String()
 	listener.Close() // nobody is there yet
-	options := keeper.SinkOptions{URL: "http://" + address}
+	options := relay.SinkOptions{URL: "http://" + address}
 	stop := w.relay(t, options)
 	const n = 30
 	for i := range n / 2 {
@@ -367,7 +367,7 @@ func TestWhatAKilledRelayHeld(t *testing.T) {
 	if _, err := consumer.Next(); err != nil { // and dies with it
 		t.Fatal(err)
 	}
-	defer w.relay(t, keeper.SinkOptions{URL: s.URL})()
+	defer w.relay(t, relay.SinkOptions{URL: s.URL})()
 	if post := next(t, s.posts); post.id() != "d1.done" {
 		t.Errorf("posted %s", post.id())
 	}
@@ -377,7 +377,7 @@ func TestWhatAKilledRelayHeld(t *testing.T) {
 func TestTwoRelaysShare(t *testing.T) {
 	t.Parallel()
 	w, s := setup(t), newSink(t)
-	options := keeper.SinkOptions{URL: s.URL}
+	options := relay.SinkOptions{URL: s.URL}
 	// Nobody has deployed anything for them: they make it.
 	for range 2 {
 		defer w.relay(t, options)()
@@ -405,9 +405,8 @@ func TestASlowSinkHoldsNobodyUp(t *testing.T) {
 	release := make(chan struct{})
 	entered := make(chan struct{}, 100)
 	s.answers(func(http.ResponseWriter, int) { entered <- struct{}{}; <-release })
-	heard := w.hear(t)
-	w.keep(t, quiet())
-	w.relay(t, keeper.SinkOptions{URL: s.URL})
+	heard := w.announcements(t)
+	w.relay(t, relay.SinkOptions{URL: s.URL})
 	for i := range 5 {
 		w.end(t, fmt.Sprint("d", i))
 	}
@@ -429,7 +428,7 @@ func TestRelayOfLargeResults(t *testing.T) {
 			rw.WriteHeader(http.StatusForbidden)
 		}
 	})
-	options := keeper.SinkOptions{URL: s.URL}
+	options := relay.SinkOptions{URL: s.URL}
 	w.relay(t, options)
 	w.end(t, "json", journaltest.Result(0, strings.Repeat(`"`, 600<<10)))   // too large in JSON only
 	w.end(t, "proto", journaltest.Result(0, strings.Repeat(`x`, 1200<<10))) // too large for the journal
@@ -455,7 +454,7 @@ func TestANewRelayStartsWithWhatComes(t *testing.T) {
 	w.end(t, "before")
 	w.deploy(t, relayed)
 	w.end(t, "after")
-	defer w.relay(t, keeper.SinkOptions{URL: s.URL})()
+	defer w.relay(t, relay.SinkOptions{URL: s.URL})()
 	if post := next(t, s.posts); post.id() != "after.done" {
 		t.Errorf("posted %s", post.id())
 	}

@@ -1,4 +1,4 @@
-package keeper
+package relay
 
 import (
 	"bytes"
@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"strconv"
 	"time"
@@ -19,27 +18,26 @@ import (
 	"rayexecutor/events"
 )
 
-// SinkOptions says where ends are posted.
+// SinkOptions configure a sink.
 type SinkOptions struct {
 	// URL is http or https.
 	URL string
-	// Extensions are set on every event, over what it has.
+	// Extensions are set on every event and replace its own of the same name.
 	Extensions map[string]string
 	// CACerts are further certificate authorities for the sink, in PEM.
 	CACerts string
 }
 
 const (
-	// postTimeout is how long a sink may take, and scale up from zero.
+	// postTimeout bounds one post. It covers a sink that scales up from zero.
 	postTimeout = 30 * time.Second
-	// firstRetry doubles from one retry to the next, up to slowestRetry.
-	firstRetry   = 200 * time.Millisecond
-	slowestRetry = time.Minute
-	// longestRetryAfter bounds what a sink can ask for.
+	// longestRetryAfter bounds the Retry-After of a sink, which could otherwise
+	// hold an end beyond the relay's patience.
 	longestRetryAfter = time.Hour
 )
 
-// Sink is an HTTP endpoint that takes CloudEvents, such as a Knative broker.
+// Sink is an HTTP endpoint that takes CloudEvents, such as a Knative broker. It is
+// safe for concurrent use.
 type Sink struct {
 	options SinkOptions
 	client  *http.Client
@@ -71,18 +69,19 @@ func NewSink(options SinkOptions) (*Sink, error) {
 // Close closes idle connections.
 func (s *Sink) Close() { s.client.CloseIdleConnections() }
 
-// refusal is why a sink did not take an event.
+// refusal is the reason why a sink did not take an event.
 type refusal struct {
 	reason string
-	// permanent: trying again does not help.
+	// permanent: a retry cannot succeed.
 	permanent bool
-	// after is when the sink wants to be asked again; 0 where it does not say.
+	// after is the sink's Retry-After; 0 without one.
 	after time.Duration
 }
 
 func (r *refusal) Error() string { return r.reason }
 
-// Post sends an event once. The error is a *refusal.
+// Post sends an event once; nil means that the sink answered 2xx. The error is a
+// *refusal.
 func (s *Sink) Post(ctx context.Context, e event.Event) error {
 	for name, value := range s.options.Extensions {
 		e.SetExtension(name, value)
@@ -96,19 +95,21 @@ func (s *Sink) Post(ctx context.Context, e event.Event) error {
 		return &refusal{reason: err.Error()}
 	}
 	defer response.Body.Close()
-	said, _ := io.ReadAll(io.LimitReader(response.Body, 64<<10)) // read, the connection can be used again
+	// The body is read to its end so that the connection can be used again.
+	body, _ := io.ReadAll(io.LimitReader(response.Body, 64<<10))
 	if response.StatusCode/100 == 2 {
 		return nil
 	}
-	line, _, _ := bytes.Cut(bytes.TrimSpace(said), []byte("\n"))
+	line, _, _ := bytes.Cut(bytes.TrimSpace(body), []byte("\n"))
 	return &refusal{
 		reason:    fmt.Sprintf("the sink answered %s: %s", response.Status, cmp.Or(string(line), "no more")),
 		permanent: !retriable(response.StatusCode), after: retryAfter(response.Header, s.now()),
 	}
 }
 
-// retriable is Knative's choice (pkg/kncloudevents): 404 and 409 too, for
-// routes and sinks that are still being set up.
+// retriable reports whether a status is retried, by the rule of Knative's
+// pkg/kncloudevents: 404 and 409 too, which routes and sinks answer while they are
+// being set up.
 func retriable(status int) bool {
 	switch status {
 	case http.StatusNotFound, http.StatusRequestTimeout, http.StatusConflict, http.StatusTooManyRequests:
@@ -118,7 +119,7 @@ func retriable(status int) bool {
 	}
 }
 
-// retryAfter reads seconds or a date.
+// retryAfter reads the Retry-After header: seconds, or a date.
 func retryAfter(header http.Header, now time.Time) time.Duration {
 	text := header.Get("Retry-After")
 	if seconds, err := strconv.Atoi(text); err == nil {
@@ -128,11 +129,4 @@ func retryAfter(header http.Header, now time.Time) time.Duration {
 		return min(max(0, at.Sub(now)), longestRetryAfter)
 	}
 	return 0
-}
-
-// retryPause is how long an event waits after an attempt, counted from 1: twice
-// as long each time, at least half of it, and never less than the sink asks.
-func retryPause(attempt uint64, asked time.Duration) time.Duration {
-	full := min(firstRetry<<min(max(attempt, 1)-1, 16), slowestRetry)
-	return max(full/2+rand.N(full/2), asked) //nolint:gosec // spreads load, guards nothing
 }

@@ -1,18 +1,14 @@
 package keeper_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"maps"
-	"strings"
 	"testing"
 	"time"
 
-	"rayexecutor/deliberation"
 	"rayexecutor/journal"
 	"rayexecutor/journal/journaltest"
-	"rayexecutor/keeper"
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
@@ -55,7 +51,7 @@ func (w world) dead(t *testing.T, want int) []journal.DeadLetterSummary {
 	return list
 }
 
-func TestWhatIsGivenUpIsKept(t *testing.T) {
+func TestDeadLettersAreStored(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	for range 2 {
@@ -89,49 +85,5 @@ func TestWhatIsGivenUpIsKept(t *testing.T) {
 	dead, err := w.ReadDeadLetter(t.Context(), "d1")
 	if err != nil || len(dead.Status.GetResults()) != 2 || dead.Request.GetTaskDescription() != "Decide." {
 		t.Errorf("read is %v, %v", dead, err)
-	}
-}
-
-func TestRetryOfWhatWasGivenUp(t *testing.T) {
-	t.Parallel()
-	w := setup(t)
-	w.keep(t, quiet())
-	for _, id := range []string{"d1", "d2", "d3"} {
-		w.giveUp(t, id)
-	}
-	w.dead(t, 3)
-	var submitted []*pb.ExecuteDeliberationRequest
-	submit := func(_ context.Context, request *pb.ExecuteDeliberationRequest) error {
-		if request.GetDeliberationId() == "d2-retry" {
-			return errors.New("the server is away")
-		}
-		submitted = append(submitted, request)
-		return nil
-	}
-	told := map[string]error{}
-	tell := func(id, anew string, refused error) {
-		if anew != id+"-retry" {
-			t.Errorf("%s is submitted as %s", id, anew)
-		}
-		told[id] = refused
-	}
-	for _, id := range []string{"d1", "", "nobody"} {
-		if err := keeper.RetryDead(t.Context(), w, id, submit, tell); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if len(submitted) != 2 || submitted[0].GetDeliberationId() != "d1-retry" || submitted[0].GetTaskDescription() != "Decide." {
-		t.Errorf("submitted are %v", submitted)
-	}
-	if told["d1"] != nil || told["d3"] != nil || told["d2"] == nil || deliberation.AsError(told["nobody"]).Code != deliberation.NotFound {
-		t.Errorf("told is %v", told)
-	}
-	if list := w.dead(t, 1); list[0].ID != "d2" {
-		t.Errorf("left is %v", list)
-	}
-	stopped, stop := context.WithCancel(t.Context())
-	stop()
-	if err := keeper.RetryDead(stopped, w, "d2", submit, tell); err == nil || strings.Contains(err.Error(), "d2") {
-		t.Errorf("a retry that is stopped says %v", err)
 	}
 }
