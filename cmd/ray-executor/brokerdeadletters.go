@@ -1,3 +1,7 @@
+// ray-executor broker-dead-letters receives the dead letters of a Knative
+// broker and logs each one. They are events that no trigger accepted; a
+// deliberation's dead letters are those of the command dead.
+
 package main
 
 import (
@@ -10,7 +14,7 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// maxDeadLetter is more than any event that the functions take.
+// maxDeadLetter is above the largest event that the functions accept.
 const maxDeadLetter = 4 << 20
 
 func (p program) brokerDeadLettersCommand() *cobra.Command {
@@ -19,11 +23,12 @@ func (p program) brokerDeadLettersCommand() *cobra.Command {
 		// In manifests of the version before; a rolling upgrade changes the image first.
 		Aliases: []string{"dead-letters"},
 		Short:   "Receive the dead letters of a Knative broker and log each one",
-		Long: `Take a Knative broker's dead letters on PORT: POST / with a CloudEvent. Each is
-logged whole, as one line, with what Knative says of why it is dead
-(knativeerrorcode, knativeerrordata, knativeerrordest): whatever keeps the logs
-keeps it, and "event" in it can be posted to the broker again.`,
-		Args: cobra.NoArgs,
+		Long: `Receive the dead letters of a Knative broker: POST / on PORT with a CloudEvent.
+The command logs each event in full, as one line, with the reason that Knative
+gives (knativeerrorcode, knativeerrordata, knativeerrordest). The field "event" of
+the line can be posted to the broker again.`,
+		Example: `  PORT=8080 HOST=0.0.0.0 ray-executor broker-dead-letters`,
+		Args:    cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			settings, log, err := p.load()
 			if err != nil {
@@ -33,10 +38,10 @@ keeps it, and "event" in it can be posted to the broker again.`,
 			if err != nil {
 				return err
 			}
-			server := newServer(deadLetters(log))
+			server := newServer(brokerDeadLetters(log))
 			var group run.Group
 			for _, listener := range listeners {
-				addServer(&group, server, listener, p.hurry)
+				addServer(&group, server, listener, p.force)
 			}
 			group.Add(run.ContextHandler(command.Context()))
 			return group.Run()
@@ -44,8 +49,10 @@ keeps it, and "event" in it can be posted to the broker again.`,
 	}
 }
 
-// deadLetters answers 400 to what is no event: nobody could send it again.
-func deadLetters(log *slog.Logger) http.Handler {
+// brokerDeadLetters answers 202 once an event is in the log. It answers 400 to a
+// request without an event, which the broker then drops: nobody could send it
+// again.
+func brokerDeadLetters(log *slog.Logger) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /health/liveness", alive)
 	mux.HandleFunc("GET /health/readiness", alive)
@@ -53,8 +60,8 @@ func deadLetters(log *slog.Logger) http.Handler {
 		r.Body = http.MaxBytesReader(w, r.Body, maxDeadLetter)
 		event, err := binding.ToEvent(r.Context(), cehttp.NewMessageFromHttpRequest(r))
 		if err != nil {
-			log.Warn("not a CloudEvent", "error", err)
-			http.Error(w, "not a CloudEvent", http.StatusBadRequest)
+			log.Warn("the request has no CloudEvent", "error", err)
+			http.Error(w, "not a CloudEvent: send one in binary or structured mode", http.StatusBadRequest)
 			return
 		}
 		log.Error("dead letter", "id", event.ID(), "type", event.Type(), "source", event.Source(), "event", event)

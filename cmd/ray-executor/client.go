@@ -1,3 +1,6 @@
+// What the client commands share: the flags that all of them have, the call of
+// a function server, and its errors.
+
 package main
 
 import (
@@ -15,10 +18,47 @@ import (
 	"github.com/cloudevents/sdk-go/v2/event"
 	cehttp "github.com/cloudevents/sdk-go/v2/protocol/http"
 	"github.com/google/uuid"
+	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/proto"
 
 	"rayexecutor/events"
 )
+
+// caller is a client command with --server and --output.
+type caller struct {
+	*cobra.Command
+	server string
+	output string
+	out    io.Writer
+}
+
+func (p program) newCaller(command *cobra.Command) *caller {
+	c := &caller{Command: command, out: p.out}
+	c.Flags().StringVar(&c.server, "server", "", serverUsage)
+	c.Flags().StringVarP(&c.output, "output", "o", "text", outputUsage)
+	c.PreRunE = func(*cobra.Command, []string) error { return checkOutput(c.output) }
+	return c
+}
+
+func (c *caller) call(request, reply proto.Message) error {
+	return newClient(serverURL(c.server)).call(c.Context(), request, reply)
+}
+
+// show writes a reply by the function text, or as one line of JSON with -o json.
+func (c *caller) show(reply proto.Message, text func(io.Writer)) error {
+	if c.output == "text" {
+		text(c.out)
+		return nil
+	}
+	line, err := events.MarshalJSON(reply)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(c.out, string(line))
+	return err
+}
+
+const outputUsage = "`FORMAT` of the output: text or json"
 
 // client calls a function server by CloudEvents.
 type client struct {
@@ -30,7 +70,7 @@ func newClient(server string) *client {
 	return &client{server: strings.TrimRight(server, "/") + "/", http: &http.Client{Timeout: 30 * time.Second}}
 }
 
-// call sends a request and reads the reply into a message.
+// call sends a request and reads the response into a message.
 func (c *client) call(ctx context.Context, request, reply proto.Message) error {
 	httpRequest, err := c.request(ctx, request)
 	if err != nil {
@@ -38,7 +78,7 @@ func (c *client) call(ctx context.Context, request, reply proto.Message) error {
 	}
 	response, err := c.http.Do(httpRequest)
 	if err != nil {
-		return fmt.Errorf("%w; is the server up? --server names it", err)
+		return fmt.Errorf("%w: start the server, or name another one with --server", err)
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
@@ -46,7 +86,7 @@ func (c *client) call(ctx context.Context, request, reply proto.Message) error {
 	}
 	answer, err := binding.ToEvent(ctx, cehttp.NewMessageFromHttpResponse(response))
 	if err != nil {
-		return fmt.Errorf("%s did not answer with an event: %w", c.server, err)
+		return fmt.Errorf("%s did not answer with a CloudEvent: name a ray-executor server with --server: %w", c.server, err)
 	}
 	return events.Decode(answer, reply)
 }
@@ -70,7 +110,7 @@ func (c *client) request(ctx context.Context, request proto.Message) (*http.Requ
 	return httpRequest, err
 }
 
-// refused tells the server's own words.
+// refused returns the server's own explanation, which says what to do.
 func refused(response *http.Response) error {
 	body, _ := io.ReadAll(io.LimitReader(response.Body, 1<<16))
 	var problem struct {

@@ -83,7 +83,7 @@ func (p program) deadShowCommand() *cobra.Command {
 
 func writeDead(w io.Writer, dead journal.DeadLetter) error {
 	writeStatus(w, dead.Status)
-	fmt.Fprintf(w, "\ngiven up in pool %s%s, %d attempts\n", dead.Status.GetPool(), since(dead.Status), dead.Status.GetAttempts())
+	fmt.Fprintf(w, "\ngiven up in pool %s%s, %d attempts\n", dead.Status.GetPool(), elapsed(dead.Status), dead.Status.GetAttempts())
 	request, err := events.MarshalJSON(dead.Request)
 	if err != nil {
 		return err
@@ -105,7 +105,7 @@ func (p program) deadRetryCommand() *cobra.Command {
 every one. What the server accepts is on the list no longer; retrying twice is
 one deliberation.`,
 	}, func(ctx context.Context, id string) error {
-		settings, log, err := p.loadBeside()
+		settings, log, err := p.loadWithDev()
 		if err != nil {
 			return err
 		}

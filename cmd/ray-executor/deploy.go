@@ -1,3 +1,6 @@
+// ray-executor deploy creates or updates what the service needs: the streams
+// and consumers on NATS, and the worker on each Ray cluster.
+
 package main
 
 import (
@@ -10,119 +13,116 @@ import (
 	"github.com/cenkalti/backoff/v5"
 	"github.com/spf13/cobra"
 
-	function "rayexecutor"
 	"rayexecutor/config"
 	"rayexecutor/deliberation"
 	"rayexecutor/journal"
 	"rayexecutor/ray"
 )
 
+// deployTimeout bounds a whole deploy. Ray may have to start first.
+const deployTimeout = 5 * time.Minute
+
 func (p program) deployCommand() *cobra.Command {
 	var only string
 	command := &cobra.Command{
 		Use:   "deploy",
-		Short: "Make or update the journal, its consumers and the Ray worker",
-		Long: `Make or update the journal's streams and consumers on NATS_URL, then the
-worker on RAY_ADDRESS; then wait until each of its replicas is heard of over
-NATS. It is safe to repeat: what is as it should be is left alone, and so are
-other applications of the cluster.`,
+		Short: "Create or update the journal, its consumers and the Ray worker",
+		Long: `Create or update the journal's streams and consumers on NATS_URL, then the worker
+on RAY_ADDRESS; then wait for a heartbeat of each worker replica over NATS.
+The command is safe to repeat: it changes only what differs, and no other
+application of the cluster.`,
+		Example: `  NATS_URL=nats://nats:4222 RAY_ADDRESS=http://ray-head:8265 ray-executor deploy
+  ray-executor deploy --only journal`,
 		Args: cobra.NoArgs,
-		RunE: func(command *cobra.Command, _ []string) error {
-			settings, log, err := p.loadBeside()
-			if err != nil {
-				return err
-			}
-			ctx, cancel := context.WithTimeout(command.Context(), 5*time.Minute)
-			defer cancel()
-			say := func(line string) { fmt.Fprintln(p.out, line) }
-			if only != "worker" {
-				if err := deployJournal(ctx, settings, log, say); err != nil {
-					return err
-				}
-			}
-			if only != "journal" {
-				return deployWorker(ctx, settings, log, say)
+		PreRunE: func(*cobra.Command, []string) error {
+			if only != "" && only != "journal" && only != "worker" {
+				return fmt.Errorf("--only=%s: must be journal or worker", only)
 			}
 			return nil
 		},
+		RunE: func(command *cobra.Command, _ []string) error { return p.deploy(command.Context(), only) },
 	}
-	command.Flags().StringVar(&only, "only", "", "deploy only the `part`: journal or worker")
-	command.PreRunE = func(*cobra.Command, []string) error {
-		if only != "" && only != "journal" && only != "worker" {
-			return fmt.Errorf("--only=%s: must be journal or worker", only)
-		}
-		return nil
-	}
+	command.Flags().StringVar(&only, "only", "", "deploy only this `PART`: journal or worker (default: both)")
 	return command
 }
 
-func deployJournal(ctx context.Context, settings config.Config, log *slog.Logger, say func(string)) error {
+func (p program) deploy(ctx context.Context, only string) error {
+	settings, log, err := p.loadWithDev()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, deployTimeout)
+	defer cancel()
+	report := func(line string) { fmt.Fprintln(p.out, line) }
+	if only != "worker" {
+		if err := deployJournal(ctx, settings, log, report); err != nil {
+			return err
+		}
+	}
+	if only != "journal" {
+		return deployWorker(ctx, settings, log, report)
+	}
+	return nil
+}
+
+func deployJournal(ctx context.Context, settings config.Config, log *slog.Logger, report func(string)) error {
 	journal, err := connect(settings, "deploy", log)
 	if err != nil {
 		return err
 	}
 	defer journal.Close()
-	err = during(say, "journal: still being made", func() error { return journal.Deploy(ctx, layoutOf(settings)) })
+	err = during(report, "journal: creating streams and consumers", func() error { return journal.Deploy(ctx, layoutOf(settings)) })
 	if err != nil {
 		return err
 	}
-	say("journal: streams and consumers are in place")
+	report("journal: streams and consumers are ready")
 	return nil
 }
 
-func layoutOf(settings config.Config) journal.Layout {
-	layout := journal.Layout{
-		Replicas: settings.JournalReplicas, MaxAge: settings.JournalMaxAge, MaxBytes: settings.JournalMaxBytes, MaxMessages: settings.JournalMaxMessages,
-		AgentResponses: settings.AgentResponses, Relay: settings.Sink != "",
-	}
-	for _, pool := range settings.PoolsEverywhere() {
-		layout.Pools = append(layout.Pools, journal.Pool(pool))
-	}
-	return layout
-}
-
-// deployWorker deploys the worker on every cluster, one after the other: one
-// that fails does not keep it from the next.
-func deployWorker(ctx context.Context, settings config.Config, log *slog.Logger, say func(string)) error {
+// deployWorker deploys the worker on every cluster, one after the other. It
+// continues after a cluster that fails, and returns all errors.
+func deployWorker(ctx context.Context, settings config.Config, log *slog.Logger, report func(string)) error {
 	clusters, err := settings.Clusters()
 	if err != nil {
 		return err
 	}
-	fleet, err := function.Fleet(settings)
-	if err != nil {
-		return err
-	}
-	defer fleet.Close()
 	journal, err := connect(settings, "deploy", log)
 	if err != nil {
 		return err
 	}
 	defer journal.Close()
+	heartbeats := failingHeartbeats{journal}
+	fleet, err := connectFleet(settings, heartbeats)
+	if err != nil {
+		return err
+	}
+	defer fleet.Close()
 	var failed []error
-	for i, client := range fleet.Clients() { // in the settings' order
-		options := workerOn(clusters[i], settings, listening{journal}, say)
-		failed = append(failed, during(say, "worker: still being deployed", func() error { return ray.Deploy(ctx, client, options) }))
+	for i, client := range fleet.Clients() { // in the order of the settings
+		options := workerOptions(clusters[i], settings, heartbeats, report)
+		failed = append(failed, during(report, "worker: deploying", func() error { return ray.Deploy(ctx, client, options) }))
 	}
 	return errors.Join(failed...)
 }
 
-// listening are the journal's heartbeats for a command that somebody waits for.
-type listening struct{ journal *journal.Journal }
+// failingHeartbeats reads heartbeats for a command with a user who waits. An
+// error that no waiting resolves, such as a refused login, ends the wait.
+type failingHeartbeats struct{ journal *journal.Journal }
 
-// Heartbeats implements ray.Heartbeats; what no waiting mends ends the wait.
-func (l listening) Heartbeats(ctx context.Context) (each map[string]deliberation.Heartbeat, kept bool, err error) {
-	// It says more of a NATS that is away.
-	if err = l.journal.Ready(ctx); err == nil {
-		each, kept, err = l.journal.Heartbeats(ctx)
+// Heartbeats implements ray.Heartbeats.
+func (h failingHeartbeats) Heartbeats(ctx context.Context) (each map[string]deliberation.Heartbeat, stored bool, err error) {
+	// Ready explains an unreachable NATS better than a failed read does.
+	if err = h.journal.Ready(ctx); err == nil {
+		each, stored, err = h.journal.Heartbeats(ctx)
 	}
 	if journal.Permanent(err) {
 		err = backoff.Permanent(err)
 	}
-	return each, kept, err
+	return each, stored, err
 }
 
-// workerOn is the worker for a cluster.
-func workerOn(cluster config.Cluster, settings config.Config, heartbeats ray.Heartbeats, say func(string)) ray.Options {
+// workerOptions returns how to deploy the worker on a cluster.
+func workerOptions(cluster config.Cluster, settings config.Config, heartbeats ray.Heartbeats, report func(string)) ray.Options {
 	pools := make(map[string]int)
 	for _, pool := range cluster.Pools {
 		pools[pool.Name] = pool.InFlight
@@ -130,6 +130,6 @@ func workerOn(cluster config.Cluster, settings config.Config, heartbeats ray.Hea
 	return ray.Options{
 		NATSURL: settings.WorkerNATSURL, NATSPrefix: settings.NATSPrefix, Pools: pools, ClusterName: cluster.Name,
 		ModelHosts: settings.ModelHosts, ModelURL: settings.VLLMURL, Replicas: settings.WorkerReplicas, PIP: settings.WorkerPIP,
-		Heartbeats: heartbeats, Progress: say,
+		Heartbeats: heartbeats, Progress: report,
 	}
 }

@@ -1,5 +1,9 @@
 //go:build !image
 
+// ray-executor dev runs the whole service on this machine. The steps of its
+// start are in run, in their order; dev_check.go has the checks before them,
+// dev_nats.go the NATS server.
+
 package main
 
 import (
@@ -24,51 +28,53 @@ func (p program) devCommand() *cobra.Command {
 	d := &dev{program: p, started: time.Now()}
 	command := &cobra.Command{
 		Use:   "dev",
-		Short: "Run everything on this machine and send one deliberation through it",
-		Long: `Run everything on this machine: a NATS server, a stand-in model, a Ray of its
-own from the Python environment that --venv names, the worker on it and the
-function server; then send one deliberation through it all and stay up until
-Ctrl-C. Each part is left out where its setting names a real one: NATS_URL,
-VLLM_URL, RAY_ADDRESS.`,
+		Short: "Run the whole service on this machine",
+		Long: `Run the whole service on this machine, and one deliberation through it: a NATS
+server, a stand-in for the model, Ray with the worker, and the function server.
+Ctrl-C stops them. NATS_URL, VLLM_URL and RAY_ADDRESS each name an existing server
+to use in place of its own one. Ray comes from the Python environment of --venv.`,
+		Example: `  ray-executor dev
+  PORT=8081 VLLM_URL=http://vllm:8000 ray-executor dev`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error { return d.run(command.Context()) },
 	}
-	command.Flags().StringVar(&d.venv, "venv", ".venv", "the Python environment with Ray in it, as `make run` makes it")
-	command.Flags().StringVar(&d.data, "data", devData, "the `FOLDER` that the journal and the logs are kept in")
+	command.Flags().StringVar(&d.venv, "venv", ".venv", "`FOLDER` of a Python environment with Ray, such as the one that make run creates")
+	command.Flags().StringVar(&d.data, "data", devData, "`FOLDER` for the journal and the logs")
 	return command
 }
 
-// dev is everything on one machine.
+// dev is the whole service on one machine.
 type dev struct {
 	program
 	venv    string
 	data    string
 	started time.Time
-	given   map[string]string // the settings; each part that starts adds its own
-	stops   []func()          // in the order of their start
+	given   map[string]string // the settings; each part adds its address when it has started
+	stops   []func()          // in the order of the starts
 	folder  *devFolder
-	open    doors
+	open    listeners
 }
 
 func (d *dev) run(ctx context.Context) error {
 	ctx, d.out = untilBroken(ctx, d.out)
 	defer d.stop()
-	for _, part := range []func(context.Context) error{d.check, d.startNATS, d.startModel, d.startRay, d.deploy} {
-		if err := part(ctx); err != nil {
+	for _, step := range []func(context.Context) error{d.check, d.startNATS, d.startModel, d.startRay, d.deploy} {
+		if err := step(ctx); err != nil {
 			return err
 		}
 	}
 	return d.serve(ctx)
 }
 
-// sayf tells of progress, with the seconds since the start.
-func (d *dev) sayf(format string, args ...any) {
+// reportf prints a line of progress, with the seconds since the start.
+func (d *dev) reportf(format string, args ...any) {
 	fmt.Fprintf(d.out, "%6.1fs  %s\n", time.Since(d.started).Seconds(), fmt.Sprintf(format, args...))
 }
 
-func (d *dev) say(line string) { d.sayf("%s", line) }
+func (d *dev) report(line string) { d.reportf("%s", line) }
 
-// stop ends the parts, the last one first.
+// stop stops the parts, the last one first: Ray's worker needs NATS to hand its
+// deliberations back.
 func (d *dev) stop() {
 	for _, stop := range slices.Backward(d.stops) {
 		stop()
@@ -89,33 +95,32 @@ func (d *dev) startModel(ctx context.Context) error {
 	if d.given["VLLM_MODEL"] == "" {
 		d.given["VLLM_MODEL"] = "stand-in"
 	}
-	d.sayf("stand-in model on %s", url)
+	d.reportf("stand-in model on %s", url)
 	return nil
 }
 
-// startRay starts a Ray on this machine, unless RAY_ADDRESS or
-// RAY_CLUSTERS names one.
+// startRay starts Ray, unless RAY_ADDRESS or RAY_CLUSTERS names one.
 func (d *dev) startRay(ctx context.Context) error {
-	if !d.ownRay() {
+	if !d.startsRay() {
 		return nil
 	}
-	d.sayf("Ray is starting …")
+	d.reportf("starting Ray …")
 	ray, err := local.Start(ctx, local.Options{
-		Venv: d.venv, LogDir: filepath.Join(d.data, "ray"), Env: workerEnvironment(d.given), Progress: d.say,
+		Venv: d.venv, LogDir: filepath.Join(d.data, "ray"), Env: workerEnvironment(d.given), Progress: d.report,
 	})
 	if err != nil {
 		return err
 	}
 	d.stops = append(d.stops, func() {
-		d.sayf("Ray is stopping …")
-		stopping, cancel := untilHurried(context.WithoutCancel(ctx), d.hurry)
+		d.reportf("stopping Ray …")
+		stopping, cancel := untilForced(context.WithoutCancel(ctx), d.force)
 		defer cancel()
 		if err := ray.Stop(stopping); err != nil {
 			fmt.Fprintln(d.errors, err)
 		}
 	})
 	d.given["RAY_ADDRESS"], d.given["RAY_AUTH_TOKEN"] = ray.Address(), ray.Token()
-	d.sayf("Ray on %s", ray.Address())
+	d.reportf("Ray on %s", ray.Address())
 	return nil
 }
 
@@ -124,16 +129,16 @@ func (d *dev) deploy(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(ctx, 5*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, deployTimeout)
 	defer cancel()
-	if err := deployJournal(ctx, settings, log, d.say); err != nil {
+	if err := deployJournal(ctx, settings, log, d.report); err != nil {
 		return err
 	}
-	return deployWorker(ctx, settings, log, d.say)
+	return deployWorker(ctx, settings, log, d.report)
 }
 
-// settings are what was given and what the parts added. The log goes to a
-// file: the screen is for progress.
+// settings returns the given settings with the addresses of the started parts,
+// and a logger. Parse changes its argument, so it gets a copy.
 func (d *dev) settings() (config.Config, *slog.Logger, error) {
 	settings, err := config.Parse(maps.Clone(d.given))
 	if err != nil {
@@ -142,17 +147,17 @@ func (d *dev) settings() (config.Config, *slog.Logger, error) {
 	return settings, newLogger(d.errors, settings, false), nil
 }
 
-// serve serves until ctx ends, and sends the first deliberation.
+// serve serves until ctx ends, and runs the first deliberation.
 func (d *dev) serve(ctx context.Context) error {
 	settings, log, err := d.settings()
 	if err != nil {
 		return err
 	}
-	if err := d.folder.tell(told(d.given, d.open.url())); err != nil {
+	if err := d.folder.write(sharedSettings(d.given, d.open.url())); err != nil {
 		return err
 	}
 	var group run.Group
-	addTask(ctx, &group, func(ctx context.Context) error { return serve(ctx, settings, log, d.open, d.hurry) })
+	addTask(ctx, &group, func(ctx context.Context) error { return serve(ctx, settings, log, d.open, d.force) })
 	addTask(ctx, &group, func(ctx context.Context) error {
 		if err := d.demonstrate(ctx, d.open.url()); err != nil {
 			return err
@@ -163,18 +168,18 @@ func (d *dev) serve(ctx context.Context) error {
 	return group.Run()
 }
 
-// demonstrate sends a deliberation of three agents through it all and prints
-// what each proposed and how long each step took.
+// demonstrate runs a deliberation of three agents, and prints each proposal and
+// how long each step took.
 func (d *dev) demonstrate(ctx context.Context, url string) error {
-	d.sayf("serving on %s", url)
+	d.reportf("serving on %s", url)
 	switch {
-	case d.open.grpcTaken != nil:
-		d.sayf("gRPC is served there too, and not on GRPC_PORT: %v", d.open.grpcTaken)
+	case d.open.grpcError != nil:
+		d.reportf("gRPC is served on the same port only, because GRPC_PORT is not available: %v", d.open.grpcError)
 	case len(d.open.grpc) > 0:
-		d.sayf("serving gRPC on %s, too", d.open.grpc[0].Addr())
+		d.reportf("serving gRPC also on %s", d.open.grpc[0].Addr())
 	}
 	client := newClient(url)
-	err := during(d.say, "the server is still starting", func() error { return awaitServer(ctx, url) })
+	err := during(d.report, "waiting for the server", func() error { return awaitServer(ctx, url) })
 	if err != nil {
 		return err
 	}
@@ -187,7 +192,7 @@ func (d *dev) demonstrate(ctx context.Context, url string) error {
 	if err != nil {
 		return err
 	}
-	d.sayf("submitted deliberation %s of three agents", receipt.GetDeliberationId())
+	d.reportf("submitted deliberation %s with three agents", receipt.GetDeliberationId())
 	status, err := follow(ctx, client, receipt.GetDeliberationId(), newProgress(d.out, true).show)
 	if err != nil {
 		return err

@@ -1,5 +1,8 @@
 //go:build !image
 
+// What dev checks before it starts anything: settings, folder, ports, Python
+// environment and disk. Each error says what to change.
+
 package main
 
 import (
@@ -19,17 +22,17 @@ import (
 )
 
 const (
-	// devJournal is JOURNAL_MAX_BYTES of dev's own NATS where it is not set: a
-	// machine to try things on may have little room.
+	// devJournal is dev's default of JOURNAL_MAX_BYTES for its own NATS. A
+	// developer's machine may have little free disk.
 	devJournal = 512 << 20
 	// rayDisk is what Ray writes: logs, and the worker's package.
 	rayDisk = 128 << 20
-	// rayFolder is where Ray's files are while it runs.
+	// rayFolder has Ray's files while it runs.
 	rayFolder = "/tmp"
 )
 
-// check looks at all that can be looked at quickly, before anything slow
-// starts, and takes what only one may have: the ports and the folder.
+// check finds what would stop dev later, and takes what only one process can
+// have: the folder and the ports.
 func (d *dev) check(ctx context.Context) error {
 	if err := d.readSettings(); err != nil {
 		return err
@@ -37,14 +40,14 @@ func (d *dev) check(ctx context.Context) error {
 	if err := d.claimFolder(); err != nil {
 		return err
 	}
-	if err := d.openDoors(ctx); err != nil {
+	if err := d.openListeners(ctx); err != nil {
 		return err
 	}
 	return errors.Join(d.checkVenv(), d.checkDisk())
 }
 
-// readSettings reads what is given, and makes its paths absolute: Ray's
-// processes, which are told them too, run elsewhere.
+// readSettings reads the settings and makes their paths absolute: Ray's
+// processes get them too, and have another working directory.
 func (d *dev) readSettings() error {
 	given, err := config.Given(d.environ)
 	if err != nil {
@@ -68,21 +71,21 @@ func (d *dev) readSettings() error {
 		}
 	}
 	d.given = given
-	if d.ownNATS() && given["JOURNAL_MAX_BYTES"] == "" {
+	if d.startsNATS() && given["JOURNAL_MAX_BYTES"] == "" {
 		given["JOURNAL_MAX_BYTES"] = strconv.Itoa(devJournal)
 	}
 	_, _, err = d.settings()
 	return err
 }
 
-// pathSettings are the settings, the Ray worker's among them, that name files.
+// pathSettings are the settings that name files, with those of the worker.
 var pathSettings = []string{
 	"NATS_CREDS", "NATS_CA", "NATS_CERT", "NATS_KEY", "RAY_CLUSTERS",
 	"NATS_USER_FILE", "NATS_PASSWORD_FILE", "NATS_TOKEN_FILE", "VLLM_API_KEY_FILE",
 }
 
-// workerEnvironment is what the worker reads on dev's own Ray nodes, from
-// wherever it was given.
+// workerEnvironment returns the settings that the worker reads on Ray's nodes,
+// as environment variables. They may come from ray-executor.env here.
 func workerEnvironment(given map[string]string) []string {
 	var environ []string
 	for _, name := range slices.Sorted(maps.Keys(given)) {
@@ -94,18 +97,19 @@ func workerEnvironment(given map[string]string) []string {
 	return environ
 }
 
-func (d *dev) ownNATS() bool { return d.given["NATS_URL"] == "" }
+func (d *dev) startsNATS() bool { return d.given["NATS_URL"] == "" }
 
-func (d *dev) ownRay() bool { return d.given["RAY_ADDRESS"] == "" && d.given["RAY_CLUSTERS"] == "" }
+func (d *dev) startsRay() bool { return d.given["RAY_ADDRESS"] == "" && d.given["RAY_CLUSTERS"] == "" }
 
-// openDoors takes the ports: whoever calls before all is up is answered then.
-func (d *dev) openDoors(ctx context.Context) error {
+// openListeners takes the ports. A call that arrives before the start has
+// finished waits for it.
+func (d *dev) openListeners(ctx context.Context) error {
 	settings, _, err := d.settings()
 	if err != nil {
 		return err
 	}
-	settings.GRPCDefault = true // dev goes on without, whoever set it
-	d.open, err = openDoors(ctx, settings)
+	settings.GRPCDefault = true // dev runs without GRPC_PORT, even one that was set
+	d.open, err = openListeners(ctx, settings)
 	if errors.Is(err, syscall.EADDRINUSE) {
 		return fmt.Errorf("%w, as in PORT=%d make run", err, portSetting{"PORT", settings.Port}.another())
 	}
@@ -126,31 +130,32 @@ func (d *dev) claimFolder() error {
 }
 
 func (d *dev) checkVenv() error {
-	if !d.ownRay() {
+	if !d.startsRay() {
 		return nil
 	}
 	for _, program := range []string{"python", "ray"} {
 		if _, err := os.Stat(filepath.Join(d.venv, "bin", program)); err != nil {
-			return fmt.Errorf("--venv: no Ray in %s: %w: run `make run`, which installs it, or name a Python environment with Ray", d.venv, err)
+			return fmt.Errorf("--venv: %s has no Ray: %w: run `make run`, which installs it, or name a Python environment with Ray", d.venv, err)
 		}
 	}
 	return nil
 }
 
-// checkDisk holds what the journal may grow to, and what Ray writes, against
-// the disks.
+// checkDisk compares the disk that the journal and Ray may use with what is
+// free.
 func (d *dev) checkDisk() error {
 	var failed []error
-	if d.ownNATS() {
+	if d.startsNATS() {
 		failed = append(failed, d.checkJournalDisk())
 	}
-	if d.ownRay() {
-		failed = append(failed, enoughDisk(rayFolder, "Ray", rayDisk, 0, "free some"))
+	if d.startsRay() {
+		failed = append(failed, checkFreeDisk(rayFolder, "Ray", rayDisk, 0, "free some"))
 	}
 	return errors.Join(failed...)
 }
 
-// checkJournalDisk counts what the journal holds already as free.
+// checkJournalDisk counts the journal's own files as free: its limit includes
+// them.
 func (d *dev) checkJournalDisk() error {
 	settings, _, err := d.settings()
 	if err != nil {
@@ -160,25 +165,25 @@ func (d *dev) checkJournalDisk() error {
 	if err != nil {
 		return fmt.Errorf("--data: %w: name a folder that can be read", err)
 	}
-	return enoughDisk(d.data, "the journal", journalDisk(settings.JournalMaxBytes), used,
+	return checkFreeDisk(d.data, "the journal", journalDisk(settings.JournalMaxBytes), used,
 		"free some, name another folder with --data, or set JOURNAL_MAX_BYTES lower")
 }
 
-// journalDisk is what a journal's streams may grow to: docs/settings.md.
+// journalDisk is the limit of all streams together; docs/settings.md has the sum.
 func journalDisk(maxBytes int64) int64 { return max(0, maxBytes)/8*12 + journal.WorkersBytes }
 
-func enoughDisk(folder, who string, need, used int64, advice string) error {
+func checkFreeDisk(folder, who string, need, used int64, advice string) error {
 	free, err := freeDisk(folder)
 	if err != nil {
 		return fmt.Errorf("free disk of %s: %w", folder, err)
 	}
 	if free+used < need {
-		return fmt.Errorf("%s may take %d MB in %s, where %d MB are free: %s", who, need>>20, folder, free>>20, advice)
+		return fmt.Errorf("%s may use %d MB in %s, which has %d MB free: %s", who, need>>20, folder, free>>20, advice)
 	}
 	return nil
 }
 
-// sizeOf adds up the files below a folder.
+// sizeOf is the size of all files below a folder.
 func sizeOf(folder string) (int64, error) {
 	var size int64
 	err := filepath.WalkDir(folder, func(_ string, entry os.DirEntry, err error) error {

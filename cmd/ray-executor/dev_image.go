@@ -1,5 +1,7 @@
 //go:build image
 
+// In the image, dev is only a hint where to find it.
+
 package main
 
 import (
@@ -8,14 +10,14 @@ import (
 	"github.com/spf13/cobra"
 )
 
-// devCommand says where dev is. The image runs where there is a NATS: the
-// server that dev brings along would be a third of it, in its memory and in
-// what scanners find, and never run.
+// devCommand refuses to run. The image runs where a NATS server exists: the one
+// that dev embeds would be a third of the image, in memory and for scanners, and
+// unused.
 func (p program) devCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "dev", Short: "Not in the image: run bin/ray-executor dev", Hidden: true,
 		RunE: func(*cobra.Command, []string) error {
-			return errors.New("dev is not in the image: run bin/ray-executor dev, which make build makes")
+			return errors.New("dev is not in the image: run `make build`, then bin/ray-executor dev")
 		},
 	}
 }

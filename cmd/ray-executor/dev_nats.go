@@ -1,5 +1,7 @@
 //go:build !image
 
+// The NATS server that dev runs in its own process.
+
 package main
 
 import (
@@ -14,18 +16,18 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 )
 
-// natsPatience is how long the embedded NATS may take to start: it reads its
-// journal first.
-const natsPatience = 2 * time.Minute
+// natsTimeout bounds the start of the embedded NATS, which reads its journal
+// first.
+const natsTimeout = 2 * time.Minute
 
-// startNATS starts a NATS server with JetStream in this process, unless
-// NATS_URL names one. Its journal outlives it.
+// startNATS starts a NATS server with JetStream, unless NATS_URL names one. The
+// next dev in the same folder continues with the journal.
 func (d *dev) startNATS(ctx context.Context) error {
-	if !d.ownNATS() {
+	if !d.startsNATS() {
 		return nil
 	}
 	var embedded *server.Server
-	err := during(d.say, "NATS is still reading its journal", func() (err error) {
+	err := during(d.report, "NATS is reading its journal", func() (err error) {
 		embedded, err = runNATS(ctx, filepath.Join(d.data, "nats"), 4222)
 		return err
 	})
@@ -34,12 +36,12 @@ func (d *dev) startNATS(ctx context.Context) error {
 	}
 	d.stops = append(d.stops, func() { stopNATS(embedded) })
 	d.given["NATS_URL"] = embedded.ClientURL()
-	d.sayf("NATS %s on %s, its journal in %s", server.VERSION, embedded.ClientURL(), filepath.Join(d.data, "nats"))
+	d.reportf("NATS %s on %s, journal in %s", server.VERSION, embedded.ClientURL(), filepath.Join(d.data, "nats"))
 	return nil
 }
 
-// runNATS runs a server on a port of the loopback, or on another where it is
-// taken.
+// runNATS runs a server on a port of the loopback interface, or on a free port
+// if that one is taken.
 func runNATS(ctx context.Context, store string, port int) (*server.Server, error) {
 	if listener, err := listen(ctx, loopback[0], port); err != nil {
 		port = server.RANDOM_PORT
@@ -47,7 +49,7 @@ func runNATS(ctx context.Context, store string, port int) (*server.Server, error
 		return nil, err
 	}
 	embedded, err := tryNATS(ctx, store, port)
-	if errors.Is(err, syscall.EADDRINUSE) { // somebody was quicker
+	if errors.Is(err, syscall.EADDRINUSE) { // another process took the port after the test above
 		embedded, err = tryNATS(ctx, store, server.RANDOM_PORT)
 	}
 	if err != nil {
@@ -60,8 +62,8 @@ func tryNATS(ctx context.Context, store string, port int) (*server.Server, error
 	options := &server.Options{
 		ServerName: "ray-executor-dev", Host: loopback[0], Port: port, NoSigs: true, NoLog: true,
 		JetStream: true, StoreDir: store,
-		// dev has looked at the disk; the server would take what free disk there
-		// is at its start for all that its streams may ever reserve.
+		// The default limit is the disk that is free at the start, which would
+		// refuse streams that already use a part of it. dev checks the disk itself.
 		JetStreamMaxStore: server.JetStreamMaxStoreDefault,
 	}
 	embedded, err := server.NewServer(options)
@@ -79,14 +81,14 @@ func tryNATS(ctx context.Context, store string, port int) (*server.Server, error
 }
 
 func awaitNATS(ctx context.Context, embedded *server.Server, failed <-chan error) error {
-	ctx, cancel := context.WithTimeout(ctx, natsPatience)
+	ctx, cancel := context.WithTimeout(ctx, natsTimeout)
 	defer cancel()
 	for {
 		select {
 		case err := <-failed:
 			return err
 		case <-ctx.Done():
-			return fmt.Errorf("it did not start: %w", ctx.Err())
+			return fmt.Errorf("no start within %s: %w", natsTimeout, ctx.Err())
 		default:
 		}
 		if embedded.ReadyForConnections(50 * time.Millisecond) {
@@ -100,14 +102,14 @@ func stopNATS(embedded *server.Server) {
 	embedded.WaitForShutdown()
 }
 
-// natsLog hears why the server cannot start: an embedded one says it nowhere
-// else.
+// natsLog catches the reason why the server cannot start. The server's API has
+// no other way to get it.
 type natsLog struct {
 	once   sync.Once
 	failed chan error
 }
 
-// Fatalf is told once; the first reason is the one.
+// Fatalf passes on the first reason; the ones after it follow from it.
 func (l *natsLog) Fatalf(format string, values ...any) {
 	l.once.Do(func() {
 		failure := natsError{text: fmt.Sprintf(format, values...)}
@@ -120,19 +122,19 @@ func (l *natsLog) Fatalf(format string, values ...any) {
 	})
 }
 
-// Errorf is not told: what the callers see, they are told themselves.
+// Errorf drops the message: a client that is concerned gets an error itself.
 func (*natsLog) Errorf(string, ...any) {}
 
-// Warnf is not told.
+// Warnf drops the message.
 func (*natsLog) Warnf(string, ...any) {}
 
-// Noticef is not told.
+// Noticef drops the message.
 func (*natsLog) Noticef(string, ...any) {}
 
-// Debugf is not told.
+// Debugf drops the message.
 func (*natsLog) Debugf(string, ...any) {}
 
-// Tracef is not told.
+// Tracef drops the message.
 func (*natsLog) Tracef(string, ...any) {}
 
 // natsError is why the server cannot start.
@@ -144,5 +146,5 @@ type natsError struct {
 // Error implements error.
 func (f natsError) Error() string { return f.text }
 
-// Unwrap is what the server was told by the system.
+// Unwrap returns the system's error, such as EADDRINUSE.
 func (f natsError) Unwrap() error { return f.cause }

@@ -36,7 +36,7 @@ func TestDevLooksBeforeItStarts(t *testing.T) {
 		"VLLM_API_KEY_FILE=nowhere":        "name a file that can be read",
 		"RAY_CLUSTERS=nowhere":             "RAY_CLUSTERS",
 		"JOURNAL_MAX_BYTES=99999999999999": "set JOURNAL_MAX_BYTES lower",
-		"PORT=0":                           "--venv: no Ray in /nowhere",
+		"PORT=0":                           "--venv: /nowhere has no Ray",
 		"HOST=192.0.2.1":                   "0.0.0.0 for all",
 	} {
 		environ := []string{"PORT=0", "GRPC_PORT=0", setting}
@@ -79,7 +79,7 @@ func TestPathsForTheWorker(t *testing.T) {
 // The key is no other command's business.
 func TestWhatConcernsOtherCommands(t *testing.T) {
 	t.Parallel()
-	got := told(map[string]string{
+	got := sharedSettings(map[string]string{
 		"NATS_URL": "nats://a", "VLLM_API_KEY": "k", "PORT": "1", "HOST": "::", "LOG_LEVEL": "DEBUG", "HOME": "/root", "RAY_AUTH_TOKEN": "t", "POOLS": "",
 	}, "http://s")
 	if len(got) != 3 || got["NATS_URL"] != "nats://a" || got["RAY_AUTH_TOKEN"] != "t" || got[devServer] != "http://s" {

@@ -1,5 +1,7 @@
 //go:build !linux && !darwin
 
+// Stubs for the systems on which dev does not run.
+
 package main
 
 import (
@@ -7,8 +9,8 @@ import (
 	"os"
 )
 
-// lock takes no lock here: dev runs on Linux.
+// lock does nothing: dev runs on Linux.
 func lock(*os.File, bool) error { return nil }
 
-// freeDisk is not asked here.
+// freeDisk reports no limit.
 func freeDisk(string) (int64, error) { return math.MaxInt64, nil }

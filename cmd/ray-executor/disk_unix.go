@@ -1,5 +1,7 @@
 //go:build linux || darwin
 
+// File locks and free disk space, for dev.
+
 package main
 
 import (
@@ -8,8 +10,8 @@ import (
 	"syscall"
 )
 
-// lock takes a file's lock, for one or shared, or fails with errLocked. It is
-// let go when the file is closed, at this process's death at the latest.
+// lock takes a file's lock, exclusive or shared, or fails with errLocked. The
+// system releases it when the file is closed or the process ends.
 func lock(file *os.File, exclusive bool) error {
 	how := syscall.LOCK_SH
 	if exclusive {
@@ -22,7 +24,7 @@ func lock(file *os.File, exclusive bool) error {
 	return err
 }
 
-// freeDisk is how many bytes a user may still write below a folder.
+// freeDisk returns how many bytes the user can write to a folder's file system.
 func freeDisk(folder string) (int64, error) {
 	var stat syscall.Statfs_t
 	if err := syscall.Statfs(folder, &stat); err != nil {

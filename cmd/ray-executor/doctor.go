@@ -1,3 +1,6 @@
+// ray-executor doctor checks the parts that a deliberation needs: the function
+// server, the journal, the worker and the model.
+
 package main
 
 import (
@@ -12,62 +15,63 @@ import (
 
 	"github.com/spf13/cobra"
 
-	function "rayexecutor"
 	"rayexecutor/config"
 	"rayexecutor/deliberation"
 	"rayexecutor/journal"
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// errUnhealthy makes doctor exit with 1; what is amiss has been said.
-var errUnhealthy = errors.New("something is amiss; each line above says what to do")
+// checkTimeout bounds each check.
+const checkTimeout = 10 * time.Second
 
-// check is one thing that doctor looks at; it returns what it found.
+// errUnhealthy makes doctor exit with 1. The checks have printed the faults.
+var errUnhealthy = errors.New("at least one check failed; its line says what to do")
+
+// check is one check of doctor. It returns what it found, or what is wrong and
+// what to do.
 type check struct {
 	name string
-	look func(context.Context) (found string, err error)
+	run  func(context.Context) (found string, err error)
 }
 
 func (p program) doctorCommand() *cobra.Command {
 	var server string
 	command := &cobra.Command{
 		Use:   "doctor",
-		Short: "Look at everything that a deliberation needs, and say what is amiss",
-		Args:  cobra.NoArgs,
+		Short: "Check the server, the journal, the worker and the model",
+		Long: `Check the function server, the journal on NATS, the worker on each Ray cluster and
+the model server. The command prints a line for each: ok and what was found, or
+failed, the reason and what to do. It exits with 1 if a check failed.`,
+		Example: `  ray-executor doctor
+  NATS_URL=nats://nats:4222 ray-executor doctor --server http://ray-executor:8080`,
+		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			settings, log, err := p.loadBeside()
+			settings, log, err := p.loadWithDev()
 			if err != nil {
 				return err
 			}
-			checks := []check{
+			return runChecks(command.Context(), p.out, []check{
 				{"server", func(ctx context.Context) (string, error) { return checkServer(ctx, serverURL(server)) }},
-				{"journal", func(ctx context.Context) (string, error) {
-					j, err := examined(settings, log)
-					if err != nil {
-						return "", err
-					}
-					defer j.Close()
-					return "NATS and the stream " + settings.NATSPrefix + journal.Stream + " are there", awaitReady(ctx, j)
-				}},
+				{"journal", func(ctx context.Context) (string, error) { return checkJournal(ctx, settings, log) }},
 				{"worker", func(ctx context.Context) (string, error) { return checkWorker(ctx, settings, log) }},
 				{"model", func(ctx context.Context) (string, error) { return checkModel(ctx, settings) }},
-			}
-			return examine(command.Context(), p.out, checks)
+			})
 		},
 	}
 	command.Flags().StringVar(&server, "server", "", serverUsage)
 	return command
 }
 
-func examine(ctx context.Context, out io.Writer, checks []check) error {
+// runChecks runs every check, also after one that failed.
+func runChecks(ctx context.Context, out io.Writer, checks []check) error {
 	healthy := true
 	for _, check := range checks {
-		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-		found, err := check.look(ctx)
+		ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+		found, err := check.run(ctx)
 		cancel()
 		if err != nil {
 			healthy = false
-			fmt.Fprintf(out, "%-8s amiss: %v\n", check.name, err)
+			fmt.Fprintf(out, "%-8s failed: %v\n", check.name, err)
 			continue
 		}
 		fmt.Fprintf(out, "%-8s ok: %s\n", check.name, found)
@@ -78,17 +82,30 @@ func examine(ctx context.Context, out io.Writer, checks []check) error {
 	return nil
 }
 
-// heartbeatsWithin is how long the worker's check waits for NATS.
-const heartbeatsWithin = 3 * time.Second
-
-// examined is the journal as doctor connects to it.
-func examined(settings config.Config, log *slog.Logger) (*journal.Journal, error) {
-	reached := function.NATS(settings, "doctor", log)
-	reached.Wait = 3 * time.Second
-	return journal.Connect(reached)
+// checkServer asks the server itself, which knows whether it reaches its NATS.
+func checkServer(ctx context.Context, server string) (string, error) {
+	url := strings.TrimRight(server, "/") + "/health/readiness"
+	status, body, err := get(ctx, http.DefaultClient, url)
+	if err != nil {
+		return "", fmt.Errorf("%w: start the server with `ray-executor serve`, or name another one with --server", err)
+	}
+	if status != http.StatusOK {
+		return "", fmt.Errorf("%s is not ready: %s", server, body)
+	}
+	return server + " is ready", nil
 }
 
-// awaitReady gives the connection a moment to come about.
+func checkJournal(ctx context.Context, settings config.Config, log *slog.Logger) (string, error) {
+	j, err := connectDoctor(settings, log)
+	if err != nil {
+		return "", err
+	}
+	defer j.Close()
+	return "NATS has the stream " + settings.NATSPrefix + journal.Stream, awaitReady(ctx, j)
+}
+
+// awaitReady waits for the connection, which is made in the background. An error
+// that no waiting resolves ends the wait.
 func awaitReady(ctx context.Context, j *journal.Journal) error {
 	for {
 		err := j.Ready(ctx)
@@ -103,65 +120,62 @@ func awaitReady(ctx context.Context, j *journal.Journal) error {
 	}
 }
 
-func checkServer(ctx context.Context, server string) (string, error) {
-	url := strings.TrimRight(server, "/") + "/health/readiness"
-	status, body, err := get(ctx, http.DefaultClient, url)
-	if err != nil {
-		return "", fmt.Errorf("%w; start it with `ray-executor serve`, or name it with --server", err)
-	}
-	if status != http.StatusOK {
-		return "", fmt.Errorf("%s is not ready: %s", server, body)
-	}
-	return server + " is ready", nil
-}
-
-// checkWorker asks Ray for the worker, and NATS for what its replicas say.
+// checkWorker reads from Ray which replicas run, and from NATS their heartbeats
+// and problems. Without NATS it reports what Ray says.
 func checkWorker(ctx context.Context, settings config.Config, log *slog.Logger) (string, error) {
-	fleet, err := function.Fleet(settings)
-	if err != nil {
-		return "", err
-	}
-	defer fleet.Close()
-	journal, err := examined(settings, log)
+	journal, err := connectDoctor(settings, log)
 	if err != nil {
 		return "", err
 	}
 	defer journal.Close()
-	fleet.Hear(journal)
-	waiting, cancel := context.WithTimeout(ctx, heartbeatsWithin)
-	defer cancel()
-	_ = awaitReady(waiting, journal) // the journal's own check says why it is not
-	var found []string
-	var amiss []error
-	for _, cluster := range fleet.Clusters(ctx) {
-		switch {
-		case !cluster.GetReachable():
-			amiss = append(amiss, errors.New(cluster.GetError()))
-		case cluster.GetWorkerReplicas() == 0:
-			amiss = append(amiss, fmt.Errorf("no worker replica runs on %s: run `ray-executor deploy`; %s", cluster.GetAddress(), cluster.GetError()))
-		case len(cluster.GetProblems()) > 0:
-			for _, problem := range cluster.GetProblems() {
-				amiss = append(amiss, fmt.Errorf("cluster %s: %s", cluster.GetName(), problem))
-			}
-		default:
-			found = append(found, workerFound(cluster))
-		}
+	fleet, err := connectFleet(settings, journal)
+	if err != nil {
+		return "", err
 	}
-	return strings.Join(found, "; "), errors.Join(amiss...)
+	defer fleet.Close()
+	waiting, cancel := context.WithTimeout(ctx, doctorWait)
+	defer cancel()
+	_ = awaitReady(waiting, journal) // checkJournal reports this error
+	var found []string
+	var failed []error
+	for _, cluster := range fleet.Clusters(ctx) {
+		if err := workerFault(cluster); err != nil {
+			failed = append(failed, err)
+			continue
+		}
+		found = append(found, describeWorker(cluster))
+	}
+	return strings.Join(found, "; "), errors.Join(failed...)
 }
 
-// workerFound is a worker that is as it should be, in words.
-func workerFound(cluster *pb.Cluster) string {
+// workerFault is what is wrong with a cluster's worker, or nil.
+func workerFault(cluster *pb.Cluster) error {
+	if !cluster.GetReachable() {
+		return errors.New(cluster.GetError())
+	}
+	if cluster.GetWorkerReplicas() == 0 {
+		return fmt.Errorf("%s runs no worker replica: run `ray-executor deploy`; %s", cluster.GetAddress(), cluster.GetError())
+	}
+	var problems []error
+	for _, problem := range cluster.GetProblems() {
+		problems = append(problems, fmt.Errorf("cluster %s: %s", cluster.GetName(), problem))
+	}
+	return errors.Join(problems...)
+}
+
+func describeWorker(cluster *pb.Cluster) string {
 	found := fmt.Sprintf("%d replicas on Ray %s at %s", cluster.GetWorkerReplicas(), cluster.GetRayVersion(), cluster.GetAddress())
 	if cluster.WorkerHeartbeats == nil {
-		return found + "; whether they reach NATS is not known: the worker or the journal is of an older version, or NATS_URL cannot be reached from here"
+		return found + "; heartbeats unknown: NATS_URL is not reachable from here, or the worker or the journal has an older version"
 	}
-	return fmt.Sprintf("%s, %d of them heard over NATS, the last %.0f s ago", found, cluster.GetWorkerHeartbeats(), cluster.GetHeartbeatAgeSeconds())
+	return fmt.Sprintf("%s, %d with a heartbeat over NATS, the latest %.0f s ago", found, cluster.GetWorkerHeartbeats(), cluster.GetHeartbeatAgeSeconds())
 }
 
-// direct asks without a proxy, as the workers ask their models.
+// direct uses no proxy, as the workers use none for their models.
 var direct = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
 
+// checkModel asks the model server from this machine. The workers may reach it
+// by another route.
 func checkModel(ctx context.Context, settings config.Config) (string, error) {
 	if settings.VLLMURL == "" {
 		return "VLLM_URL is not set: each request must name its model server", nil
@@ -169,15 +183,16 @@ func checkModel(ctx context.Context, settings config.Config) (string, error) {
 	status, body, err := get(ctx, direct, deliberation.ModelBase(settings.VLLMURL)+"/v1/models")
 	switch {
 	case err != nil:
-		return "", fmt.Errorf("VLLM_URL: %w", err)
+		return "", fmt.Errorf("VLLM_URL: %w: start the model server, or correct the URL", err)
 	case status == http.StatusUnauthorized:
-		return settings.VLLMURL + " is there and wants a key: set VLLM_API_KEY on the Ray nodes", nil
+		return settings.VLLMURL + " answers and requires a key: set VLLM_API_KEY on the Ray nodes", nil
 	case status != http.StatusOK:
-		return "", fmt.Errorf("VLLM_URL: %s answered %d: %s", settings.VLLMURL, status, body)
+		return "", fmt.Errorf("VLLM_URL: %s answered %d: %s: name an OpenAI-compatible server", settings.VLLMURL, status, body)
 	}
 	return settings.VLLMURL + " answers", nil
 }
 
+// get reads at most 500 bytes of a response.
 func get(ctx context.Context, client *http.Client, url string) (status int, body string, err error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {

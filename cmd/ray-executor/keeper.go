@@ -28,18 +28,18 @@ AGENT_RESPONSES=true also tells of each agent; where K_SINK is set, a relay runs
 along. Metrics are on PORT, under /metrics, and /health/liveness beside.`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			settings, log, err := p.loadBeside()
+			settings, log, err := p.loadWithDev()
 			if err != nil {
 				return err
 			}
-			return keepAlone(command.Context(), settings, log, p.hurry)
+			return keepAlone(command.Context(), settings, log, p.force)
 		},
 	}
 }
 
 // keepAlone runs a keeper that serves its own metrics. It runs without them
 // where PORT is taken: ends must be announced all the same.
-func keepAlone(ctx context.Context, settings config.Config, log *slog.Logger, hurry <-chan struct{}) error {
+func keepAlone(ctx context.Context, settings config.Config, log *slog.Logger, force <-chan struct{}) error {
 	if err := gate.LimitMemory(); err != nil {
 		log.Warn("memory is not limited", "reason", err)
 	}
@@ -56,7 +56,7 @@ func keepAlone(ctx context.Context, settings config.Config, log *slog.Logger, hu
 		server := newServer(mux)
 		for _, listener := range listeners {
 			log.Info("metrics", "address", listener.Addr().String())
-			addServer(&group, server, listener, hurry)
+			addServer(&group, server, listener, force)
 		}
 	}
 	addTask(ctx, &group, func(ctx context.Context) error { return keep(ctx, settings, metrics, log) })

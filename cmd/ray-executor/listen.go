@@ -1,3 +1,6 @@
+// The ports of the server: which addresses it listens on, and what to do about
+// one that is not available.
+
 package main
 
 import (
@@ -12,41 +15,40 @@ import (
 	"rayexecutor/config"
 )
 
-// loopback are the addresses of config.Loopback: callers of http://localhost
-// try either first.
+// loopback has the addresses of config.Loopback. Clients of http://localhost
+// try either one first.
 var loopback = []string{"127.0.0.1", "::1"}
 
-// portTries is how often a port is chosen that must be free on two addresses.
-const portTries = 20
+// portAttempts bounds the search for a port that is free on both addresses.
+const portAttempts = 20
 
-// doors are what a function server listens on.
-type doors struct {
+// listeners are the open ports of a function server.
+type listeners struct {
 	http, grpc []net.Listener
-	// grpcTaken says why nothing listens on GRPC_PORT; nil where something
-	// does, or nothing should.
-	grpcTaken error
+	// grpcError is why GRPC_PORT is not open, if it should be.
+	grpcError error
 }
 
-func (d doors) all() []net.Listener { return slices.Concat(d.http, d.grpc) }
+func (l listeners) all() []net.Listener { return slices.Concat(l.http, l.grpc) }
 
-func (d doors) close() { closeAll(d.all()) }
+func (l listeners) close() { closeAll(l.all()) }
 
-// url is the server's, for callers on this machine.
-func (d doors) url() string {
-	address := d.http[0].Addr().(*net.TCPAddr)
+// url is the server's URL for clients on this machine.
+func (l listeners) url() string {
+	address := l.http[0].Addr().(*net.TCPAddr)
 	if address.IP.IsLoopback() || address.IP.IsUnspecified() {
 		return "http://localhost:" + strconv.Itoa(address.Port)
 	}
 	return "http://" + address.String()
 }
 
-// openDoors listens on PORT and on GRPC_PORT. A GRPC_PORT that nobody has set
-// may be taken.
-func openDoors(ctx context.Context, settings config.Config) (doors, error) {
-	var open doors
+// openListeners listens on PORT and on GRPC_PORT. If GRPC_PORT has its default
+// and is taken, that is no error: gRPC is served on PORT too.
+func openListeners(ctx context.Context, settings config.Config) (listeners, error) {
+	var open listeners
 	var err error
 	if open.http, err = (portSetting{"PORT", settings.Port}).listen(ctx, settings.Host); err != nil {
-		return doors{}, err
+		return listeners{}, err
 	}
 	if settings.GRPCPort == 0 || settings.GRPCPort == portOf(open.http[0]) {
 		return open, nil
@@ -54,20 +56,20 @@ func openDoors(ctx context.Context, settings config.Config) (doors, error) {
 	open.grpc, err = portSetting{"GRPC_PORT", settings.GRPCPort}.listen(ctx, settings.Host)
 	if err != nil && !settings.GRPCDefault {
 		open.close()
-		return doors{}, err
+		return listeners{}, err
 	}
-	open.grpcTaken = err
+	open.grpcError = err
 	return open, nil
 }
 
-// portSetting is a port, and the setting that says it.
+// portSetting is a port and the name of its setting.
 type portSetting struct {
 	name string
 	port int
 }
 
-// listen listens on a host's port: once, or twice on the loopback where there
-// is IPv6. Port 0 is any that is free.
+// listen listens on a host's port. On the loopback interface it listens on the
+// IPv4 and the IPv6 address, if the machine has IPv6. Port 0 is any free port.
 func (p portSetting) listen(ctx context.Context, host string) ([]net.Listener, error) {
 	if host != config.Loopback {
 		listener, err := listen(ctx, host, p.port)
@@ -76,19 +78,19 @@ func (p portSetting) listen(ctx context.Context, host string) ([]net.Listener, e
 		}
 		return []net.Listener{listener}, nil
 	}
-	for try := 1; ; try++ {
+	for attempt := 1; ; attempt++ {
 		listeners, err := listenOnLoopback(ctx, p.port)
 		if err == nil {
 			return listeners, nil
 		}
-		if p.port != 0 || try == portTries {
+		if p.port != 0 || attempt == portAttempts {
 			return nil, p.advise(host, err)
 		}
 	}
 }
 
-// listenOnLoopback fails where another program has the port on either address:
-// callers would reach now the one, now the other.
+// listenOnLoopback fails if another program has the port on either address:
+// clients would reach one program or the other.
 func listenOnLoopback(ctx context.Context, port int) ([]net.Listener, error) {
 	first, err := listen(ctx, loopback[0], port)
 	if err != nil {
@@ -101,14 +103,14 @@ func listenOnLoopback(ctx context.Context, port int) ([]net.Listener, error) {
 	case errors.Is(err, syscall.EADDRINUSE):
 		return nil, errors.Join(err, first.Close())
 	}
-	return []net.Listener{first}, nil // there is no IPv6
+	return []net.Listener{first}, nil // the machine has no IPv6
 }
 
 func listen(ctx context.Context, host string, port int) (net.Listener, error) {
 	return new(net.ListenConfig).Listen(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(port)))
 }
 
-// advise says what to do about a port that cannot be listened on.
+// advise adds to an error of listen what to change.
 func (p portSetting) advise(host string, err error) error {
 	switch {
 	case errors.Is(err, syscall.EADDRINUSE):

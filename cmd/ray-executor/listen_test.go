@@ -58,7 +58,7 @@ func TestListensOnTheLoopbackAlone(t *testing.T) {
 		if host == "::" && !hasIPv6() {
 			continue
 		}
-		doors, err := openDoors(t.Context(), parsed(t, "HOST="+host))
+		doors, err := openListeners(t.Context(), parsed(t, "HOST="+host))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -90,18 +90,18 @@ func TestATakenPort(t *testing.T) {
 		}
 		defer taken.Close()
 		number := strconv.Itoa(portOf(taken))
-		_, err = openDoors(t.Context(), parsed(t, "PORT="+number))
+		_, err = openListeners(t.Context(), parsed(t, "PORT="+number))
 		if err == nil || !strings.Contains(err.Error(), "PORT="+number+": ") || !strings.Contains(err.Error(), "set another port") {
 			t.Errorf("PORT is taken on %s: %v", host, err)
 		}
-		_, err = openDoors(t.Context(), parsed(t, "GRPC_PORT="+number))
+		_, err = openListeners(t.Context(), parsed(t, "GRPC_PORT="+number))
 		if err == nil || !strings.Contains(err.Error(), "GRPC_PORT="+number+": ") {
 			t.Errorf("GRPC_PORT is taken on %s: %v", host, err)
 		}
 		settings := parsed(t, "GRPC_PORT="+number)
 		settings.GRPCDefault = true
-		doors, err := openDoors(t.Context(), settings)
-		if err != nil || doors.grpcTaken == nil || len(doors.all()) != len(doors.http) {
+		doors, err := openListeners(t.Context(), settings)
+		if err != nil || doors.grpcError == nil || len(doors.all()) != len(doors.http) {
 			t.Errorf("a default GRPC_PORT is taken on %s: %v, %+v", host, err, doors)
 		}
 		doors.close()
@@ -110,7 +110,7 @@ func TestATakenPort(t *testing.T) {
 
 func TestAnAddressOfAnotherMachine(t *testing.T) {
 	t.Parallel()
-	_, err := openDoors(t.Context(), parsed(t, "HOST=192.0.2.1"))
+	_, err := openListeners(t.Context(), parsed(t, "HOST=192.0.2.1"))
 	if err == nil || !strings.Contains(err.Error(), "HOST=192.0.2.1") || !strings.Contains(err.Error(), "0.0.0.0 for all") {
 		t.Error(err)
 	}
@@ -126,8 +126,8 @@ func TestGRPCHasAPortOfItsOwn(t *testing.T) {
 	free.Close()
 	settings := parsed(t)
 	settings.GRPCPort = port
-	doors, err := openDoors(t.Context(), settings)
-	if err != nil || doors.grpcTaken != nil || len(doors.grpc) == 0 || portOf(doors.grpc[0]) != port {
+	doors, err := openListeners(t.Context(), settings)
+	if err != nil || doors.grpcError != nil || len(doors.grpc) == 0 || portOf(doors.grpc[0]) != port {
 		t.Fatalf("%+v, %v", doors, err)
 	}
 	doors.close()

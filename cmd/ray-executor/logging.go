@@ -1,3 +1,5 @@
+// The format of the log.
+
 package main
 
 import (
@@ -7,17 +9,12 @@ import (
 	"rayexecutor/config"
 )
 
-// newLogger returns the log: JSON in a cluster, text elsewhere, unless
-// LOG_FORMAT says which.
+// newLogger returns a logger for w. LOG_FORMAT sets the format; its default is
+// JSON in a Kubernetes cluster, where programs read the log, and text elsewhere.
 func newLogger(w io.Writer, settings config.Config, inCluster bool) *slog.Logger {
 	options := &slog.HandlerOptions{Level: settings.LogLevel}
 	if settings.LogFormat == "json" || settings.LogFormat == "auto" && inCluster {
 		return slog.New(slog.NewJSONHandler(w, options))
 	}
 	return slog.New(slog.NewTextHandler(w, options))
-}
-
-// inCluster reports whether Kubernetes started this process.
-func inCluster(given map[string]string) bool {
-	return given["KUBERNETES_SERVICE_HOST"] != ""
 }

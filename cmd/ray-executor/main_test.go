@@ -34,7 +34,7 @@ func setup(t *testing.T) (call func(args ...string) (string, error), nats *journ
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	open, err := openDoors(ctx, settings)
+	open, err := openListeners(ctx, settings)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,7 +105,7 @@ func TestClient(t *testing.T) {
 	expect(t, call, "enough", "status", "mine")
 	expect(t, call, "mine cancelled: is cancelled", "cancel", "mine")
 	expect(t, call, "not_found", "status", "nobody")
-	expect(t, call, "2 in all, 0 active (0 queued), 0 completed, 0 failed, 2 cancelled", "stats")
+	expect(t, call, "2 total, 0 active (0 queued), 0 completed, 0 failed, 2 cancelled", "stats")
 
 	printed, err := call("watch", "mine")
 	if err == nil || !strings.Contains(printed, "cancelled after") {
@@ -119,7 +119,7 @@ func TestListPages(t *testing.T) {
 	for _, id := range []string{"one", "two", "three"} {
 		expect(t, call, id, "submit", "Describe it", "--id", id, "--task-id", "task-"+id)
 	}
-	expect(t, call, "more: --page-token", "list", "--page-size", "2")
+	expect(t, call, "next page: --page-token", "list", "--page-size", "2")
 	expect(t, call, "task-two", "list", "--task-id", "task-two", "--state", "queued")
 	printed, err := call("list", "-o", "json")
 	var list struct {
@@ -168,21 +168,21 @@ func TestRefusalsAreTold(t *testing.T) {
 	if _, err := runProgram(t.Context(), nil, "deploy", "--only", "nothing"); err == nil || !strings.Contains(err.Error(), "journal or worker") {
 		t.Errorf("deploy --only nothing: %v", err)
 	}
-	if _, err := runProgram(t.Context(), nil, "stats", "--server", "http://127.0.0.1:9"); err == nil || !strings.Contains(err.Error(), "is the server up") {
+	if _, err := runProgram(t.Context(), nil, "stats", "--server", "http://127.0.0.1:9"); err == nil || !strings.Contains(err.Error(), "start the server, or name another one") {
 		t.Errorf("without a server: %v", err)
 	}
 }
 
-func TestDoctorSaysWhatIsAmiss(t *testing.T) {
+func TestDoctorReportsFaults(t *testing.T) {
 	t.Parallel()
 	call, _ := setup(t)
 	printed, err := call("doctor")
 	if err == nil {
-		t.Error("doctor finds nothing amiss without a Ray and a model")
+		t.Error("doctor reports no fault without a Ray and a model")
 	}
-	for _, want := range []string{"server   ok", "journal  ok", "worker   amiss", "model    amiss"} {
+	for _, want := range []string{"server   ok", "journal  ok", "worker   failed", "model    failed"} {
 		if !strings.Contains(printed, want) {
-			t.Errorf("doctor does not say %q:\n%s", want, printed)
+			t.Errorf("doctor does not print %q:\n%s", want, printed)
 		}
 	}
 }

@@ -1,3 +1,5 @@
+// ray-executor model runs a stand-in for a vLLM server.
+
 package main
 
 import (
@@ -14,10 +16,10 @@ func (p program) modelCommand() *cobra.Command {
 	var options standin.Options
 	command := &cobra.Command{
 		Use:   "model",
-		Short: "Run a stand-in for a vLLM server, to rehearse faults with",
-		Long: `Run a stand-in for a vLLM server: OpenAI-compatible chat completions whose
-delay, errors and content can be set for each model while it runs:
-
+		Short: "Run a stand-in for a vLLM server, to test faults",
+		Long: `Run a stand-in for a vLLM server: OpenAI-compatible chat completions. Requests to
+/standin set the delay, errors and content of each model while it runs.`,
+		Example: `  ray-executor model --address 127.0.0.1:8000
   curl -X PUT localhost:8000/standin/behaviours/slow -d '{"delay": "2s"}'
   curl localhost:8000/standin/requests`,
 		Args: cobra.NoArgs,
@@ -30,15 +32,16 @@ delay, errors and content can be set for each model while it runs:
 			return standin.Serve(command.Context(), options)
 		},
 	}
-	command.Flags().StringVar(&options.Address, "address", "127.0.0.1:8000", "where to listen, `HOST:PORT`")
-	command.Flags().StringVar(&options.APIKey, "api-key", "", "the bearer `KEY` to want; empty for none")
-	command.Flags().StringSliceVar(&options.Models, "model", nil, "a `MODEL` that exists; repeat it; none for any")
-	command.Flags().DurationVar(&options.Default.Delay, "delay", 0, "how long an answer takes, such as 2s")
+	command.Flags().StringVar(&options.Address, "address", "127.0.0.1:8000", "`HOST:PORT` to listen on")
+	command.Flags().StringVar(&options.APIKey, "api-key", "", "bearer `KEY` that requests must have (default: none)")
+	command.Flags().StringSliceVar(&options.Models, "model", nil, "`MODEL` that exists; repeat the flag for each (default: any)")
+	command.Flags().DurationVar(&options.Default.Delay, "delay", 0, "`DURATION` until an answer, such as 2s")
 	return command
 }
 
-// runModel serves a stand-in on a port of this machine, or on another where it is
-// taken, until stop is called.
+// runModel serves a stand-in on a port of the loopback interface, or on a free
+// port if that one is taken, until stop is called. It outlives ctx: the other
+// parts of dev may need the model while they stop.
 func runModel(ctx context.Context, port int, options standin.Options) (url string, stop func(), err error) {
 	server, err := standin.New(options)
 	if err != nil {
@@ -55,7 +58,7 @@ func runModel(ctx context.Context, port int, options standin.Options) (url strin
 	ended := make(chan struct{})
 	go func() {
 		defer close(ended)
-		_ = server.Serve(ctx, listener) // nobody else serves on this listener
+		_ = server.Serve(ctx, listener) // it ends only when stop cancels ctx
 	}()
 	return "http://" + listener.Addr().String(), func() { cancel(); <-ended }, nil
 }

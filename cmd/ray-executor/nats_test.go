@@ -55,7 +55,7 @@ func TestServersWaitForNATS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	open, err := openDoors(t.Context(), settings)
+	open, err := openListeners(t.Context(), settings)
 	if err != nil {
 		t.Fatal(err)
 	}

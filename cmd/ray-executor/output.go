@@ -1,3 +1,5 @@
+// How the client commands print deliberations, lists and statistics as text.
+
 package main
 
 import (
@@ -13,19 +15,19 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// progress shows how a deliberation goes, each change once, and every ten
-// seconds that nothing has changed.
+// progress prints how a deliberation proceeds: each change once, and a line for
+// every ten seconds without a change.
 type progress struct {
 	out     io.Writer
 	visible bool
 	state   string
-	changed time.Time       // when the state did
-	said    time.Time       // when anything was
-	told    map[string]bool // agents
+	changed time.Time       // when the state changed
+	printed time.Time       // when the last line was printed
+	agents  map[string]bool // whose outcome has been printed
 }
 
 func newProgress(out io.Writer, visible bool) *progress {
-	return &progress{out: out, visible: visible, told: make(map[string]bool)}
+	return &progress{out: out, visible: visible, agents: make(map[string]bool)}
 }
 
 func (p *progress) show(status *pb.GetDeliberationStatusResponse) {
@@ -35,27 +37,27 @@ func (p *progress) show(status *pb.GetDeliberationStatusResponse) {
 	now := time.Now()
 	switch {
 	case status.GetStatus() != p.state:
-		p.state, p.changed, p.said = status.GetStatus(), now, now
-		fmt.Fprintf(p.out, "  %s%s\n", p.state, since(status))
-	case now.Sub(p.said) >= sayEvery:
-		p.said = now
+		p.state, p.changed, p.printed = status.GetStatus(), now, now
+		fmt.Fprintf(p.out, "  %s%s\n", p.state, elapsed(status))
+	case now.Sub(p.printed) >= reportEvery:
+		p.printed = now
 		fmt.Fprintf(p.out, "  still %s, %.0f s\n", p.state, now.Sub(p.changed).Seconds())
 	}
 	for _, result := range status.GetResults() {
-		if !p.told[result.GetAgentId()] {
-			p.told[result.GetAgentId()] = true
+		if !p.agents[result.GetAgentId()] {
+			p.agents[result.GetAgentId()] = true
 			fmt.Fprintf(p.out, "  agent %s %s\n", result.GetAgentId(), outcome(result))
 		}
 	}
 }
 
-// since tells how long a step took, by the journal's clock.
-func since(status *pb.GetDeliberationStatusResponse) string {
+// elapsed is how long a deliberation took to its state, by the journal's clock.
+func elapsed(status *pb.GetDeliberationStatusResponse) string {
 	switch deliberation.State(status.GetStatus()) {
 	case deliberation.Running:
 		return " after " + between(status.GetSubmittedAt(), status.GetStartedAt()) + " in the queue"
 	case deliberation.Completed, deliberation.Failed, deliberation.Cancelled:
-		return " after " + between(status.GetSubmittedAt(), status.GetEndedAt()) + " in all"
+		return " after " + between(status.GetSubmittedAt(), status.GetEndedAt())
 	default:
 		return ""
 	}
@@ -63,22 +65,22 @@ func since(status *pb.GetDeliberationStatusResponse) string {
 
 func between(from, to *timestamppb.Timestamp) string {
 	if from == nil || to == nil {
-		return "no time"
+		return "an unknown time"
 	}
 	return to.AsTime().Sub(from.AsTime()).Round(100 * time.Microsecond).String()
 }
 
-// outcome tells what an agent came to, in a line.
+// outcome is an agent's result in a line.
 func outcome(result *pb.DeliberationResult) string {
 	metadata := result.GetMetadata()
 	if !deliberation.Proposed(result) {
 		return "failed: " + metadata["error"]
 	}
-	took := ""
+	duration := ""
 	if metadata["duration_ms"] != "" {
-		took = " in " + metadata["duration_ms"] + " ms"
+		duration = " in " + metadata["duration_ms"] + " ms"
 	}
-	return "proposed" + took
+	return "proposed" + duration
 }
 
 func writeStatus(w io.Writer, status *pb.GetDeliberationStatusResponse) {
@@ -101,9 +103,9 @@ func writeList(w io.Writer, list *pb.ListDeliberationsResponse) {
 		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%d\t%s\n", one.GetDeliberationId(), one.GetStatus(), one.GetTaskId(),
 			one.GetPool(), one.GetAgents(), one.GetAttempts(), one.GetSubmittedAt().AsTime().Format(time.RFC3339))
 	}
-	_ = table.Flush() // to a terminal or a pipe; nobody to tell
+	_ = table.Flush() // an error of the terminal or the pipe has no reader
 	if list.GetNextPageToken() != "" {
-		fmt.Fprintf(w, "more: --page-token %s\n", list.GetNextPageToken())
+		fmt.Fprintf(w, "next page: --page-token %s\n", list.GetNextPageToken())
 	}
 }
 
@@ -113,14 +115,14 @@ func writeStats(w io.Writer, response *pb.GetStatusResponse) {
 	for _, reason := range response.GetReasons() {
 		fmt.Fprintf(w, "  %s\n", reason)
 	}
-	fmt.Fprintf(w, "deliberations: %d in all, %d active (%d queued), %d completed, %d failed, %d cancelled; %.0f ms on average\n",
+	fmt.Fprintf(w, "deliberations: %d total, %d active (%d queued), %d completed, %d failed, %d cancelled; mean run time %.0f ms\n",
 		stats.GetTotalDeliberations(), stats.GetActiveDeliberations(), stats.GetQueuedDeliberations(),
 		stats.GetCompletedDeliberations(), stats.GetFailedDeliberations(), stats.GetCancelledDeliberations(),
 		stats.GetAverageExecutionTimeMs())
 	for _, cluster := range response.GetClusters() {
 		fmt.Fprintf(w, "cluster %s at %s: ", cluster.GetName(), cluster.GetAddress())
 		if !cluster.GetReachable() {
-			fmt.Fprintf(w, "cannot be reached\n")
+			fmt.Fprintln(w, "unreachable:", cluster.GetError())
 			continue
 		}
 		fmt.Fprintf(w, "Ray %s, %d nodes, CPUs %.1f of %.1f, GPUs %.1f of %.1f, worker replicas %d of %d\n",

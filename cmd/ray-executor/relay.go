@@ -34,7 +34,7 @@ the ends.`,
   ray-executor relay retry --all`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
-			settings, log, err := p.loadBeside()
+			settings, log, err := p.loadWithDev()
 			if err != nil {
 				return err
 			}
@@ -138,7 +138,7 @@ func (p program) relayRetryCommand() *cobra.Command {
 		Long: `Post once to K_SINK what it did not take: the end of deliberation ID, or with
 --all every one. What it takes now is kept no longer.`,
 	}, func(ctx context.Context, id string) error {
-		settings, log, err := p.loadBeside()
+		settings, log, err := p.loadWithDev()
 		if err != nil {
 			return err
 		}

@@ -20,7 +20,7 @@ import (
 func (p program) listing(command *cobra.Command, show func(ctx context.Context, journal *journal.Journal, args []string, json bool) error) *cobra.Command {
 	var output string
 	command.RunE = func(command *cobra.Command, args []string) error {
-		settings, log, err := p.loadBeside()
+		settings, log, err := p.loadWithDev()
 		if err != nil {
 			return err
 		}

@@ -1,3 +1,6 @@
+// The flags of submit that concern the model: system prompt, sampling and
+// response format.
+
 package main
 
 import (
@@ -10,9 +13,10 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// addSampling adds the flags for the system prompt, the sampling parameters and
-// the schema of proposals.
-// The function that it returns sets on a request what the flags gave.
+// addSampling adds the flags. The returned function copies them to a request.
+//
+// A flag that is not on the command line leaves its field unset, so that the
+// model server's default applies: temperature 0 differs from no temperature.
 func addSampling(flags *pflag.FlagSet) (apply func(*pb.ExecuteDeliberationRequest) error) {
 	var (
 		sampling          pb.Sampling
@@ -21,14 +25,14 @@ func addSampling(flags *pflag.FlagSet) (apply func(*pb.ExecuteDeliberationReques
 		maxTokens         int32
 		seed              int64
 	)
-	flags.StringVar(&system, "system", "", "the system `PROMPT` of all agents; empty for the default")
-	flags.Float64Var(&temperature, "temperature", 0, "the models' `TEMPERATURE`, 0 to 2; the model server's default where not given")
-	flags.Float64Var(&topP, "top-p", 0, "the `MASS` of nucleus sampling, above 0 and up to 1")
-	flags.Int32Var(&maxTokens, "max-tokens", 0, "the most `TOKENS` that a model generates")
-	flags.Int64Var(&seed, "seed", 0, "the `SEED` of sampling")
-	flags.StringArrayVar(&sampling.Stop, "stop", nil, "a `TEXT` at which the models stop; repeat it")
-	flags.StringVar(&sampling.ReasoningEffort, "reasoning-effort", "", "how long a reasoning model thinks: `EFFORT` in the server's words, such as low or high")
-	flags.StringVar(&schema, "schema", "", "a `FILE` with the JSON schema that proposals must fit")
+	flags.StringVar(&system, "system", "", "system `PROMPT` of all agents (default: the worker's)")
+	flags.Float64Var(&temperature, "temperature", 0, "sampling `TEMPERATURE`, 0 to 2 (default: the model server's)")
+	flags.Float64Var(&topP, "top-p", 0, "`MASS` of nucleus sampling, above 0 and up to 1 (default: the model server's)")
+	flags.Int32Var(&maxTokens, "max-tokens", 0, "maximum of generated `TOKENS` for each agent (default: the model server's)")
+	flags.Int64Var(&seed, "seed", 0, "`SEED` of the sampling (default: none)")
+	flags.StringArrayVar(&sampling.Stop, "stop", nil, "`TEXT` at which the model stops; repeat the flag for each text")
+	flags.StringVar(&sampling.ReasoningEffort, "reasoning-effort", "", "`EFFORT` of a reasoning model, such as low or high (default: the model server's)")
+	flags.StringVar(&schema, "schema", "", "`FILE` with the JSON schema of the proposals")
 	return func(request *pb.ExecuteDeliberationRequest) error {
 		if schema != "" {
 			text, err := os.ReadFile(schema)
@@ -51,7 +55,7 @@ func addSampling(flags *pflag.FlagSet) (apply func(*pb.ExecuteDeliberationReques
 	}
 }
 
-// given is a flag's value, or nil where the command line does not have it.
+// given returns a flag's value, or nil if the command line does not have it.
 func given[T any](flags *pflag.FlagSet, name string, value T) *T {
 	if !flags.Changed(name) {
 		return nil

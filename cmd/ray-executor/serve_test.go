@@ -27,7 +27,7 @@ func TestStopEndsStreams(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	open, err := openDoors(ctx, settings)
+	open, err := openListeners(ctx, settings)
 	if err != nil {
 		t.Fatal(err)
 	}

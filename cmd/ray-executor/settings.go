@@ -1,3 +1,6 @@
+// Where a command's settings come from: the environment and ray-executor.env,
+// then the dev that runs in this folder.
+
 package main
 
 import (
@@ -7,7 +10,7 @@ import (
 	"rayexecutor/config"
 )
 
-// load reads the settings and makes the log that they ask for.
+// load reads the settings, and returns the logger that they ask for.
 func (p program) load() (config.Config, *slog.Logger, error) {
 	given, err := config.Given(p.environ)
 	if err != nil {
@@ -16,24 +19,28 @@ func (p program) load() (config.Config, *slog.Logger, error) {
 	return p.parse(given)
 }
 
-// loadBeside is load for commands that speak to NATS or Ray: where nobody says
-// where these are and a dev runs in this folder, it is dev's that are meant.
-func (p program) loadBeside() (config.Config, *slog.Logger, error) {
+// loadWithDev is load for commands that connect to NATS or Ray. If a dev runs in
+// the working directory and no setting names other servers, its settings apply.
+func (p program) loadWithDev() (config.Config, *slog.Logger, error) {
 	given, err := config.Given(p.environ)
 	if err != nil {
 		return config.Config{}, nil, err
 	}
-	if beside(given) {
-		fmt.Fprintf(p.errors, "with the settings of the dev that runs here, in %s\n", devData)
+	if addDevSettings(given) {
+		fmt.Fprintf(p.errors, "using the settings of the dev that runs in this folder (%s)\n", devData)
 	}
 	return p.parse(given)
 }
 
 func (p program) parse(given map[string]string) (config.Config, *slog.Logger, error) {
-	cluster := inCluster(given)
 	settings, err := config.Parse(given)
 	if err != nil {
 		return config.Config{}, nil, err
 	}
-	return settings, newLogger(p.errors, settings, cluster), nil
+	return settings, newLogger(p.errors, settings, inCluster(given)), nil
+}
+
+// inCluster reports whether Kubernetes started this process.
+func inCluster(given map[string]string) bool {
+	return given["KUBERNETES_SERVICE_HOST"] != ""
 }

@@ -1,3 +1,6 @@
+// How the process stops: on a signal, on a second one, or when nobody reads
+// its output.
+
 package main
 
 import (
@@ -10,44 +13,44 @@ import (
 	"time"
 )
 
-// secondAsk is how long after the first a signal counts as asked again: a
-// terminal that is closed sends several.
-const secondAsk = 500 * time.Millisecond
+// secondAfter is the pause after which another signal counts as a second
+// request. A closed terminal sends several signals at once.
+const secondAfter = 500 * time.Millisecond
 
-// untilStopped returns a context that ends when the process is asked to stop:
-// by Ctrl-C, by SIGTERM, or by SIGHUP, which a closed terminal sends. hurry is
-// closed when it is asked again; after that a signal ends it at once.
-func untilStopped() (ctx context.Context, hurry <-chan struct{}) {
+// untilStopped returns a context that ends at the first signal: SIGINT (Ctrl-C),
+// SIGTERM, or SIGHUP of a closed terminal. force is closed at the second one.
+// The third ends the process by the system's default.
+func untilStopped() (ctx context.Context, force <-chan struct{}) {
 	signals := make(chan os.Signal, 4)
-	asked := []os.Signal{os.Interrupt, syscall.SIGTERM}
-	if !signal.Ignored(syscall.SIGHUP) { // as nohup wants it
-		asked = append(asked, syscall.SIGHUP)
+	stopping := []os.Signal{os.Interrupt, syscall.SIGTERM}
+	if !signal.Ignored(syscall.SIGHUP) { // nohup ignores it
+		stopping = append(stopping, syscall.SIGHUP)
 	}
-	signal.Notify(signals, asked...)
+	signal.Notify(signals, stopping...)
 	ctx, cancel := context.WithCancel(context.Background())
-	again := make(chan struct{})
+	second := make(chan struct{})
 	go func() {
 		<-signals
 		cancel()
 		for first := time.Now(); ; {
 			<-signals
-			if time.Since(first) >= secondAsk {
+			if time.Since(first) >= secondAfter {
 				break
 			}
 		}
-		close(again)
+		close(second)
 		signal.Stop(signals)
 	}()
-	return ctx, again
+	return ctx, second
 }
 
-// untilHurried returns a context that ends with another, or when hurry is
+// untilForced returns a context that ends with its parent, or when force is
 // closed.
-func untilHurried(ctx context.Context, hurry <-chan struct{}) (context.Context, context.CancelFunc) {
+func untilForced(ctx context.Context, force <-chan struct{}) (context.Context, context.CancelFunc) {
 	ctx, cancel := context.WithCancel(ctx)
 	go func() {
 		select {
-		case <-hurry:
+		case <-force:
 			cancel()
 		case <-ctx.Done():
 		}
@@ -55,14 +58,16 @@ func untilHurried(ctx context.Context, hurry <-chan struct{}) (context.Context, 
 	return ctx, cancel
 }
 
-// untilBroken returns a context that ends when nobody reads the output any
-// more, as in `dev | head`: SIGPIPE would end the process where it stands.
+// untilBroken returns a context that ends when the reader of the output has
+// closed it, as in `dev | head`. By default SIGPIPE would end the process at
+// once, and leave Ray running.
 func untilBroken(ctx context.Context, out io.Writer) (context.Context, io.Writer) {
 	signal.Ignore(syscall.SIGPIPE)
 	ctx, cancel := context.WithCancel(ctx)
 	return ctx, output{out, cancel}
 }
 
+// output calls broken when a write fails with EPIPE.
 type output struct {
 	io.Writer
 

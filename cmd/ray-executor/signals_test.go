@@ -115,9 +115,9 @@ func TestASecondCtrlC(t *testing.T) {
 	}
 	asked := time.Now()
 	c.signal(t, syscall.SIGINT)
-	time.AfterFunc(2*secondAsk, func() { _ = c.Process.Signal(syscall.SIGINT) })
+	time.AfterFunc(2*secondAfter, func() { _ = c.Process.Signal(syscall.SIGINT) })
 	c.ended(t, 5*time.Second)
-	if took := time.Since(asked); took < 2*secondAsk {
+	if took := time.Since(asked); took < 2*secondAfter {
 		t.Errorf("it did not wait for what was under way: %v", took)
 	}
 	if rest, err := io.ReadAll(conn); err == nil && len(rest) > 0 {
@@ -140,7 +140,7 @@ func TestDevHangsUp(t *testing.T) {
 	}
 	data := filepath.Join(t.TempDir(), "data")
 	c := launch(t, nil, "dev", "--venv", venv, "--data", data)
-	c.await(t, "Ray is starting")
+	c.await(t, "starting Ray")
 	if _, err := claimFolder(data); err == nil {
 		t.Error("its folder is not its own")
 	}

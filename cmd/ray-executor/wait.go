@@ -1,3 +1,5 @@
+// Waits that may take long, with a line of progress every ten seconds.
+
 package main
 
 import (
@@ -8,33 +10,33 @@ import (
 )
 
 const (
-	// sayEvery is how often a wait that goes on is told of.
-	sayEvery = 10 * time.Second
-	// serverPatience is how long awaitServer waits: the server connects to a
-	// NATS that has answered before.
-	serverPatience = time.Minute
+	// reportEvery is the pause between the reports of a long wait.
+	reportEvery = 10 * time.Second
+	// serverTimeout bounds awaitServer. The server's NATS has answered before.
+	serverTimeout = time.Minute
 )
 
-// during does something that may take long, and says every ten seconds that it
-// is still at it, and since when.
-func during(say func(line string), still string, do func() error) error {
+// during runs do. While it lasts, it reports every ten seconds what is still in
+// progress, and for how long.
+func during(report func(line string), inProgress string, do func() error) error {
 	started, ended := time.Now(), make(chan error, 1)
 	go func() { ended <- do() }()
-	ticker := time.NewTicker(sayEvery)
+	ticker := time.NewTicker(reportEvery)
 	defer ticker.Stop()
 	for {
 		select {
 		case err := <-ended:
 			return err
 		case <-ticker.C:
-			say(fmt.Sprintf("%s, %.0f s", still, time.Since(started).Seconds()))
+			report(fmt.Sprintf("%s, %.0f s", inProgress, time.Since(started).Seconds()))
 		}
 	}
 }
 
-// awaitServer waits until a function server is ready.
+// awaitServer waits until a function server is ready. Its error has the last
+// reason why the server was not.
 func awaitServer(ctx context.Context, url string) error {
-	ctx, cancel := context.WithTimeout(ctx, serverPatience)
+	ctx, cancel := context.WithTimeout(ctx, serverTimeout)
 	defer cancel()
 	for {
 		_, err := checkServer(ctx, url)

@@ -62,7 +62,7 @@ func wantHeard(t *testing.T) {
 	if status.GetStatus() != "healthy" || cluster.GetWorkerHeartbeats() != 2 || cluster.HeartbeatAgeSeconds == nil {
 		t.Errorf("the system is %s: %v; %v", status.GetStatus(), status.GetReasons(), cluster)
 	}
-	if printed, _ := sys.Run(t.Context(), "doctor", "--server", sys.URL()); !strings.Contains(printed, "2 of them heard over NATS") {
+	if printed, _ := sys.Run(t.Context(), "doctor", "--server", sys.URL()); !strings.Contains(printed, "2 with a heartbeat over NATS") {
 		t.Errorf("doctor says\n%s", printed)
 	}
 	awaitMetric(t, "ray_executor_cluster_worker_heartbeats", "2")
@@ -92,7 +92,7 @@ func TestAWorkerThatCannotReachNATSIsSaidEverywhere(t *testing.T) {
 		t.Errorf("the system is %s: %v", status.GetStatus(), status.GetReasons())
 	}
 	printed, err = sys.Run(ctx, "doctor", "--server", sys.URL())
-	if err == nil || !strings.Contains(printed, "worker   amiss: cluster default: 2 of 2 replicas run") {
+	if err == nil || !strings.Contains(printed, "worker   failed: cluster default: 2 of 2 replicas run") {
 		t.Errorf("doctor says %v\n%s", err, printed)
 	}
 	awaitMetric(t, "ray_executor_cluster_worker_heartbeats", "0")

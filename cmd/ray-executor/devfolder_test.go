@@ -21,7 +21,7 @@ func claimed(t *testing.T, folder string, settings map[string]string) {
 		t.Fatal(err)
 	}
 	t.Cleanup(dev.release)
-	if err := dev.tell(settings); err != nil {
+	if err := dev.write(settings); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -32,7 +32,7 @@ func TestTwoDevsInOneFolder(t *testing.T) {
 	folder := filepath.Join(t.TempDir(), "data")
 	claimed(t, folder, nil)
 	_, err := runProgram(t.Context(), []string{"PORT=0", "GRPC_PORT=0"}, "dev", "--data", folder, "--venv", "/nowhere")
-	if err == nil || !strings.Contains(err.Error(), "another dev (pid "+strconv.Itoa(os.Getpid())+") runs on "+folder) {
+	if err == nil || !strings.Contains(err.Error(), "another dev (pid "+strconv.Itoa(os.Getpid())+") runs in "+folder) {
 		t.Error(err)
 	}
 	other, err := claimFolder(filepath.Join(t.TempDir(), "data"))
@@ -107,7 +107,7 @@ func TestCommandsBesideADev(t *testing.T) {
 	})
 	for _, command := range [][]string{{"dead", "list"}, {"relay", "list"}, {"doctor"}} {
 		printed, err := runProgram(t.Context(), nil, command...)
-		if !strings.Contains(printed, "with the settings of the dev that runs here") || command[0] != "doctor" && err != nil {
+		if !strings.Contains(printed, "using the settings of the dev that runs in this folder") || command[0] != "doctor" && err != nil {
 			t.Errorf("%v: %v, %s", command, err, printed)
 		}
 		if command[0] != "doctor" {
@@ -123,11 +123,11 @@ func TestCommandsBesideADev(t *testing.T) {
 		t.Errorf("stats asks another server: %v", err)
 	}
 	given := map[string]string{"NATS_URL": "nats://elsewhere:4222"}
-	if beside(given) || len(given) != 1 {
+	if addDevSettings(given) || len(given) != 1 {
 		t.Errorf("who names another NATS does not mean dev's: %v", given)
 	}
 	given = map[string]string{"NATS_URL": nats.URL}
-	if !beside(given) || given["RAY_ADDRESS"] != "http://127.0.0.1:9" {
+	if !addDevSettings(given) || given["RAY_ADDRESS"] != "http://127.0.0.1:9" {
 		t.Errorf("who names dev's NATS means dev: %v", given)
 	}
 }

@@ -1,3 +1,10 @@
+// The folder of a running dev, and how the other commands find its servers.
+//
+// dev locks the file dev.env in its folder and writes its settings to it. A
+// command that runs in the same working directory reads them. The lock, and not
+// the file, says that a dev runs: a killed process leaves the file, but the
+// system releases its lock.
+
 package main
 
 import (
@@ -16,50 +23,45 @@ import (
 	"rayexecutor/config"
 )
 
-// A running dev has its folder to itself, and tells the other commands where
-// its parts are: devFile in the folder is locked by it, and holds its settings.
-// A file that nobody has locked is a dead dev's, and says nothing.
-
 const (
-	// devData is the folder where dev keeps its journal and its logs.
+	// devData is the folder of dev's journal and logs.
 	devData = ".ray-executor"
 	devFile = "dev.env"
-	// devServer is the name in devFile of the function server's URL.
-	devServer = "RAY_EXECUTOR_SERVER"
-	// defaultServer is where a function server is looked for.
+	// devServer is the name in devFile for the function server's URL.
+	devServer     = "RAY_EXECUTOR_SERVER"
 	defaultServer = "http://localhost:8080"
-	serverUsage   = "the function server's `URL` (default: that of the dev that runs here, else " + defaultServer + ")"
+	serverUsage   = "`URL` of the function server (default: that of the dev that runs in this folder, else " + defaultServer + ")"
 )
 
-// errLocked says that another process has the lock.
+// errLocked means that another process has the lock.
 var errLocked = errors.New("locked")
 
-// devFolder is a folder that belongs to this dev until release.
+// devFolder is a folder that is locked until release.
 type devFolder struct{ file *os.File }
 
-// claimFolder makes a folder where there is none, and locks it.
+// claimFolder creates a folder if it does not exist, and locks it.
 func claimFolder(folder string) (*devFolder, error) {
 	if err := os.MkdirAll(folder, 0o700); err != nil {
-		return nil, fmt.Errorf("--data: %w: name a folder that can be made and written", err)
+		return nil, fmt.Errorf("--data: %w: name a folder that can be created and written", err)
 	}
 	file, err := os.OpenFile(filepath.Join(folder, devFile), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("--data: %w: name a folder that can be written", err)
 	}
 	claimed := &devFolder{file}
-	if err := lockSoon(file); err != nil {
+	if err := lockWithRetry(file); err != nil {
 		_ = file.Close() // nothing was written
 		if errors.Is(err, errLocked) {
-			return nil, fmt.Errorf("--data: another dev%s runs on %s: stop it, or name another folder", ownerOf(file.Name()), folder)
+			return nil, fmt.Errorf("--data: another dev%s runs in %s: stop it, or name another folder", ownerOf(file.Name()), folder)
 		}
-		return nil, fmt.Errorf("--data: lock %s: %w", file.Name(), err)
+		return nil, fmt.Errorf("--data: lock %s: %w: name a folder on a local file system", file.Name(), err)
 	}
-	return claimed, claimed.tell(nil)
+	return claimed, claimed.write(nil)
 }
 
-// lockSoon takes the lock. A command that looks whether a dev runs may have it
-// for a moment.
-func lockSoon(file *os.File) error {
+// lockWithRetry takes the lock. A command that checks for a running dev may
+// hold it for a moment.
+func lockWithRetry(file *os.File) error {
 	for range 20 {
 		if err := lock(file, true); !errors.Is(err, errLocked) {
 			return err
@@ -69,8 +71,8 @@ func lockSoon(file *os.File) error {
 	return errLocked
 }
 
-// tell writes the settings that other commands are to use.
-func (d *devFolder) tell(settings map[string]string) error {
+// write replaces the settings that other commands read.
+func (d *devFolder) write(settings map[string]string) error {
 	text, err := godotenv.Marshal(settings)
 	if err != nil {
 		return fmt.Errorf("--data: %w", err)
@@ -83,14 +85,15 @@ func (d *devFolder) tell(settings map[string]string) error {
 	return nil
 }
 
-// release takes the settings back: there is a token among them. The file
-// stays, for another dev may be opening it.
+// release erases the settings, which include a token, and unlocks the folder.
+// It does not delete the file: another dev may be opening it.
 func (d *devFolder) release() {
-	_ = d.file.Truncate(0) // without a lock it says nothing
+	_ = d.file.Truncate(0) // an unlocked file is ignored
 	_ = d.file.Close()
 }
 
-// ownerOf is ` (pid N)` of the dev that wrote a file, as far as it can be read.
+// ownerOf is ` (pid N)` of the dev that wrote a file, or empty if it cannot be
+// read.
 func ownerOf(path string) string {
 	text, _ := os.ReadFile(path)
 	var pid int
@@ -100,8 +103,8 @@ func ownerOf(path string) string {
 	return fmt.Sprintf(" (pid %d)", pid)
 }
 
-// runningDev returns the settings of the dev that runs on a folder; ok is false
-// where none does, or it is still starting.
+// runningDev returns the settings of the dev that runs in a folder. ok is false
+// if none runs, or it has not finished its start.
 func runningDev(folder string) (settings map[string]string, ok bool) {
 	file, err := os.Open(filepath.Join(folder, devFile))
 	if err != nil {
@@ -119,10 +122,10 @@ func runningDev(folder string) (settings map[string]string, ok bool) {
 	return settings, err == nil && settings[devServer] != ""
 }
 
-// beside adds the settings of the dev that runs in the working directory to
-// what was given, unless that names other parts than dev's. It returns whether
-// it did.
-func beside(given map[string]string) bool {
+// addDevSettings adds the settings of the dev that runs in the working directory
+// to the given ones, and reports whether it added any. It adds none if a given
+// setting names another NATS or Ray: the two would not fit together.
+func addDevSettings(given map[string]string) bool {
 	settings, ok := runningDev(devData)
 	if !ok {
 		return false
@@ -143,8 +146,8 @@ func beside(given map[string]string) bool {
 	return added
 }
 
-// serverURL is the function server that a command calls: what --server names,
-// else the running dev's, else the default.
+// serverURL is the function server to call: that of --server, else that of the
+// running dev, else the default.
 func serverURL(flag string) string {
 	if flag != "" {
 		return flag
@@ -155,9 +158,10 @@ func serverURL(flag string) string {
 	return defaultServer
 }
 
-// told are the settings of a dev that concern other commands: not where it
-// listens or logs, nor the models' key, which the worker alone needs.
-func told(given map[string]string, server string) map[string]string {
+// sharedSettings returns the settings of a dev that other commands need. It
+// leaves out where dev listens, how it logs, and the model's key, which only the
+// worker needs.
+func sharedSettings(given map[string]string, server string) map[string]string {
 	settings := maps.Clone(given)
 	maps.DeleteFunc(settings, func(name, value string) bool {
 		return value == "" || !slices.Contains(config.Names(), name) || strings.HasPrefix(name, "LOG_") ||

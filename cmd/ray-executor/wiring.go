@@ -1,0 +1,56 @@
+// How the commands are wired to NATS, Ray and each other. Start here to see
+// what a command talks to: every connection of this program is made in this
+// file, from the settings that settings.go has read.
+
+package main
+
+import (
+	"log/slog"
+	"time"
+
+	function "rayexecutor"
+	"rayexecutor/config"
+	"rayexecutor/journal"
+	"rayexecutor/ray"
+)
+
+// doctorWait bounds how long one call of doctor waits for NATS.
+const doctorWait = 3 * time.Second
+
+// connect returns the journal for a part of the service, such as the keeper.
+// It does not wait for NATS: the connection is made, and made again after a
+// loss, in the background.
+func connect(settings config.Config, part string, log *slog.Logger) (*journal.Journal, error) {
+	return journal.Connect(function.NATS(settings, part, log))
+}
+
+// connectDoctor is connect with a short wait: a check must end soon.
+func connectDoctor(settings config.Config, log *slog.Logger) (*journal.Journal, error) {
+	reached := function.NATS(settings, "doctor", log)
+	reached.Wait = doctorWait
+	return journal.Connect(reached)
+}
+
+// connectFleet returns the Ray clusters of the settings. Their state includes
+// the heartbeats that the workers write to the journal.
+func connectFleet(settings config.Config, heartbeats ray.Heartbeats) (*ray.Fleet, error) {
+	fleet, err := function.Fleet(settings)
+	if err != nil {
+		return nil, err
+	}
+	fleet.Hear(heartbeats)
+	return fleet, nil
+}
+
+// layoutOf returns the streams and consumers that the settings ask for. deploy
+// creates all of them; a relay creates its own if they do not exist.
+func layoutOf(settings config.Config) journal.Layout {
+	layout := journal.Layout{
+		Replicas: settings.JournalReplicas, MaxAge: settings.JournalMaxAge, MaxBytes: settings.JournalMaxBytes, MaxMessages: settings.JournalMaxMessages,
+		AgentResponses: settings.AgentResponses, Relay: settings.Sink != "",
+	}
+	for _, pool := range settings.PoolsEverywhere() {
+		layout.Pools = append(layout.Pools, journal.Pool(pool))
+	}
+	return layout
+}
