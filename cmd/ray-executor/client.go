@@ -60,6 +60,13 @@ func (c *caller) show(reply proto.Message, text func(io.Writer)) error {
 
 const outputUsage = "`FORMAT` of the output: text or json"
 
+func checkOutput(output string) error {
+	if output != "text" && output != "json" {
+		return fmt.Errorf("--output=%s: must be text or json", output)
+	}
+	return nil
+}
+
 // client calls a function server by CloudEvents.
 type client struct {
 	server string

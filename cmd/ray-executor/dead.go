@@ -1,3 +1,6 @@
+// ray-executor dead lists, shows and retries dead letters: deliberations that
+// ended as failed after too many lost workers.
+
 package main
 
 import (
@@ -20,10 +23,11 @@ import (
 func (p program) deadCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "dead",
-		Short: "List, show and retry deliberations that were given up",
-		Long: `A deliberation with which too many workers were lost is ended as failed, and kept
-with its request for longer than the journal keeps it: until it is submitted
-anew, or dropped by "nats object rm ` + journal.DeadLetterBucket + ` ID".`,
+		Short: "List, show and retry dead letters",
+		Long: `List, show and retry dead letters. A dead letter is a deliberation that ended as
+failed because too many workers were lost while they ran it. It is stored with its
+request until it is submitted again, or until an operator deletes it with
+"nats object rm ` + journal.DeadLetterBucket + ` ID".`,
 		Example: `  ray-executor dead list
   ray-executor dead show my-first-1
   ray-executor dead retry my-first-1`,
@@ -34,7 +38,11 @@ anew, or dropped by "nats object rm ` + journal.DeadLetterBucket + ` ID".`,
 
 func (p program) deadListCommand() *cobra.Command {
 	return p.listing(&cobra.Command{
-		Use: "list", Short: "List the deliberations that were given up", Args: cobra.NoArgs,
+		Use:     "list",
+		Short:   "List the dead letters",
+		Long:    `List the dead letters, with the reason of each end.`,
+		Example: `  ray-executor dead list -o json`,
+		Args:    cobra.NoArgs,
 	}, func(ctx context.Context, journal *journal.Journal, _ []string, asJSON bool) error {
 		list, err := journal.ListDeadLetters(ctx)
 		if err != nil {
@@ -65,7 +73,11 @@ func writeDeadList(w io.Writer, list []journal.DeadLetterSummary) error {
 
 func (p program) deadShowCommand() *cobra.Command {
 	return p.listing(&cobra.Command{
-		Use: "show ID", Short: "Show the request and the results of one that was given up", Args: cobra.ExactArgs(1),
+		Use:     "show ID",
+		Short:   "Print a dead letter's request and results",
+		Long:    `Print the request of dead letter ID, its end, and the results of its agents.`,
+		Example: `  ray-executor dead show my-first-1`,
+		Args:    cobra.ExactArgs(1),
 	}, func(ctx context.Context, journal *journal.Journal, args []string, asJSON bool) error {
 		dead, err := journal.ReadDeadLetter(ctx, args[0])
 		if err != nil {
@@ -83,7 +95,7 @@ func (p program) deadShowCommand() *cobra.Command {
 
 func writeDead(w io.Writer, dead journal.DeadLetter) error {
 	writeStatus(w, dead.Status)
-	fmt.Fprintf(w, "\ngiven up in pool %s%s, %d attempts\n", dead.Status.GetPool(), elapsed(dead.Status), dead.Status.GetAttempts())
+	fmt.Fprintf(w, "\ndead letter of pool %s%s, %d attempts\n", dead.Status.GetPool(), elapsed(dead.Status), dead.Status.GetAttempts())
 	request, err := events.MarshalJSON(dead.Request)
 	if err != nil {
 		return err
@@ -100,10 +112,12 @@ func (p program) deadRetryCommand() *cobra.Command {
 	var server string
 	command := retrying(&cobra.Command{
 		Use:   "retry [ID]",
-		Short: "Submit anew what was given up",
-		Long: `Submit anew, as ID-retry, the deliberation ID that was given up, or with --all
-every one. What the server accepts is on the list no longer; retrying twice is
-one deliberation.`,
+		Short: "Submit dead letters again",
+		Long: `Submit the request of dead letter ID again, as deliberation ID-retry, or that of
+every dead letter with --all. A request that the server accepts leaves the list.
+The command is safe to repeat: a second retry is the same deliberation.`,
+		Example: `  ray-executor dead retry my-first-1
+  ray-executor dead retry --all`,
 	}, func(ctx context.Context, id string) error {
 		settings, log, err := p.loadWithDev()
 		if err != nil {
@@ -118,8 +132,8 @@ one deliberation.`,
 		submit := func(ctx context.Context, request *pb.ExecuteDeliberationRequest) error {
 			return newClient(serverURL(server)).call(ctx, request, &pb.ExecuteDeliberationResponse{})
 		}
-		if err := retryDeadLetters(ctx, journal, id, submit, func(id, anew string, refused error) {
-			results.tell(id, "submitted as "+anew, refused)
+		if err := retryDeadLetters(ctx, journal, id, submit, func(id, retryID string, refused error) {
+			results.add(id, "submitted as "+retryID, refused)
 		}); err != nil {
 			return err
 		}
@@ -142,7 +156,7 @@ type deadLetterStore interface {
 // retry that stops in between can be repeated: the second submission is the same
 // deliberation. It reports the outcome of each.
 func retryDeadLetters(ctx context.Context, store deadLetterStore, id string,
-	submit func(context.Context, *pb.ExecuteDeliberationRequest) error, report func(id, anew string, refused error),
+	submit func(context.Context, *pb.ExecuteDeliberationRequest) error, report func(id, retryID string, refused error),
 ) error {
 	ids := []string{id}
 	if id == "" {

@@ -1,3 +1,6 @@
+// ray-executor keeper runs a keeper in a process of its own. serve runs the same
+// keeper in its process.
+
 package main
 
 import (
@@ -12,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
-	function "rayexecutor"
 	"rayexecutor/config"
 	"rayexecutor/gate"
 	"rayexecutor/keeper"
@@ -21,62 +23,65 @@ import (
 func (p program) keeperCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "keeper",
-		Short: "Run a keeper alone: announce ends, end what is overdue, carry the statistics forward",
-		Long: `Run a keeper alone: announce ends, end what is overdue, carry the statistics
-forward, set aside what was given up, and say when a Ray cluster is lost.
-AGENT_RESPONSES=true also tells of each agent; where K_SINK is set, a relay runs
-along. Metrics are on PORT, under /metrics, and /health/liveness beside.`,
-		Args: cobra.NoArgs,
+		Short: "Run a keeper: publish ends, enforce deadlines, store dead letters",
+		Long: `Run a keeper: publish the end of each deliberation on NATS, end the deliberations
+whose deadline has passed, save a snapshot of the statistics, store dead letters,
+and report lost Ray clusters. AGENT_RESPONSES=true also publishes a message for
+each agent. A relay runs in the same process if K_SINK is set. Metrics are on
+PORT under /metrics, and the liveness probe is /health/liveness.`,
+		Example: `  NATS_URL=nats://nats:4222 RAY_ADDRESS=http://ray-head:8265 PORT=8081 ray-executor keeper`,
+		Args:    cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			settings, log, err := p.loadWithDev()
 			if err != nil {
 				return err
 			}
-			return keepAlone(command.Context(), settings, log, p.force)
+			return serveKeeper(command.Context(), settings, log, p.force)
 		},
 	}
 }
 
-// keepAlone runs a keeper that serves its own metrics. It runs without them
-// where PORT is taken: ends must be announced all the same.
-func keepAlone(ctx context.Context, settings config.Config, log *slog.Logger, force <-chan struct{}) error {
+// serveKeeper runs a keeper and serves its metrics. If PORT is taken, it runs
+// without metrics: publishing the ends matters more.
+func serveKeeper(ctx context.Context, settings config.Config, log *slog.Logger, force <-chan struct{}) error {
 	if err := gate.LimitMemory(); err != nil {
-		log.Warn("memory is not limited", "reason", err)
+		log.Warn("GOMEMLIMIT is not set: the cgroup's memory limit cannot be read", "reason", err)
 	}
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	var group run.Group
 	listeners, err := portSetting{"PORT", settings.Port}.listen(ctx, settings.Host)
 	if err != nil {
-		log.Warn("the keeper serves no metrics: PORT cannot be used", "reason", err)
-	} else {
-		mux := http.NewServeMux()
-		mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
-		mux.HandleFunc("GET /health/liveness", alive)
-		server := newServer(mux)
-		for _, listener := range listeners {
-			log.Info("metrics", "address", listener.Addr().String())
-			addServer(&group, server, listener, force)
-		}
+		log.Warn("the keeper serves no metrics: PORT is not available", "reason", err)
 	}
-	addTask(ctx, &group, func(ctx context.Context) error { return keep(ctx, settings, metrics, log) })
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /health/liveness", alive)
+	server := newServer(mux)
+	for _, listener := range listeners {
+		log.Info("serving metrics", "address", listener.Addr().String())
+		addServer(&group, server, listener, force)
+	}
+	addTask(ctx, &group, func(ctx context.Context) error { return runKeeper(ctx, settings, metrics, log) })
 	return group.Run()
 }
 
-// keep runs a keeper, and a relay where there is a sink, until ctx ends.
-func keep(ctx context.Context, settings config.Config, metrics prometheus.Registerer, log *slog.Logger) error {
-	clusters, err := function.Fleet(settings)
-	if err != nil {
-		return err
-	}
-	defer clusters.Close()
+// runKeeper runs a keeper, and a relay if K_SINK is set, until ctx ends or one of
+// them fails.
+//
+// Its journal's metrics have the label part=keeper: in serve, the functions have
+// a connection and metrics of their own.
+func runKeeper(ctx context.Context, settings config.Config, metrics prometheus.Registerer, log *slog.Logger) error {
 	journal, err := connect(settings, "keeper", log)
 	if err != nil {
 		return err
 	}
 	defer journal.Close()
-	clusters.Hear(journal)
-	// The functions of this process have their own.
+	clusters, err := connectFleet(settings, journal)
+	if err != nil {
+		return err
+	}
+	defer clusters.Close()
 	prometheus.WrapRegistererWith(prometheus.Labels{"part": "keeper"}, metrics).MustRegister(journal.Metrics()...)
 	options := []keeper.Option{keeper.WatchClusters(clusters, metrics)}
 	if settings.AgentResponses {

@@ -1,9 +1,11 @@
+// ray-executor relay posts the ends of deliberations to K_SINK. relay list and
+// relay retry concern the ends that the sink did not accept.
+
 package main
 
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -15,20 +17,20 @@ import (
 	"rayexecutor/config"
 	"rayexecutor/events"
 	"rayexecutor/journal"
-	"rayexecutor/keeper/relay"
 )
 
 func (p program) relayCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "relay",
 		Short: "Post ends to K_SINK as CloudEvents",
-		Long: `Post each end of a deliberation to K_SINK, an HTTP endpoint that takes
-CloudEvents, such as a Knative broker: at least once, with the same id each
-time. What fails is tried again with growing pauses; what the sink refuses for
-good, or has not taken within RELAY_PATIENCE, is kept until it is sent again.
+		Long: `Post each end of a deliberation to K_SINK, an HTTP endpoint that accepts
+CloudEvents, such as a Knative broker: at least once, and with the same id each
+time. A failed post is repeated with growing pauses. An end that the sink refuses,
+or does not accept within RELAY_PATIENCE, is stored as an undelivered end until it
+is sent again.
 
-serve and keeper do the same where K_SINK is set; any number of relays share
-the ends.`,
+serve and keeper run a relay too if K_SINK is set. Any number of relays can run:
+each end is posted by one of them.`,
 		Example: `  K_SINK=http://broker-ingress.knative-eventing/ns/default ray-executor relay
   ray-executor relay list
   ray-executor relay retry --all`,
@@ -45,11 +47,9 @@ the ends.`,
 	return command
 }
 
-var errNoSink = errors.New("K_SINK is not set: name the URL that ends are posted to")
-
 // runRelay runs a relay until ctx ends.
 func runRelay(ctx context.Context, settings config.Config, log *slog.Logger) error {
-	journal, relay, err := newRelay(settings, log)
+	journal, relay, err := connectRelay(settings, log)
 	if err != nil {
 		return err
 	}
@@ -57,38 +57,25 @@ func runRelay(ctx context.Context, settings config.Config, log *slog.Logger) err
 	return relay.Run(ctx)
 }
 
-// newRelay returns a relay, and the journal to close after it.
-func newRelay(settings config.Config, log *slog.Logger) (*journal.Journal, *relay.Relay, error) {
-	if settings.Sink == "" {
-		return nil, nil, errNoSink
-	}
-	sink, err := relay.NewSink(relay.SinkOptions{
-		URL: settings.Sink, Extensions: settings.SinkExtensions(), CACerts: settings.SinkCACerts,
-	})
-	if err != nil {
-		return nil, nil, err
-	}
-	journal, err := connect(settings, "relay", log)
-	if err != nil {
-		return nil, nil, err
-	}
-	options := relay.Options{Patience: settings.RelayPatience, Layout: layoutOf(settings)}
-	return journal, relay.New(journal, sink, options, log), nil
-}
-
 func (p program) relayListCommand() *cobra.Command {
 	return p.listing(&cobra.Command{
-		Use: "list", Short: "List the ends that the sink did not take", Args: cobra.NoArgs,
+		Use:   "list",
+		Short: "List the undelivered ends",
+		Long: `List the undelivered ends: those that K_SINK refused, or did not accept within
+RELAY_PATIENCE, with the sink's last answer.`,
+		Example: `  ray-executor relay list -o json`,
+		Args:    cobra.NoArgs,
 	}, func(ctx context.Context, journal *journal.Journal, _ []string, asJSON bool) error {
 		if asJSON {
-			return listJSON(ctx, journal, p.out)
+			return listUndeliveredJSON(ctx, journal, p.out)
 		}
-		return listText(ctx, journal, p.out)
+		return listUndelivered(ctx, journal, p.out)
 	})
 }
 
-// listJSON writes a line an end.
-func listJSON(ctx context.Context, journal *journal.Journal, w io.Writer) error {
+// listUndeliveredJSON writes a line for each end. An end that cannot be read has
+// its error as the reason: retry can still name it.
+func listUndeliveredJSON(ctx context.Context, journal *journal.Journal, w io.Writer) error {
 	encoder := json.NewEncoder(w)
 	for end, err := range journal.ReadUndelivered(ctx, "") {
 		if err != nil && end.ID == "" {
@@ -97,7 +84,7 @@ func listJSON(ctx context.Context, journal *journal.Journal, w io.Writer) error 
 		kind := ""
 		if err == nil {
 			kind = events.Type(end.Event)
-		} else { // this one cannot be read
+		} else {
 			end.Reason = err.Error()
 		}
 		if err := encoder.Encode(struct {
@@ -114,9 +101,9 @@ func listJSON(ctx context.Context, journal *journal.Journal, w io.Writer) error 
 	return nil
 }
 
-func listText(ctx context.Context, journal *journal.Journal, w io.Writer) error {
+func listUndelivered(ctx context.Context, journal *journal.Journal, w io.Writer) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "DELIBERATION\tENDED\tGIVEN UP\tATTEMPTS\tREASON")
+	fmt.Fprintln(table, "DELIBERATION\tENDED\tLAST ATTEMPT\tATTEMPTS\tREASON")
 	for end, err := range journal.ReadUndelivered(ctx, "") {
 		if err != nil && end.ID == "" {
 			return err
@@ -134,20 +121,22 @@ func listText(ctx context.Context, journal *journal.Journal, w io.Writer) error 
 func (p program) relayRetryCommand() *cobra.Command {
 	return retrying(&cobra.Command{
 		Use:   "retry [ID]",
-		Short: "Post to K_SINK again what it did not take",
-		Long: `Post once to K_SINK what it did not take: the end of deliberation ID, or with
---all every one. What it takes now is kept no longer.`,
+		Short: "Post undelivered ends to K_SINK again",
+		Long: `Post the undelivered end of deliberation ID to K_SINK once more, or every
+undelivered end with --all. An end that the sink accepts leaves the list.`,
+		Example: `  ray-executor relay retry my-first-1
+  ray-executor relay retry --all`,
 	}, func(ctx context.Context, id string) error {
 		settings, log, err := p.loadWithDev()
 		if err != nil {
 			return err
 		}
-		return retryKept(ctx, settings, log, id, p.out)
+		return retryUndelivered(ctx, settings, log, id, p.out)
 	})
 }
 
-func retryKept(ctx context.Context, settings config.Config, log *slog.Logger, id string, w io.Writer) error {
-	j, relay, err := newRelay(settings, log)
+func retryUndelivered(ctx context.Context, settings config.Config, log *slog.Logger, id string, w io.Writer) error {
+	j, relay, err := connectRelay(settings, log)
 	if err != nil {
 		return err
 	}
@@ -157,12 +146,12 @@ func retryKept(ctx context.Context, settings config.Config, log *slog.Logger, id
 	}
 	results := tally{out: w}
 	if err := relay.Resend(ctx, id, func(end journal.Undelivered, refused error) {
-		results.tell(end.ID, "sent", refused)
+		results.add(end.ID, "sent", refused)
 	}); err != nil {
 		return err
 	}
-	if id != "" && results.taken+results.refused == 0 {
-		return fmt.Errorf("deliberation %s has no undelivered end; see `ray-executor relay list`", id)
+	if id != "" && results.accepted+results.refused == 0 {
+		return fmt.Errorf("deliberation %s has no undelivered end: `ray-executor relay list` lists them", id)
 	}
 	return results.err()
 }

@@ -69,7 +69,7 @@ func serve(ctx context.Context, settings config.Config, log *slog.Logger, open l
 	// This actor ends with ctx, and its end stops the others.
 	addTask(ctx, &group, func(ctx context.Context) error { return awaitJournal(ctx, served, log) })
 	if settings.Keeper {
-		addTask(ctx, &group, func(ctx context.Context) error { return keep(ctx, settings, served.Metrics(), log) })
+		addTask(ctx, &group, func(ctx context.Context) error { return runKeeper(ctx, settings, served.Metrics(), log) })
 	}
 	return group.Run()
 }

@@ -5,12 +5,15 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"log/slog"
 	"time"
 
 	function "rayexecutor"
 	"rayexecutor/config"
 	"rayexecutor/journal"
+	"rayexecutor/keeper/relay"
 	"rayexecutor/ray"
 )
 
@@ -22,6 +25,20 @@ const doctorWait = 3 * time.Second
 // loss, in the background.
 func connect(settings config.Config, part string, log *slog.Logger) (*journal.Journal, error) {
 	return journal.Connect(function.NATS(settings, part, log))
+}
+
+// reach is connect for a command with a user who waits. It returns when NATS has
+// answered, or soon with the reason why it cannot be reached.
+func reach(ctx context.Context, settings config.Config, part string, log *slog.Logger) (*journal.Journal, error) {
+	journal, err := connect(settings, part, log)
+	if err != nil {
+		return nil, err
+	}
+	if err := journal.Reach(ctx); err != nil {
+		journal.Close()
+		return nil, err
+	}
+	return journal, nil
 }
 
 // connectDoctor is connect with a short wait: a check must end soon.
@@ -40,6 +57,28 @@ func connectFleet(settings config.Config, heartbeats ray.Heartbeats) (*ray.Fleet
 	}
 	fleet.Hear(heartbeats)
 	return fleet, nil
+}
+
+var errNoSink = errors.New("K_SINK is not set: set it to the URL that ends are posted to")
+
+// connectRelay returns a relay from the journal to K_SINK. The caller closes the
+// journal after it.
+func connectRelay(settings config.Config, log *slog.Logger) (*journal.Journal, *relay.Relay, error) {
+	if settings.Sink == "" {
+		return nil, nil, errNoSink
+	}
+	sink, err := relay.NewSink(relay.SinkOptions{
+		URL: settings.Sink, Extensions: settings.SinkExtensions(), CACerts: settings.SinkCACerts,
+	})
+	if err != nil {
+		return nil, nil, err
+	}
+	journal, err := connect(settings, "relay", log)
+	if err != nil {
+		return nil, nil, err
+	}
+	options := relay.Options{Patience: settings.RelayPatience, Layout: layoutOf(settings)}
+	return journal, relay.New(journal, sink, options, log), nil
 }
 
 // layoutOf returns the streams and consumers that the settings ask for. deploy
