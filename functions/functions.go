@@ -29,9 +29,9 @@ import (
 // Journal is what the functions need of it. Errors are *deliberation.Error,
 // Unavailable while NATS is away.
 type Journal interface {
-	// Accept appends a request; nil, nil means that it is accepted. Where the
-	// id is taken it returns the record that stands.
-	Accept(ctx context.Context, record *pb.DeliberationRequested, traceParent string) (standing *pb.DeliberationRequested, err error)
+	// Accept appends a request; nil, nil means that it is accepted. If the id is in
+	// use it returns the recorded request, which the caller may change.
+	Accept(ctx context.Context, record *pb.DeliberationRequested, traceParent string) (existing *pb.DeliberationRequested, err error)
 	// End appends an end unless one stands.
 	End(ctx context.Context, id string, end proto.Message, traceParent string) (won bool, err error)
 	// Story folds one deliberation; its state is Unknown where there is none.

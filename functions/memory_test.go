@@ -21,6 +21,7 @@ type memory struct {
 	entries []entry
 	traces  []string
 	fail    error
+	lost    error // returned by Accept after it has stored the request
 	panics  any
 	changed chan struct{} // closed at the next change; nil while nobody watches
 }
@@ -92,11 +93,11 @@ func (m *memory) Accept(_ context.Context, record *pb.DeliberationRequested, tra
 		if existing == nil {
 			return nil, &deliberation.Error{Code: deliberation.Conflict, Field: "deliberation_id", DeliberationID: id, Message: "was used"}
 		}
-		return existing, nil
+		return proto.CloneOf(existing), nil
 	}
-	m.write(id, deliberation.KindRequested, record.GetPool(), record)
+	m.write(id, deliberation.KindRequested, record.GetPool(), proto.CloneOf(record))
 	m.traces = append(m.traces, traceParent)
-	return nil, nil
+	return nil, m.lost
 }
 
 func (m *memory) End(_ context.Context, id string, end proto.Message, traceParent string) (bool, error) {

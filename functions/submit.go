@@ -10,25 +10,28 @@ import (
 )
 
 // Submit accepts a deliberation: it is in the journal when this returns, and
-// will end exactly once, whether or not a Ray cluster is up. The same id with
-// the same request, as it was sent, is the same deliberation; with another
+// will end exactly once, whether or not a Ray cluster is up. Repeating a call is
+// safe. The same id with the same request is the same deliberation; with another
 // request it is a Conflict.
+//
+// An error names the id, also one that was chosen here. After Unavailable the
+// outcome is unknown, and a repeat with that id finds it.
 func (f *Functions) Submit(ctx context.Context, request *pb.ExecuteDeliberationRequest, origin Origin) (*pb.ExecuteDeliberationResponse, error) {
 	id := idOf(request, origin)
 	record, err := f.rules.Accept(id, request)
 	if err != nil {
 		return nil, about(id, err)
 	}
-	standing, err := f.journal.Accept(ctx, record, origin.TraceParent)
+	existing, err := f.journal.Accept(ctx, record, origin.TraceParent)
 	if err != nil {
 		return nil, about(id, err)
 	}
 	switch {
-	case standing == nil:
+	case existing == nil:
 		f.metrics.accepted.Inc()
 		return receipt(id, acceptedNow), nil
 	// Model: AnswerExisting.
-	case proto.Equal(standing.GetRequest(), request):
+	case sameRequest(existing, request):
 		return receipt(id, "was accepted before; this is the same deliberation"), nil
 	default:
 		return nil, &deliberation.Error{
@@ -36,6 +39,21 @@ func (f *Functions) Submit(ctx context.Context, request *pb.ExecuteDeliberationR
 			Message: "stands for another request: to repeat a request send it unchanged, for a new one use another id",
 		}
 	}
+}
+
+// sameRequest reports whether a request equals the recorded one of its id, both
+// as they were sent: an operator who changes a default does not turn a repeat
+// into a conflict.
+//
+// deliberation_id does not count. Both requests have the same id, and it may come
+// from the message, the event, an Idempotency-Key or the error of the first call.
+func sameRequest(existing *pb.DeliberationRequested, request *pb.ExecuteDeliberationRequest) bool {
+	recorded := existing.GetRequest()
+	if recorded == nil {
+		return false
+	}
+	recorded.DeliberationId = request.GetDeliberationId()
+	return proto.Equal(recorded, request)
 }
 
 // idOf returns the id that a request goes by: its own, the door's, or a fresh
