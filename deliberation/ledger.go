@@ -31,6 +31,8 @@ type Mark struct {
 	DeliberationID string
 	// Timeout is set on KindRequested only.
 	Timeout time.Duration
+	// Usage is set on KindDone only, and nil if the end does not have it.
+	Usage *pb.Usage
 }
 
 // Open is a deliberation that has not ended.
@@ -82,6 +84,7 @@ func NewLedger(snapshot *pb.StatsSnapshot) *Ledger {
 	ledger.counts.Timed = snapshot.GetTimed()
 	ledger.counts.TimedMs = snapshot.GetTimedMs()
 	ledger.counts.JournalCreated = snapshot.GetJournalCreated()
+	ledger.counts.Usage = addUsage(nil, snapshot.GetUsage())
 	for _, o := range snapshot.GetOpen() {
 		open := slot{
 			sequence: o.GetSequence(), submitted: o.GetSubmittedAt().AsTime().UnixNano(), pool: ledger.pools.number(o.GetPool()),
@@ -189,6 +192,7 @@ func (l *Ledger) end(mark Mark) {
 	if !ok {
 		return
 	}
+	addUsage(l.counts.GetUsage(), mark.Usage)
 	switch end {
 	case Completed:
 		l.counts.Completed++
@@ -239,6 +243,10 @@ func (l *Ledger) Stats() *pb.RayExecutorStats {
 		FailedDeliberations:    l.counts.GetFailed(),
 		CancelledDeliberations: l.counts.GetCancelled(),
 		ForgottenDeliberations: l.counts.GetForgotten(),
+		PromptTokens:           l.counts.GetUsage().GetPromptTokens(),
+		CompletionTokens:       l.counts.GetUsage().GetCompletionTokens(),
+		CachedTokens:           l.counts.GetUsage().GetCachedTokens(),
+		ModelRequests:          l.counts.GetUsage().GetRequests(),
 	}
 	if l.counts.GetTimed() > 0 {
 		stats.AverageExecutionTimeMs = float32(float64(l.counts.GetTimedMs()) / float64(l.counts.GetTimed()))
@@ -253,6 +261,8 @@ func (l *Ledger) Snapshot() *pb.StatsSnapshot {
 		Completed: l.counts.GetCompleted(), Failed: l.counts.GetFailed(), Cancelled: l.counts.GetCancelled(),
 		Forgotten: l.counts.GetForgotten(), Timed: l.counts.GetTimed(), TimedMs: l.counts.GetTimedMs(),
 		JournalCreated: l.counts.GetJournalCreated(),
+		// A copy: the ledger continues while the snapshot is stored.
+		Usage: addUsage(nil, l.counts.GetUsage()),
 	}
 	for _, open := range l.Open() {
 		snapshot.Open = append(snapshot.Open, &pb.StatsSnapshot_Open{

@@ -2,6 +2,8 @@ package deliberation_test
 
 import (
 	"fmt"
+	"math"
+	"math/big"
 	"slices"
 	"testing"
 	"time"
@@ -26,6 +28,9 @@ func history(t *rapid.T) []deliberation.Mark {
 			mark.Timeout = time.Duration(rapid.IntRange(1, 100).Draw(t, "timeout")) * time.Second
 		case deliberation.KindDone:
 			mark.Qualifier = rapid.SampledFrom([]string{"completed", "failed", "cancelled"}).Draw(t, "end")
+			if rapid.Bool().Draw(t, "with usage") {
+				mark.Usage = usage(t)
+			}
 		default:
 		}
 		return mark
@@ -46,6 +51,23 @@ func history(t *rapid.T) []deliberation.Mark {
 	return marks
 }
 
+// usage draws counts, also those of a model server that cannot count.
+func usage(t *rapid.T) *pb.Usage {
+	count := rapid.OneOf(rapid.Int64Range(0, 1000), rapid.Int64())
+	return &pb.Usage{
+		PromptTokens: count.Draw(t, "prompt"), CompletionTokens: count.Draw(t, "completion"),
+		CachedTokens: count.Draw(t, "cached"), ReasoningTokens: count.Draw(t, "reasoning"), Requests: count.Draw(t, "requests"),
+	}
+}
+
+// plus adds without overflow; counts below 0 are none.
+func plus(total *int64, more int64) {
+	sum := new(big.Int).Add(big.NewInt(*total), big.NewInt(max(0, more)))
+	if *total = math.MaxInt64; sum.IsInt64() {
+		*total = sum.Int64()
+	}
+}
+
 // recount counts the statistics in the naive way: one deliberation after another.
 func recount(marks []deliberation.Mark) *pb.RayExecutorStats {
 	stats := &pb.RayExecutorStats{}
@@ -58,6 +80,12 @@ func recount(marks []deliberation.Mark) *pb.RayExecutorStats {
 		stats.TotalDeliberations++
 		end := slices.IndexFunc(own, func(m deliberation.Mark) bool { return m.Kind == deliberation.KindDone })
 		start := slices.IndexFunc(own, func(m deliberation.Mark) bool { return m.Kind == deliberation.KindStarted })
+		if end >= 0 {
+			plus(&stats.PromptTokens, own[end].Usage.GetPromptTokens())
+			plus(&stats.CompletionTokens, own[end].Usage.GetCompletionTokens())
+			plus(&stats.CachedTokens, own[end].Usage.GetCachedTokens())
+			plus(&stats.ModelRequests, own[end].Usage.GetRequests())
+		}
 		switch {
 		case end < 0 && start < 0:
 			stats.QueuedDeliberations++

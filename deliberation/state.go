@@ -100,6 +100,8 @@ type History struct {
 	// the results of the end, which its writer took from those records.
 	agents map[int32]*pb.DeliberationResult
 	ending []*pb.DeliberationResult
+	// used is the end's usage; nil if there is none.
+	used *pb.Usage
 }
 
 // Fold folds entries. They must be in the order of their sequence.
@@ -132,12 +134,12 @@ func (d *History) apply(entry Entry) {
 		// The compare-and-set allows one record per agent, so nothing is overwritten.
 		d.agents[event.GetAgentIndex()] = event.GetResult()
 	case *pb.DeliberationCompleted:
-		d.end(Completed, entry.Time, event.GetResults(), "")
+		d.end(Completed, entry.Time, event, "")
 	case *pb.DeliberationFailed:
-		d.end(Failed, entry.Time, event.GetResults(), event.GetErrorMessage())
+		d.end(Failed, entry.Time, event, event.GetErrorMessage())
 		d.DeadLetter = event.GetGivenUp()
 	case *pb.DeliberationCancelled:
-		d.end(Cancelled, entry.Time, event.GetResults(), event.GetReason())
+		d.end(Cancelled, entry.Time, event, event.GetReason())
 	}
 }
 
@@ -165,9 +167,16 @@ func (d *History) start(event *pb.DeliberationStarted, at time.Time) {
 	}
 }
 
+// ending is what all ends have.
+type ending interface {
+	GetResults() []*pb.DeliberationResult
+	GetUsage() *pb.Usage
+}
+
 // end applies the end.
-func (d *History) end(state State, at time.Time, results []*pb.DeliberationResult, reason string) {
-	d.State, d.Ended, d.ending, d.Reason = state, at, results, reason
+func (d *History) end(state State, at time.Time, event ending, reason string) {
+	d.State, d.Ended, d.Reason = state, at, reason
+	d.ending, d.used = event.GetResults(), event.GetUsage()
 }
 
 // Recorded returns the result of the agent at an index in the request; nil if it
@@ -192,6 +201,15 @@ func (d *History) Results() []*pb.DeliberationResult {
 		results[i] = d.agents[index]
 	}
 	return results
+}
+
+// Usage returns what the deliberation used: the end's own sum, else that of the
+// results so far; nil if nothing is recorded.
+func (d *History) Usage() *pb.Usage {
+	if d.used != nil {
+		return d.used
+	}
+	return UsageOf(d.Results())
 }
 
 // Proposed reports whether an agent completed: its result has no error. A
@@ -221,6 +239,7 @@ func (d *History) Status(id string) *pb.GetDeliberationStatusResponse {
 		Cluster:        d.Cluster,
 		Pool:           d.Requested.GetPool(),
 		TaskId:         d.Requested.GetTaskId(),
+		Usage:          d.Usage(),
 	}
 	// `result` is the first proposal, in the order of the request.
 	if i := slices.IndexFunc(response.GetResults(), Proposed); i >= 0 {

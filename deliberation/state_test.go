@@ -183,3 +183,30 @@ func TestOneEnd(t *testing.T) {
 		}
 	})
 }
+
+func TestUsageOfAHistory(t *testing.T) {
+	t.Parallel()
+	used := func(tokens int64) *pb.DeliberationResult {
+		return &pb.DeliberationResult{Usage: &pb.Usage{PromptTokens: tokens, Requests: 1}}
+	}
+	requested := deliberation.Entry{Sequence: 1, Event: &pb.DeliberationRequested{DeliberationId: "d"}}
+	agent := func(index int32, result *pb.DeliberationResult) deliberation.Entry {
+		return deliberation.Entry{Sequence: uint64(index) + 2, Event: &pb.AgentCompleted{DeliberationId: "d", AgentIndex: index, Result: result}}
+	}
+	end := func(usage *pb.Usage) deliberation.Entry {
+		return deliberation.Entry{Sequence: 9, Event: &pb.DeliberationFailed{DeliberationId: "d", Usage: usage}}
+	}
+	for name, test := range map[string]struct {
+		entries []deliberation.Entry
+		want    *pb.Usage
+	}{
+		"nothing recorded": {[]deliberation.Entry{requested, agent(0, &pb.DeliberationResult{})}, nil},
+		"running":          {[]deliberation.Entry{requested, agent(0, used(3)), agent(1, used(4))}, &pb.Usage{PromptTokens: 7, Requests: 2}},
+		"the end's own":    {[]deliberation.Entry{requested, agent(0, used(3)), end(&pb.Usage{PromptTokens: 9, Requests: 4})}, &pb.Usage{PromptTokens: 9, Requests: 4}},
+		"an older end":     {[]deliberation.Entry{requested, agent(0, used(3)), end(nil)}, &pb.Usage{PromptTokens: 3, Requests: 1}},
+	} {
+		if got := deliberation.Fold(test.entries).Status("d").GetUsage(); !proto.Equal(got, test.want) {
+			t.Errorf("%s: got %v, want %v", name, got, test.want)
+		}
+	}
+}

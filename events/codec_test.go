@@ -225,6 +225,24 @@ func TestTimeoutFromTheHeader(t *testing.T) {
 	}
 }
 
+func TestUsageInTheHeader(t *testing.T) {
+	t.Parallel()
+	usage := &pb.Usage{PromptTokens: 7, CompletionTokens: 5, CachedTokens: 2, ReasoningTokens: 1, Requests: 3}
+	message, err := events.Encode(&pb.DeliberationFailed{DeliberationId: "d", Usage: usage}, events.Source, "")
+	if got := events.Usage(message.Header); err != nil || !proto.Equal(got, usage) {
+		t.Errorf("got %v, %v", got, err)
+	}
+	message, err = events.Encode(&pb.DeliberationFailed{DeliberationId: "d"}, events.Source, "")
+	if _, set := message.Header["ce-usage"]; err != nil || set {
+		t.Errorf("an end without usage has a header: %v, %v", message.Header, err)
+	}
+	for _, value := range []string{"", "1,2,3,4", "1,2,3,4,5,6", "1,2,3,4,x", "1,2,3,4,-5", "1,2,3,4,9223372036854775808", "1, 2,3,4,5"} {
+		if got := events.Usage(map[string][]string{"ce-usage": {value}}); got != nil {
+			t.Errorf("%q: %v", value, got)
+		}
+	}
+}
+
 func TestLifecycleRefusesWhatItDoesNotKnow(t *testing.T) {
 	t.Parallel()
 	for name, header := range map[string]map[string][]string{

@@ -114,6 +114,7 @@ func FuzzLifecycle(f *testing.F) {
 	f.Fuzz(func(t *testing.T, name, timeout string, data []byte) {
 		header := map[string][]string{"ce-type": {name}, "ce-timeoutseconds": {timeout}}
 		events.Timeout(header)
+		events.Usage(map[string][]string{"ce-usage": {timeout}})
 		message, err := events.Lifecycle(header, data)
 		if err != nil {
 			return

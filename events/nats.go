@@ -27,6 +27,9 @@ const (
 	// headerTimeout is an extension on requests: with it the deadline can be read
 	// from the headers alone.
 	headerTimeout = "ce-timeoutseconds"
+	// headerUsage is an extension on ends, for the statistics: the counts of the
+	// Usage message in the order of its fields, separated by commas.
+	headerUsage = "ce-usage"
 )
 
 // Message is a CloudEvent on NATS: the parts of a nats.Msg, without NATS.
@@ -63,7 +66,21 @@ func Encode(lifecycle proto.Message, source, traceParent string) (Message, error
 	if requested, ok := lifecycle.(*pb.DeliberationRequested); ok {
 		header[headerTimeout] = []string{strconv.Itoa(int(requested.GetTimeoutSeconds()))}
 	}
+	if usage := usageOf(lifecycle); usage != "" {
+		header[headerUsage] = []string{usage}
+	}
 	return Message{Subject: subject, Header: header, Data: data}, nil
+}
+
+// usageOf returns the header of an end's usage; empty for other messages, and for
+// an end without it.
+func usageOf(lifecycle proto.Message) string {
+	end, ok := lifecycle.(interface{ GetUsage() *pb.Usage })
+	if !ok || end.GetUsage() == nil {
+		return ""
+	}
+	u := end.GetUsage()
+	return fmt.Sprintf("%d,%d,%d,%d,%d", u.GetPromptTokens(), u.GetCompletionTokens(), u.GetCachedTokens(), u.GetReasoningTokens(), u.GetRequests())
 }
 
 // place returns a life-cycle message's journal subject and event id. The ids
@@ -110,6 +127,25 @@ func Timeout(header map[string][]string) time.Duration {
 		seconds = deliberation.DefaultTimeoutSeconds
 	}
 	return time.Duration(seconds) * time.Second
+}
+
+// Usage returns the usage in an end's header; nil if it has none, or one that
+// cannot be read: an older version wrote the end, or not ours.
+func Usage(header map[string][]string) *pb.Usage {
+	counts := strings.Split(first(header, headerUsage), ",")
+	usage := &pb.Usage{}
+	fields := []*int64{&usage.PromptTokens, &usage.CompletionTokens, &usage.CachedTokens, &usage.ReasoningTokens, &usage.Requests}
+	if len(counts) != len(fields) {
+		return nil
+	}
+	for i, field := range fields {
+		count, err := strconv.ParseUint(counts[i], 10, 63)
+		if err != nil {
+			return nil
+		}
+		*field = int64(count)
+	}
+	return usage
 }
 
 // Trace returns a journal message's traceparent, empty where it has none.

@@ -39,7 +39,8 @@ func (f *Functions) cancel(ctx context.Context, story *deliberation.History, req
 	// Model: Cancel.
 	won, err := f.journal.End(ctx, id, &pb.DeliberationCancelled{
 		DeliberationId: id, TaskId: story.Requested.GetTaskId(),
-		Results: story.Results(), Reason: cmp.Or(request.GetReason(), "cancelled by the caller"),
+		Results: story.Results(), Usage: story.Usage(),
+		Reason: cmp.Or(request.GetReason(), "cancelled by the caller"),
 	}, origin.TraceParent)
 	if err != nil {
 		return nil, err

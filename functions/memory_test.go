@@ -63,6 +63,9 @@ func (m *memory) write(id string, kind deliberation.Kind, qualifier string, even
 		Sequence: sequence, Time: time.Unix(int64(sequence), 0), Kind: kind, Qualifier: qualifier,
 		DeliberationID: id, Timeout: time.Minute,
 	}
+	if end, ok := event.(interface{ GetUsage() *pb.Usage }); ok {
+		mark.Usage = end.GetUsage()
+	}
 	m.entries = append(m.entries, entry{mark, event})
 	m.wakeWatches()
 }

@@ -316,5 +316,8 @@ func markOf(message jetstream.Msg) (deliberation.Mark, error) {
 	if mark.Kind == deliberation.KindRequested {
 		mark.Timeout = events.Timeout(message.Headers())
 	}
+	if mark.Kind == deliberation.KindDone {
+		mark.Usage = events.Usage(message.Headers())
+	}
 	return mark, nil
 }

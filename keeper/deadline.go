@@ -109,10 +109,12 @@ func atDeadline(open deliberation.Open, history *deliberation.History) proto.Mes
 	if proposed {
 		return &pb.DeliberationCompleted{
 			DeliberationId: open.ID, TaskId: history.Requested.GetTaskId(), Results: results,
+			Usage: deliberation.UsageOf(results),
 		}
 	}
 	return &pb.DeliberationFailed{
 		DeliberationId: open.ID, TaskId: history.Requested.GetTaskId(), Results: results,
+		Usage:        deliberation.UsageOf(results),
 		ErrorMessage: fmt.Sprintf("timed out after %d s: %s", int(open.Timeout.Seconds()), why(open, history)),
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"rayexecutor/deliberation"
 	"rayexecutor/functions"
@@ -399,6 +400,14 @@ func testPageScan(t *testing.T, j Journal) {
 	}
 }
 
+// withUsage sets the usage of an end.
+func withUsage(end proto.Message) proto.Message {
+	field := end.ProtoReflect().Descriptor().Fields().ByName("usage")
+	usage := &pb.Usage{PromptTokens: 7, CompletionTokens: 5, CachedTokens: 2, ReasoningTokens: 1, Requests: 1}
+	end.ProtoReflect().Set(field, protoreflect.ValueOfMessage(usage.ProtoReflect()))
+	return end
+}
+
 func testLedger(t *testing.T, j Journal) {
 	ledger, _, err := j.Ledger(t.Context())
 	if err != nil {
@@ -430,11 +439,16 @@ func testLedger(t *testing.T, j Journal) {
 	want.QueuedDeliberations = 3
 	check("started")
 	for state, end := range ends {
-		j.end(t, string(state), end(string(state)))
+		j.end(t, string(state), withUsage(end(string(state))))
 	}
+	want.PromptTokens, want.CompletionTokens, want.CachedTokens, want.ModelRequests = 3*7, 3*5, 3*2, 3
 	want.ActiveDeliberations, want.QueuedDeliberations = 2, 1
 	want.CompletedDeliberations, want.FailedDeliberations, want.CancelledDeliberations = 1, 1, 1
 	check("ended")
+	j.accept(t, record("older", 1))
+	j.end(t, "older", ends[deliberation.Failed]("older"))
+	want.TotalDeliberations, want.FailedDeliberations = 6, 2
+	check("an end without usage")
 
 	other := deliberation.NewLedger(&pb.StatsSnapshot{Sequence: 1000})
 	if err := j.CatchUp(t.Context(), other); !errors.Is(err, deliberation.ErrOtherLedger) {

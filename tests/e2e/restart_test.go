@@ -75,7 +75,9 @@ func expectTruth(t *testing.T) *pb.RayExecutorStats {
 	want := &pb.RayExecutorStats{}
 	for _, id := range sys.Accepted() {
 		want.TotalDeliberations++
-		switch status := sys.AwaitEnd(t, id); deliberation.State(status.GetStatus()) {
+		status := sys.AwaitEnd(t, id)
+		addUsage(want, status.GetUsage())
+		switch deliberation.State(status.GetStatus()) {
 		case deliberation.Completed:
 			want.CompletedDeliberations++
 		case deliberation.Failed:
@@ -99,6 +101,13 @@ func expectTruth(t *testing.T) *pb.RayExecutorStats {
 		t.Errorf("the statistics are %v, the truth is %v", counts, want)
 	}
 	return got
+}
+
+func addUsage(stats *pb.RayExecutorStats, usage *pb.Usage) {
+	stats.PromptTokens += usage.GetPromptTokens()
+	stats.CompletionTokens += usage.GetCompletionTokens()
+	stats.CachedTokens += usage.GetCachedTokens()
+	stats.ModelRequests += usage.GetRequests()
 }
 
 func expectSame(t *testing.T, when string, before, after *pb.RayExecutorStats) {

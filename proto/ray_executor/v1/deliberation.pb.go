@@ -671,7 +671,10 @@ type DeliberationResult struct {
 	// `status` (completed or failed), `model`, `role`, `attempts`,
 	// `duration_ms`, `finish_reason`, token counts; `error` and `error_type`
 	// where the agent failed.
-	Metadata      map[string]string `protobuf:"bytes,5,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	Metadata map[string]string `protobuf:"bytes,5,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// What the agent's model calls used, those that failed included. Unset: not
+	// recorded; a worker of an older version wrote it.
+	Usage         *Usage `protobuf:"bytes,7,opt,name=usage,proto3" json:"usage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -739,6 +742,94 @@ func (x *DeliberationResult) GetMetadata() map[string]string {
 		return x.Metadata
 	}
 	return nil
+}
+
+func (x *DeliberationResult) GetUsage() *Usage {
+	if x != nil {
+		return x.Usage
+	}
+	return nil
+}
+
+// Usage is what model calls used, as the model servers counted it.
+type Usage struct {
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	PromptTokens int64                  `protobuf:"varint,1,opt,name=prompt_tokens,json=promptTokens,proto3" json:"prompt_tokens,omitempty"`
+	// Reasoning included.
+	CompletionTokens int64 `protobuf:"varint,2,opt,name=completion_tokens,json=completionTokens,proto3" json:"completion_tokens,omitempty"`
+	// Prompt tokens that the server took from its cache.
+	CachedTokens int64 `protobuf:"varint,3,opt,name=cached_tokens,json=cachedTokens,proto3" json:"cached_tokens,omitempty"`
+	// Completion tokens that were reasoning.
+	ReasoningTokens int64 `protobuf:"varint,4,opt,name=reasoning_tokens,json=reasoningTokens,proto3" json:"reasoning_tokens,omitempty"`
+	// Calls that were sent, retries included.
+	Requests      int64 `protobuf:"varint,5,opt,name=requests,proto3" json:"requests,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Usage) Reset() {
+	*x = Usage{}
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[7]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Usage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Usage) ProtoMessage() {}
+
+func (x *Usage) ProtoReflect() protoreflect.Message {
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[7]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Usage.ProtoReflect.Descriptor instead.
+func (*Usage) Descriptor() ([]byte, []int) {
+	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{7}
+}
+
+func (x *Usage) GetPromptTokens() int64 {
+	if x != nil {
+		return x.PromptTokens
+	}
+	return 0
+}
+
+func (x *Usage) GetCompletionTokens() int64 {
+	if x != nil {
+		return x.CompletionTokens
+	}
+	return 0
+}
+
+func (x *Usage) GetCachedTokens() int64 {
+	if x != nil {
+		return x.CachedTokens
+	}
+	return 0
+}
+
+func (x *Usage) GetReasoningTokens() int64 {
+	if x != nil {
+		return x.ReasoningTokens
+	}
+	return 0
+}
+
+func (x *Usage) GetRequests() int64 {
+	if x != nil {
+		return x.Requests
+	}
+	return 0
 }
 
 var File_ray_executor_v1_deliberation_proto protoreflect.FileDescriptor
@@ -816,16 +907,23 @@ const file_ray_executor_v1_deliberation_proto_rawDesc = "" +
 	"\x05model\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x05model\x122\n" +
 	"\x0fprompt_template\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80@R\x0epromptTemplate\x12.\n" +
 	"\rsystem_prompt\x18\x05 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80@R\fsystemPrompt\x125\n" +
-	"\bsampling\x18\x06 \x01(\v2\x19.ray_executor.v1.SamplingR\bsampling\"\x8b\x02\n" +
+	"\bsampling\x18\x06 \x01(\v2\x19.ray_executor.v1.SamplingR\bsampling\"\xb9\x02\n" +
 	"\x12DeliberationResult\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x1a\n" +
 	"\bproposal\x18\x02 \x01(\tR\bproposal\x12\x1c\n" +
 	"\treasoning\x18\x03 \x01(\tR\treasoning\x12\x14\n" +
 	"\x05score\x18\x04 \x01(\x02R\x05score\x12M\n" +
-	"\bmetadata\x18\x05 \x03(\v21.ray_executor.v1.DeliberationResult.MetadataEntryR\bmetadata\x1a;\n" +
+	"\bmetadata\x18\x05 \x03(\v21.ray_executor.v1.DeliberationResult.MetadataEntryR\bmetadata\x12,\n" +
+	"\x05usage\x18\a \x01(\v2\x16.ray_executor.v1.UsageR\x05usage\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B1Z/rayexecutor/proto/ray_executor/v1;rayexecutorv1b\x06proto3"
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xc5\x01\n" +
+	"\x05Usage\x12#\n" +
+	"\rprompt_tokens\x18\x01 \x01(\x03R\fpromptTokens\x12+\n" +
+	"\x11completion_tokens\x18\x02 \x01(\x03R\x10completionTokens\x12#\n" +
+	"\rcached_tokens\x18\x03 \x01(\x03R\fcachedTokens\x12)\n" +
+	"\x10reasoning_tokens\x18\x04 \x01(\x03R\x0freasoningTokens\x12\x1a\n" +
+	"\brequests\x18\x05 \x01(\x03R\brequestsB1Z/rayexecutor/proto/ray_executor/v1;rayexecutorv1b\x06proto3"
 
 var (
 	file_ray_executor_v1_deliberation_proto_rawDescOnce sync.Once
@@ -839,7 +937,7 @@ func file_ray_executor_v1_deliberation_proto_rawDescGZIP() []byte {
 	return file_ray_executor_v1_deliberation_proto_rawDescData
 }
 
-var file_ray_executor_v1_deliberation_proto_msgTypes = make([]protoimpl.MessageInfo, 9)
+var file_ray_executor_v1_deliberation_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
 var file_ray_executor_v1_deliberation_proto_goTypes = []any{
 	(*ExecuteDeliberationRequest)(nil), // 0: ray_executor.v1.ExecuteDeliberationRequest
 	(*ResponseFormat)(nil),             // 1: ray_executor.v1.ResponseFormat
@@ -848,25 +946,27 @@ var file_ray_executor_v1_deliberation_proto_goTypes = []any{
 	(*TaskConstraints)(nil),            // 4: ray_executor.v1.TaskConstraints
 	(*Agent)(nil),                      // 5: ray_executor.v1.Agent
 	(*DeliberationResult)(nil),         // 6: ray_executor.v1.DeliberationResult
-	nil,                                // 7: ray_executor.v1.TaskConstraints.MetadataEntry
-	nil,                                // 8: ray_executor.v1.DeliberationResult.MetadataEntry
-	(*structpb.Struct)(nil),            // 9: google.protobuf.Struct
+	(*Usage)(nil),                      // 7: ray_executor.v1.Usage
+	nil,                                // 8: ray_executor.v1.TaskConstraints.MetadataEntry
+	nil,                                // 9: ray_executor.v1.DeliberationResult.MetadataEntry
+	(*structpb.Struct)(nil),            // 10: google.protobuf.Struct
 }
 var file_ray_executor_v1_deliberation_proto_depIdxs = []int32{
-	4, // 0: ray_executor.v1.ExecuteDeliberationRequest.constraints:type_name -> ray_executor.v1.TaskConstraints
-	5, // 1: ray_executor.v1.ExecuteDeliberationRequest.agents:type_name -> ray_executor.v1.Agent
-	3, // 2: ray_executor.v1.ExecuteDeliberationRequest.sampling:type_name -> ray_executor.v1.Sampling
-	1, // 3: ray_executor.v1.ExecuteDeliberationRequest.response_format:type_name -> ray_executor.v1.ResponseFormat
-	2, // 4: ray_executor.v1.ResponseFormat.choice:type_name -> ray_executor.v1.Choice
-	9, // 5: ray_executor.v1.Sampling.extra:type_name -> google.protobuf.Struct
-	7, // 6: ray_executor.v1.TaskConstraints.metadata:type_name -> ray_executor.v1.TaskConstraints.MetadataEntry
-	3, // 7: ray_executor.v1.Agent.sampling:type_name -> ray_executor.v1.Sampling
-	8, // 8: ray_executor.v1.DeliberationResult.metadata:type_name -> ray_executor.v1.DeliberationResult.MetadataEntry
-	9, // [9:9] is the sub-list for method output_type
-	9, // [9:9] is the sub-list for method input_type
-	9, // [9:9] is the sub-list for extension type_name
-	9, // [9:9] is the sub-list for extension extendee
-	0, // [0:9] is the sub-list for field type_name
+	4,  // 0: ray_executor.v1.ExecuteDeliberationRequest.constraints:type_name -> ray_executor.v1.TaskConstraints
+	5,  // 1: ray_executor.v1.ExecuteDeliberationRequest.agents:type_name -> ray_executor.v1.Agent
+	3,  // 2: ray_executor.v1.ExecuteDeliberationRequest.sampling:type_name -> ray_executor.v1.Sampling
+	1,  // 3: ray_executor.v1.ExecuteDeliberationRequest.response_format:type_name -> ray_executor.v1.ResponseFormat
+	2,  // 4: ray_executor.v1.ResponseFormat.choice:type_name -> ray_executor.v1.Choice
+	10, // 5: ray_executor.v1.Sampling.extra:type_name -> google.protobuf.Struct
+	8,  // 6: ray_executor.v1.TaskConstraints.metadata:type_name -> ray_executor.v1.TaskConstraints.MetadataEntry
+	3,  // 7: ray_executor.v1.Agent.sampling:type_name -> ray_executor.v1.Sampling
+	9,  // 8: ray_executor.v1.DeliberationResult.metadata:type_name -> ray_executor.v1.DeliberationResult.MetadataEntry
+	7,  // 9: ray_executor.v1.DeliberationResult.usage:type_name -> ray_executor.v1.Usage
+	10, // [10:10] is the sub-list for method output_type
+	10, // [10:10] is the sub-list for method input_type
+	10, // [10:10] is the sub-list for extension type_name
+	10, // [10:10] is the sub-list for extension extendee
+	0,  // [0:10] is the sub-list for field type_name
 }
 
 func init() { file_ray_executor_v1_deliberation_proto_init() }
@@ -888,7 +988,7 @@ func file_ray_executor_v1_deliberation_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ray_executor_v1_deliberation_proto_rawDesc), len(file_ray_executor_v1_deliberation_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   9,
+			NumMessages:   10,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -328,7 +328,9 @@ type DeliberationCompleted struct {
 	// The object that holds `results`, if they were too large.
 	ResultsRef string `protobuf:"bytes,4,opt,name=results_ref,json=resultsRef,proto3" json:"results_ref,omitempty"`
 	// From the last attempt's start to the end, on the worker's clock.
-	Duration      *durationpb.Duration `protobuf:"bytes,5,opt,name=duration,proto3" json:"duration,omitempty"`
+	Duration *durationpb.Duration `protobuf:"bytes,5,opt,name=duration,proto3" json:"duration,omitempty"`
+	// What all agents used. Unset: an older version wrote it.
+	Usage         *Usage `protobuf:"bytes,8,opt,name=usage,proto3" json:"usage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -398,6 +400,13 @@ func (x *DeliberationCompleted) GetDuration() *durationpb.Duration {
 	return nil
 }
 
+func (x *DeliberationCompleted) GetUsage() *Usage {
+	if x != nil {
+		return x.Usage
+	}
+	return nil
+}
+
 // DeliberationFailed is the end with no proposal.
 // Subject: `deliberation.done.failed.<id>`.
 type DeliberationFailed struct {
@@ -410,7 +419,9 @@ type DeliberationFailed struct {
 	// Why, in words.
 	ErrorMessage string `protobuf:"bytes,6,opt,name=error_message,json=errorMessage,proto3" json:"error_message,omitempty"`
 	// Whether it is a dead letter: too many workers were lost with it.
-	GivenUp       bool `protobuf:"varint,7,opt,name=given_up,json=givenUp,proto3" json:"given_up,omitempty"`
+	GivenUp bool `protobuf:"varint,7,opt,name=given_up,json=givenUp,proto3" json:"given_up,omitempty"`
+	// What all agents used.
+	Usage         *Usage `protobuf:"bytes,8,opt,name=usage,proto3" json:"usage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -494,6 +505,13 @@ func (x *DeliberationFailed) GetGivenUp() bool {
 	return false
 }
 
+func (x *DeliberationFailed) GetUsage() *Usage {
+	if x != nil {
+		return x.Usage
+	}
+	return nil
+}
+
 // DeliberationCancelled is the end that a caller asked for.
 // Subject: `deliberation.done.cancelled.<id>`.
 type DeliberationCancelled struct {
@@ -504,7 +522,9 @@ type DeliberationCancelled struct {
 	Results    []*DeliberationResult `protobuf:"bytes,3,rep,name=results,proto3" json:"results,omitempty"`
 	ResultsRef string                `protobuf:"bytes,4,opt,name=results_ref,json=resultsRef,proto3" json:"results_ref,omitempty"`
 	// The caller's reason.
-	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// What was recorded before.
+	Usage         *Usage `protobuf:"bytes,6,opt,name=usage,proto3" json:"usage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -572,6 +592,13 @@ func (x *DeliberationCancelled) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *DeliberationCancelled) GetUsage() *Usage {
+	if x != nil {
+		return x.Usage
+	}
+	return nil
 }
 
 // WorkerStopped says that a worker replica has stopped and handed back its
@@ -750,8 +777,10 @@ type StatsSnapshot struct {
 	Forgotten int64 `protobuf:"varint,10,opt,name=forgotten,proto3" json:"forgotten,omitempty"`
 	// When the journal was created: identifies it among others of its name.
 	JournalCreated *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=journal_created,json=journalCreated,proto3" json:"journal_created,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// What the ended deliberations used.
+	Usage         *Usage `protobuf:"bytes,12,opt,name=usage,proto3" json:"usage,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StatsSnapshot) Reset() {
@@ -857,6 +886,13 @@ func (x *StatsSnapshot) GetForgotten() int64 {
 func (x *StatsSnapshot) GetJournalCreated() *timestamppb.Timestamp {
 	if x != nil {
 		return x.JournalCreated
+	}
+	return nil
+}
+
+func (x *StatsSnapshot) GetUsage() *Usage {
+	if x != nil {
+		return x.Usage
 	}
 	return nil
 }
@@ -1105,14 +1141,15 @@ const file_ray_executor_v1_events_proto_rawDesc = "" +
 	"agentIndex\x12;\n" +
 	"\x06result\x18\x04 \x01(\v2#.ray_executor.v1.DeliberationResultR\x06result\x12\x1d\n" +
 	"\n" +
-	"result_ref\x18\x05 \x01(\tR\tresultRef\"\xf0\x01\n" +
+	"result_ref\x18\x05 \x01(\tR\tresultRef\"\x9e\x02\n" +
 	"\x15DeliberationCompleted\x12'\n" +
 	"\x0fdeliberation_id\x18\x01 \x01(\tR\x0edeliberationId\x12\x17\n" +
 	"\atask_id\x18\x02 \x01(\tR\x06taskId\x12=\n" +
 	"\aresults\x18\x03 \x03(\v2#.ray_executor.v1.DeliberationResultR\aresults\x12\x1f\n" +
 	"\vresults_ref\x18\x04 \x01(\tR\n" +
 	"resultsRef\x125\n" +
-	"\bduration\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\bduration\"\xad\x02\n" +
+	"\bduration\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12,\n" +
+	"\x05usage\x18\b \x01(\v2\x16.ray_executor.v1.UsageR\x05usage\"\xdb\x02\n" +
 	"\x12DeliberationFailed\x12'\n" +
 	"\x0fdeliberation_id\x18\x01 \x01(\tR\x0edeliberationId\x12\x17\n" +
 	"\atask_id\x18\x02 \x01(\tR\x06taskId\x12=\n" +
@@ -1121,14 +1158,16 @@ const file_ray_executor_v1_events_proto_rawDesc = "" +
 	"resultsRef\x125\n" +
 	"\bduration\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12#\n" +
 	"\rerror_message\x18\x06 \x01(\tR\ferrorMessage\x12\x19\n" +
-	"\bgiven_up\x18\a \x01(\bR\agivenUp\"\xd1\x01\n" +
+	"\bgiven_up\x18\a \x01(\bR\agivenUp\x12,\n" +
+	"\x05usage\x18\b \x01(\v2\x16.ray_executor.v1.UsageR\x05usage\"\xff\x01\n" +
 	"\x15DeliberationCancelled\x12'\n" +
 	"\x0fdeliberation_id\x18\x01 \x01(\tR\x0edeliberationId\x12\x17\n" +
 	"\atask_id\x18\x02 \x01(\tR\x06taskId\x12=\n" +
 	"\aresults\x18\x03 \x03(\v2#.ray_executor.v1.DeliberationResultR\aresults\x12\x1f\n" +
 	"\vresults_ref\x18\x04 \x01(\tR\n" +
 	"resultsRef\x12\x16\n" +
-	"\x06reason\x18\x05 \x01(\tR\x06reason\"C\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12,\n" +
+	"\x05usage\x18\x06 \x01(\v2\x16.ray_executor.v1.UsageR\x05usage\"C\n" +
 	"\rWorkerStopped\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x18\n" +
 	"\areplica\x18\x02 \x01(\tR\areplica\"\xbb\x03\n" +
@@ -1148,7 +1187,7 @@ const file_ray_executor_v1_events_proto_rawDesc = "" +
 	"\x04held\x18\x03 \x01(\x05R\x04held\x1a5\n" +
 	"\aProblem\x12\x12\n" +
 	"\x04what\x18\x01 \x01(\tR\x04what\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x9e\x05\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xcc\x05\n" +
 	"\rStatsSnapshot\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x14\n" +
 	"\x05total\x18\x02 \x01(\x03R\x05total\x12\x1c\n" +
@@ -1161,7 +1200,8 @@ const file_ray_executor_v1_events_proto_rawDesc = "" +
 	"\bopen_ref\x18\t \x01(\tR\aopenRef\x12\x1c\n" +
 	"\tforgotten\x18\n" +
 	" \x01(\x03R\tforgotten\x12C\n" +
-	"\x0fjournal_created\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x0ejournalCreated\x1a\x9e\x02\n" +
+	"\x0fjournal_created\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x0ejournalCreated\x12,\n" +
+	"\x05usage\x18\f \x01(\v2\x16.ray_executor.v1.UsageR\x05usage\x1a\x9e\x02\n" +
 	"\x04Open\x12'\n" +
 	"\x0fdeliberation_id\x18\x01 \x01(\tR\x0edeliberationId\x12\x12\n" +
 	"\x04pool\x18\x02 \x01(\tR\x04pool\x12\x1a\n" +
@@ -1202,6 +1242,7 @@ var file_ray_executor_v1_events_proto_goTypes = []any{
 	(*timestamppb.Timestamp)(nil),      // 13: google.protobuf.Timestamp
 	(*DeliberationResult)(nil),         // 14: ray_executor.v1.DeliberationResult
 	(*durationpb.Duration)(nil),        // 15: google.protobuf.Duration
+	(*Usage)(nil),                      // 16: ray_executor.v1.Usage
 }
 var file_ray_executor_v1_events_proto_depIdxs = []int32{
 	12, // 0: ray_executor.v1.DeliberationRequested.request:type_name -> ray_executor.v1.ExecuteDeliberationRequest
@@ -1209,21 +1250,25 @@ var file_ray_executor_v1_events_proto_depIdxs = []int32{
 	14, // 2: ray_executor.v1.AgentCompleted.result:type_name -> ray_executor.v1.DeliberationResult
 	14, // 3: ray_executor.v1.DeliberationCompleted.results:type_name -> ray_executor.v1.DeliberationResult
 	15, // 4: ray_executor.v1.DeliberationCompleted.duration:type_name -> google.protobuf.Duration
-	14, // 5: ray_executor.v1.DeliberationFailed.results:type_name -> ray_executor.v1.DeliberationResult
-	15, // 6: ray_executor.v1.DeliberationFailed.duration:type_name -> google.protobuf.Duration
-	14, // 7: ray_executor.v1.DeliberationCancelled.results:type_name -> ray_executor.v1.DeliberationResult
-	13, // 8: ray_executor.v1.WorkerHeartbeat.started_at:type_name -> google.protobuf.Timestamp
-	9,  // 9: ray_executor.v1.WorkerHeartbeat.pools:type_name -> ray_executor.v1.WorkerHeartbeat.Pool
-	10, // 10: ray_executor.v1.WorkerHeartbeat.problems:type_name -> ray_executor.v1.WorkerHeartbeat.Problem
-	11, // 11: ray_executor.v1.StatsSnapshot.open:type_name -> ray_executor.v1.StatsSnapshot.Open
-	13, // 12: ray_executor.v1.StatsSnapshot.journal_created:type_name -> google.protobuf.Timestamp
-	13, // 13: ray_executor.v1.StatsSnapshot.Open.submitted_at:type_name -> google.protobuf.Timestamp
-	13, // 14: ray_executor.v1.StatsSnapshot.Open.started_at:type_name -> google.protobuf.Timestamp
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	16, // 5: ray_executor.v1.DeliberationCompleted.usage:type_name -> ray_executor.v1.Usage
+	14, // 6: ray_executor.v1.DeliberationFailed.results:type_name -> ray_executor.v1.DeliberationResult
+	15, // 7: ray_executor.v1.DeliberationFailed.duration:type_name -> google.protobuf.Duration
+	16, // 8: ray_executor.v1.DeliberationFailed.usage:type_name -> ray_executor.v1.Usage
+	14, // 9: ray_executor.v1.DeliberationCancelled.results:type_name -> ray_executor.v1.DeliberationResult
+	16, // 10: ray_executor.v1.DeliberationCancelled.usage:type_name -> ray_executor.v1.Usage
+	13, // 11: ray_executor.v1.WorkerHeartbeat.started_at:type_name -> google.protobuf.Timestamp
+	9,  // 12: ray_executor.v1.WorkerHeartbeat.pools:type_name -> ray_executor.v1.WorkerHeartbeat.Pool
+	10, // 13: ray_executor.v1.WorkerHeartbeat.problems:type_name -> ray_executor.v1.WorkerHeartbeat.Problem
+	11, // 14: ray_executor.v1.StatsSnapshot.open:type_name -> ray_executor.v1.StatsSnapshot.Open
+	13, // 15: ray_executor.v1.StatsSnapshot.journal_created:type_name -> google.protobuf.Timestamp
+	16, // 16: ray_executor.v1.StatsSnapshot.usage:type_name -> ray_executor.v1.Usage
+	13, // 17: ray_executor.v1.StatsSnapshot.Open.submitted_at:type_name -> google.protobuf.Timestamp
+	13, // 18: ray_executor.v1.StatsSnapshot.Open.started_at:type_name -> google.protobuf.Timestamp
+	19, // [19:19] is the sub-list for method output_type
+	19, // [19:19] is the sub-list for method input_type
+	19, // [19:19] is the sub-list for extension type_name
+	19, // [19:19] is the sub-list for extension extendee
+	0,  // [0:19] is the sub-list for field type_name
 }
 
 func init() { file_ray_executor_v1_events_proto_init() }

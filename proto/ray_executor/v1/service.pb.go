@@ -157,9 +157,12 @@ type GetDeliberationStatusResponse struct {
 	// The journal's time of the end.
 	EndedAt *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
 	// The Ray cluster of the latest attempt.
-	Cluster       string `protobuf:"bytes,10,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	Pool          string `protobuf:"bytes,11,opt,name=pool,proto3" json:"pool,omitempty"`
-	TaskId        string `protobuf:"bytes,12,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	Cluster string `protobuf:"bytes,10,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	Pool    string `protobuf:"bytes,11,opt,name=pool,proto3" json:"pool,omitempty"`
+	TaskId  string `protobuf:"bytes,12,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
+	// What its agents used; while it runs, those that have ended. Unset: nothing
+	// was recorded.
+	Usage         *Usage `protobuf:"bytes,14,opt,name=usage,proto3" json:"usage,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -276,6 +279,13 @@ func (x *GetDeliberationStatusResponse) GetTaskId() string {
 		return x.TaskId
 	}
 	return ""
+}
+
+func (x *GetDeliberationStatusResponse) GetUsage() *Usage {
+	if x != nil {
+		return x.Usage
+	}
+	return nil
 }
 
 type GetStatusRequest struct {
@@ -415,6 +425,13 @@ type RayExecutorStats struct {
 	AverageExecutionTimeMs float32 `protobuf:"fixed32,5,opt,name=average_execution_time_ms,json=averageExecutionTimeMs,proto3" json:"average_execution_time_ms,omitempty"`
 	CancelledDeliberations int64   `protobuf:"varint,6,opt,name=cancelled_deliberations,json=cancelledDeliberations,proto3" json:"cancelled_deliberations,omitempty"`
 	QueuedDeliberations    int64   `protobuf:"varint,7,opt,name=queued_deliberations,json=queuedDeliberations,proto3" json:"queued_deliberations,omitempty"`
+	// What the ended deliberations used: tokens, and calls of models. Deliberations
+	// that a version without these fields ended count as 0.
+	PromptTokens     int64 `protobuf:"varint,8,opt,name=prompt_tokens,json=promptTokens,proto3" json:"prompt_tokens,omitempty"`
+	CompletionTokens int64 `protobuf:"varint,9,opt,name=completion_tokens,json=completionTokens,proto3" json:"completion_tokens,omitempty"`
+	// Prompt tokens that model servers took from their caches.
+	CachedTokens  int64 `protobuf:"varint,10,opt,name=cached_tokens,json=cachedTokens,proto3" json:"cached_tokens,omitempty"`
+	ModelRequests int64 `protobuf:"varint,11,opt,name=model_requests,json=modelRequests,proto3" json:"model_requests,omitempty"`
 	// Those that the journal lost, by age or deletion, before their end was
 	// counted. The total is the active ones, the three ends, and these.
 	ForgottenDeliberations int64 `protobuf:"varint,12,opt,name=forgotten_deliberations,json=forgottenDeliberations,proto3" json:"forgotten_deliberations,omitempty"`
@@ -497,6 +514,34 @@ func (x *RayExecutorStats) GetCancelledDeliberations() int64 {
 func (x *RayExecutorStats) GetQueuedDeliberations() int64 {
 	if x != nil {
 		return x.QueuedDeliberations
+	}
+	return 0
+}
+
+func (x *RayExecutorStats) GetPromptTokens() int64 {
+	if x != nil {
+		return x.PromptTokens
+	}
+	return 0
+}
+
+func (x *RayExecutorStats) GetCompletionTokens() int64 {
+	if x != nil {
+		return x.CompletionTokens
+	}
+	return 0
+}
+
+func (x *RayExecutorStats) GetCachedTokens() int64 {
+	if x != nil {
+		return x.CachedTokens
+	}
+	return 0
+}
+
+func (x *RayExecutorStats) GetModelRequests() int64 {
+	if x != nil {
+		return x.ModelRequests
 	}
 	return 0
 }
@@ -1565,7 +1610,7 @@ const file_ray_executor_v1_service_proto_rawDesc = "" +
 	"\x06status\x18\x02 \x01(\tR\x06status\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\"e\n" +
 	"\x1cGetDeliberationStatusRequest\x12E\n" +
-	"\x0fdeliberation_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x172\x15^[A-Za-z0-9_-]{1,64}$R\x0edeliberationId\"\x95\x04\n" +
+	"\x0fdeliberation_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x172\x15^[A-Za-z0-9_-]{1,64}$R\x0edeliberationId\"\xc3\x04\n" +
 	"\x1dGetDeliberationStatusResponse\x12\x16\n" +
 	"\x06status\x18\x01 \x01(\tR\x06status\x12;\n" +
 	"\x06result\x18\x02 \x01(\v2#.ray_executor.v1.DeliberationResultR\x06result\x12#\n" +
@@ -1580,7 +1625,8 @@ const file_ray_executor_v1_service_proto_rawDesc = "" +
 	"\acluster\x18\n" +
 	" \x01(\tR\acluster\x12\x12\n" +
 	"\x04pool\x18\v \x01(\tR\x04pool\x12\x17\n" +
-	"\atask_id\x18\f \x01(\tR\x06taskId\"7\n" +
+	"\atask_id\x18\f \x01(\tR\x06taskId\x12,\n" +
+	"\x05usage\x18\x0e \x01(\v2\x16.ray_executor.v1.UsageR\x05usage\"7\n" +
 	"\x10GetStatusRequest\x12#\n" +
 	"\rinclude_stats\x18\x01 \x01(\bR\fincludeStats\"\xdb\x01\n" +
 	"\x11GetStatusResponse\x12\x16\n" +
@@ -1588,7 +1634,7 @@ const file_ray_executor_v1_service_proto_rawDesc = "" +
 	"\x0euptime_seconds\x18\x02 \x01(\x03R\ruptimeSeconds\x127\n" +
 	"\x05stats\x18\x03 \x01(\v2!.ray_executor.v1.RayExecutorStatsR\x05stats\x12\x18\n" +
 	"\areasons\x18\x04 \x03(\tR\areasons\x124\n" +
-	"\bclusters\x18\x05 \x03(\v2\x18.ray_executor.v1.ClusterR\bclusters\"\xc2\x03\n" +
+	"\bclusters\x18\x05 \x03(\v2\x18.ray_executor.v1.ClusterR\bclusters\"\xe0\x04\n" +
 	"\x10RayExecutorStats\x12/\n" +
 	"\x13total_deliberations\x18\x01 \x01(\x03R\x12totalDeliberations\x121\n" +
 	"\x14active_deliberations\x18\x02 \x01(\x03R\x13activeDeliberations\x127\n" +
@@ -1596,7 +1642,12 @@ const file_ray_executor_v1_service_proto_rawDesc = "" +
 	"\x14failed_deliberations\x18\x04 \x01(\x03R\x13failedDeliberations\x129\n" +
 	"\x19average_execution_time_ms\x18\x05 \x01(\x02R\x16averageExecutionTimeMs\x127\n" +
 	"\x17cancelled_deliberations\x18\x06 \x01(\x03R\x16cancelledDeliberations\x121\n" +
-	"\x14queued_deliberations\x18\a \x01(\x03R\x13queuedDeliberations\x127\n" +
+	"\x14queued_deliberations\x18\a \x01(\x03R\x13queuedDeliberations\x12#\n" +
+	"\rprompt_tokens\x18\b \x01(\x03R\fpromptTokens\x12+\n" +
+	"\x11completion_tokens\x18\t \x01(\x03R\x10completionTokens\x12#\n" +
+	"\rcached_tokens\x18\n" +
+	" \x01(\x03R\fcachedTokens\x12%\n" +
+	"\x0emodel_requests\x18\v \x01(\x03R\rmodelRequests\x127\n" +
 	"\x17forgotten_deliberations\x18\f \x01(\x03R\x16forgottenDeliberations\"\xb0\x04\n" +
 	"\aCluster\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x18\n" +
@@ -1730,13 +1781,14 @@ var file_ray_executor_v1_service_proto_goTypes = []any{
 	(*Error)(nil),                         // 17: ray_executor.v1.Error
 	(*DeliberationResult)(nil),            // 18: ray_executor.v1.DeliberationResult
 	(*timestamppb.Timestamp)(nil),         // 19: google.protobuf.Timestamp
-	(*DeliberationRequested)(nil),         // 20: ray_executor.v1.DeliberationRequested
-	(*DeliberationStarted)(nil),           // 21: ray_executor.v1.DeliberationStarted
-	(*AgentCompleted)(nil),                // 22: ray_executor.v1.AgentCompleted
-	(*DeliberationCompleted)(nil),         // 23: ray_executor.v1.DeliberationCompleted
-	(*DeliberationFailed)(nil),            // 24: ray_executor.v1.DeliberationFailed
-	(*DeliberationCancelled)(nil),         // 25: ray_executor.v1.DeliberationCancelled
-	(*ExecuteDeliberationRequest)(nil),    // 26: ray_executor.v1.ExecuteDeliberationRequest
+	(*Usage)(nil),                         // 20: ray_executor.v1.Usage
+	(*DeliberationRequested)(nil),         // 21: ray_executor.v1.DeliberationRequested
+	(*DeliberationStarted)(nil),           // 22: ray_executor.v1.DeliberationStarted
+	(*AgentCompleted)(nil),                // 23: ray_executor.v1.AgentCompleted
+	(*DeliberationCompleted)(nil),         // 24: ray_executor.v1.DeliberationCompleted
+	(*DeliberationFailed)(nil),            // 25: ray_executor.v1.DeliberationFailed
+	(*DeliberationCancelled)(nil),         // 26: ray_executor.v1.DeliberationCancelled
+	(*ExecuteDeliberationRequest)(nil),    // 27: ray_executor.v1.ExecuteDeliberationRequest
 }
 var file_ray_executor_v1_service_proto_depIdxs = []int32{
 	18, // 0: ray_executor.v1.GetDeliberationStatusResponse.result:type_name -> ray_executor.v1.DeliberationResult
@@ -1744,41 +1796,42 @@ var file_ray_executor_v1_service_proto_depIdxs = []int32{
 	19, // 2: ray_executor.v1.GetDeliberationStatusResponse.submitted_at:type_name -> google.protobuf.Timestamp
 	19, // 3: ray_executor.v1.GetDeliberationStatusResponse.started_at:type_name -> google.protobuf.Timestamp
 	19, // 4: ray_executor.v1.GetDeliberationStatusResponse.ended_at:type_name -> google.protobuf.Timestamp
-	5,  // 5: ray_executor.v1.GetStatusResponse.stats:type_name -> ray_executor.v1.RayExecutorStats
-	6,  // 6: ray_executor.v1.GetStatusResponse.clusters:type_name -> ray_executor.v1.Cluster
-	9,  // 7: ray_executor.v1.GetActiveJobsResponse.jobs:type_name -> ray_executor.v1.JobInfo
-	19, // 8: ray_executor.v1.JobInfo.start_time:type_name -> google.protobuf.Timestamp
-	19, // 9: ray_executor.v1.JobInfo.end_time:type_name -> google.protobuf.Timestamp
-	14, // 10: ray_executor.v1.ListDeliberationsResponse.deliberations:type_name -> ray_executor.v1.DeliberationSummary
-	19, // 11: ray_executor.v1.DeliberationSummary.submitted_at:type_name -> google.protobuf.Timestamp
-	19, // 12: ray_executor.v1.DeliberationSummary.started_at:type_name -> google.protobuf.Timestamp
-	19, // 13: ray_executor.v1.DeliberationSummary.ended_at:type_name -> google.protobuf.Timestamp
-	19, // 14: ray_executor.v1.WatchDeliberationResponse.time:type_name -> google.protobuf.Timestamp
-	20, // 15: ray_executor.v1.WatchDeliberationResponse.requested:type_name -> ray_executor.v1.DeliberationRequested
-	21, // 16: ray_executor.v1.WatchDeliberationResponse.started:type_name -> ray_executor.v1.DeliberationStarted
-	22, // 17: ray_executor.v1.WatchDeliberationResponse.agent:type_name -> ray_executor.v1.AgentCompleted
-	23, // 18: ray_executor.v1.WatchDeliberationResponse.completed:type_name -> ray_executor.v1.DeliberationCompleted
-	24, // 19: ray_executor.v1.WatchDeliberationResponse.failed:type_name -> ray_executor.v1.DeliberationFailed
-	25, // 20: ray_executor.v1.WatchDeliberationResponse.cancelled:type_name -> ray_executor.v1.DeliberationCancelled
-	26, // 21: ray_executor.v1.RayExecutorService.ExecuteDeliberation:input_type -> ray_executor.v1.ExecuteDeliberationRequest
-	1,  // 22: ray_executor.v1.RayExecutorService.GetDeliberationStatus:input_type -> ray_executor.v1.GetDeliberationStatusRequest
-	3,  // 23: ray_executor.v1.RayExecutorService.GetStatus:input_type -> ray_executor.v1.GetStatusRequest
-	7,  // 24: ray_executor.v1.RayExecutorService.GetActiveJobs:input_type -> ray_executor.v1.GetActiveJobsRequest
-	10, // 25: ray_executor.v1.RayExecutorService.CancelDeliberation:input_type -> ray_executor.v1.CancelDeliberationRequest
-	12, // 26: ray_executor.v1.RayExecutorService.ListDeliberations:input_type -> ray_executor.v1.ListDeliberationsRequest
-	15, // 27: ray_executor.v1.RayExecutorService.WatchDeliberation:input_type -> ray_executor.v1.WatchDeliberationRequest
-	0,  // 28: ray_executor.v1.RayExecutorService.ExecuteDeliberation:output_type -> ray_executor.v1.ExecuteDeliberationResponse
-	2,  // 29: ray_executor.v1.RayExecutorService.GetDeliberationStatus:output_type -> ray_executor.v1.GetDeliberationStatusResponse
-	4,  // 30: ray_executor.v1.RayExecutorService.GetStatus:output_type -> ray_executor.v1.GetStatusResponse
-	8,  // 31: ray_executor.v1.RayExecutorService.GetActiveJobs:output_type -> ray_executor.v1.GetActiveJobsResponse
-	11, // 32: ray_executor.v1.RayExecutorService.CancelDeliberation:output_type -> ray_executor.v1.CancelDeliberationResponse
-	13, // 33: ray_executor.v1.RayExecutorService.ListDeliberations:output_type -> ray_executor.v1.ListDeliberationsResponse
-	16, // 34: ray_executor.v1.RayExecutorService.WatchDeliberation:output_type -> ray_executor.v1.WatchDeliberationResponse
-	28, // [28:35] is the sub-list for method output_type
-	21, // [21:28] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	20, // 5: ray_executor.v1.GetDeliberationStatusResponse.usage:type_name -> ray_executor.v1.Usage
+	5,  // 6: ray_executor.v1.GetStatusResponse.stats:type_name -> ray_executor.v1.RayExecutorStats
+	6,  // 7: ray_executor.v1.GetStatusResponse.clusters:type_name -> ray_executor.v1.Cluster
+	9,  // 8: ray_executor.v1.GetActiveJobsResponse.jobs:type_name -> ray_executor.v1.JobInfo
+	19, // 9: ray_executor.v1.JobInfo.start_time:type_name -> google.protobuf.Timestamp
+	19, // 10: ray_executor.v1.JobInfo.end_time:type_name -> google.protobuf.Timestamp
+	14, // 11: ray_executor.v1.ListDeliberationsResponse.deliberations:type_name -> ray_executor.v1.DeliberationSummary
+	19, // 12: ray_executor.v1.DeliberationSummary.submitted_at:type_name -> google.protobuf.Timestamp
+	19, // 13: ray_executor.v1.DeliberationSummary.started_at:type_name -> google.protobuf.Timestamp
+	19, // 14: ray_executor.v1.DeliberationSummary.ended_at:type_name -> google.protobuf.Timestamp
+	19, // 15: ray_executor.v1.WatchDeliberationResponse.time:type_name -> google.protobuf.Timestamp
+	21, // 16: ray_executor.v1.WatchDeliberationResponse.requested:type_name -> ray_executor.v1.DeliberationRequested
+	22, // 17: ray_executor.v1.WatchDeliberationResponse.started:type_name -> ray_executor.v1.DeliberationStarted
+	23, // 18: ray_executor.v1.WatchDeliberationResponse.agent:type_name -> ray_executor.v1.AgentCompleted
+	24, // 19: ray_executor.v1.WatchDeliberationResponse.completed:type_name -> ray_executor.v1.DeliberationCompleted
+	25, // 20: ray_executor.v1.WatchDeliberationResponse.failed:type_name -> ray_executor.v1.DeliberationFailed
+	26, // 21: ray_executor.v1.WatchDeliberationResponse.cancelled:type_name -> ray_executor.v1.DeliberationCancelled
+	27, // 22: ray_executor.v1.RayExecutorService.ExecuteDeliberation:input_type -> ray_executor.v1.ExecuteDeliberationRequest
+	1,  // 23: ray_executor.v1.RayExecutorService.GetDeliberationStatus:input_type -> ray_executor.v1.GetDeliberationStatusRequest
+	3,  // 24: ray_executor.v1.RayExecutorService.GetStatus:input_type -> ray_executor.v1.GetStatusRequest
+	7,  // 25: ray_executor.v1.RayExecutorService.GetActiveJobs:input_type -> ray_executor.v1.GetActiveJobsRequest
+	10, // 26: ray_executor.v1.RayExecutorService.CancelDeliberation:input_type -> ray_executor.v1.CancelDeliberationRequest
+	12, // 27: ray_executor.v1.RayExecutorService.ListDeliberations:input_type -> ray_executor.v1.ListDeliberationsRequest
+	15, // 28: ray_executor.v1.RayExecutorService.WatchDeliberation:input_type -> ray_executor.v1.WatchDeliberationRequest
+	0,  // 29: ray_executor.v1.RayExecutorService.ExecuteDeliberation:output_type -> ray_executor.v1.ExecuteDeliberationResponse
+	2,  // 30: ray_executor.v1.RayExecutorService.GetDeliberationStatus:output_type -> ray_executor.v1.GetDeliberationStatusResponse
+	4,  // 31: ray_executor.v1.RayExecutorService.GetStatus:output_type -> ray_executor.v1.GetStatusResponse
+	8,  // 32: ray_executor.v1.RayExecutorService.GetActiveJobs:output_type -> ray_executor.v1.GetActiveJobsResponse
+	11, // 33: ray_executor.v1.RayExecutorService.CancelDeliberation:output_type -> ray_executor.v1.CancelDeliberationResponse
+	13, // 34: ray_executor.v1.RayExecutorService.ListDeliberations:output_type -> ray_executor.v1.ListDeliberationsResponse
+	16, // 35: ray_executor.v1.RayExecutorService.WatchDeliberation:output_type -> ray_executor.v1.WatchDeliberationResponse
+	29, // [29:36] is the sub-list for method output_type
+	22, // [22:29] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_ray_executor_v1_service_proto_init() }

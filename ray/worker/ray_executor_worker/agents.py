@@ -200,7 +200,9 @@ class Agents:
         metadata = attempt.metadata(index, "completed", attempt.now() - begun)
         metadata.update(answer.metadata)
         agent_id = attempt.requested.agents[index].id
-        result = Result(agent_id, answer.content, answer.reasoning, metadata=metadata)
+        result = Result(
+            agent_id, answer.content, answer.reasoning, metadata=metadata, usage=progress.usage
+        )
         if not attempt.answers.fits(result):
             return attempt.failure(index, "too_large", TOO_MUCH, attempt.now() - begun)
         return result

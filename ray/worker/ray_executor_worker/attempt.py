@@ -119,7 +119,12 @@ class Attempt:
         """The result of an agent that has no proposal."""
         metadata = self.metadata(index, "failed", duration_s)
         metadata.update(error=error, error_type=error_type)
-        return Result(self.requested.agents[index].id, metadata=metadata)
+        progress = self.progress.get(index)
+        return Result(
+            self.requested.agents[index].id,
+            metadata=metadata,
+            usage=progress.usage if progress else None,
+        )
 
     def metadata(self, index: int, status: str, duration_s: Optional[float]) -> dict[str, str]:
         """What each result carries, whether there is a proposal or not."""

@@ -15,6 +15,7 @@ from typing import Any, Optional
 
 from .endpoint import CallError
 from .retry import retry_after, retryable_status
+from .usage import Usage
 
 _MAX_ERROR_CHARS = 500
 _MAX_REASON_CHARS = 100
@@ -35,9 +36,13 @@ class Answer:
     metadata: Mapping[str, str]
 
 
-def read_completion(body: bytes) -> Answer:
-    """Reads the body of a 200; raises CallError where it holds no proposal."""
+def read_completion(body: bytes, usage: Usage) -> Answer:
+    """Reads the body of a 200; raises CallError where it holds no proposal.
+
+    Adds to the usage what the server counted, also where there is no proposal.
+    """
     parsed = _parse(body)
+    usage.add_reported(parsed.get("usage"))
     if parsed.get("error"):
         raise _failure(_OK, parsed["error"], {})
     choices = parsed.get("choices")

@@ -22,6 +22,7 @@ from nats.js.errors import APIError
 
 from .clock import JournalClock, parse_time
 from .connection import Connection, UnavailableError
+from .messages import usage_header
 from .objects import Objects, object_name
 from .throttle import ThrottledLog
 
@@ -263,6 +264,8 @@ def _headers(event: Event, expected: Expectation) -> dict[str, str]:
     }
     if expected.subject:
         headers[_EXPECTED_SUBJECT] = expected.subject
+    if usage := usage_header(event.payload):
+        headers["ce-usage"] = usage
     if event.traceparent:
         headers["ce-traceparent"] = event.traceparent
     return headers

@@ -9,7 +9,7 @@ cannot clash with them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Optional
@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError, Message
 
 from .response_format import ResponseFormat, read_response_format
 from .sampling import parameters
+from .usage import Usage
 
 PACKAGE = "ray_executor.v1"
 REQUESTED = f"{PACKAGE}.DeliberationRequested"
@@ -80,6 +81,8 @@ class Result:
     reasoning: str = ""
     score: float = 0.0
     metadata: Mapping[str, str] = field(default_factory=dict)
+    # None where it is not recorded.
+    usage: Optional[Usage] = None
 
     @property
     def completed(self) -> bool:
@@ -272,12 +275,34 @@ def read_result(message: Any) -> Result:
         reasoning=result.reasoning,
         score=result.score,
         metadata=dict(result.metadata),
+        usage=_read_usage(result.usage) if result.HasField("usage") else None,
     )
 
 
+def _read_usage(message: Any) -> Usage:
+    return Usage(**{one.name: getattr(message, one.name) for one in fields(Usage)})
+
+
+def usage_header(message: Any) -> str:
+    """The usage of an end, as its header has it; empty for another message."""
+    if "usage" not in message.DESCRIPTOR.fields_by_name:
+        return ""
+    return _read_usage(message.usage).header()
+
+
+def _write_usage(message: Any, usage: Usage) -> None:
+    message.SetInParent()
+    for one in fields(usage):
+        setattr(message, one.name, getattr(usage, one.name))
+
+
 def _ended(message: Any, results: Iterable[Result], duration_s: float) -> Message:
+    total = Usage()
     for result in results:
         _write_result(message.results.add(), result)
+        if result.usage is not None:
+            total.add(result.usage)
+    _write_usage(message.usage, total)
     nanos = max(0, round(duration_s * _NANOS))
     message.duration.seconds = nanos // _NANOS
     message.duration.nanos = nanos % _NANOS
@@ -291,6 +316,8 @@ def _write_result(message: Any, result: Result) -> None:
     message.score = result.score
     for key, value in result.metadata.items():
         message.metadata[key] = _utf8(value)
+    if result.usage is not None:
+        _write_usage(message.usage, result.usage)
 
 
 def _utf8(text: str) -> str:

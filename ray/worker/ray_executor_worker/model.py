@@ -107,7 +107,7 @@ class ModelClient:
         """
         url = self._endpoint(question.base_url)
         return self._retrier.run(
-            lambda: self._call(url, question, progress.attempts),
+            lambda: self._call(url, question, progress),
             endpoint=self._endpoints.at(_name(url)),
             max_retries=question.max_retries,
             deadline=question.deadline,
@@ -127,9 +127,12 @@ class ModelClient:
             )
         return url
 
-    async def _call(self, url: URL, question: Question, number: int) -> Answer:
+    async def _call(self, url: URL, question: Question, progress: Progress) -> Answer:
         chat = question.chat()
-        headers = {**self._headers, "X-Request-Id": f"{question.request_id}.{number}"}
+        headers = {
+            **self._headers,
+            "X-Request-Id": f"{question.request_id}.{progress.attempts}",
+        }
         if question.traceparent:
             headers["traceparent"] = question.traceparent
         body: Union[bytes, AsyncIterator[bytes]]
@@ -138,6 +141,7 @@ class ModelClient:
             body = chat.chunks(self._turn)
         else:
             body = chat.whole()
+        progress.usage.requests += 1
         try:
             # One coroutine less while it waits than `async with` alone.
             async with await self._session.post(
@@ -145,7 +149,8 @@ class ModelClient:
             ) as response:
                 if response.status != 200:
                     raise await self._refusal(response)
-                answer = read_completion(self._scrub(await self._read(response, question.room)))
+                body = self._scrub(await self._read(response, question.room))
+                answer = read_completion(body, progress.usage)
             await self._check_form(answer, question.form)
             return answer
         except CallError as error:
@@ -155,6 +160,8 @@ class ModelClient:
             raise
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
             question.room.release()
+            if isinstance(error, aiohttp.ClientConnectorError):
+                progress.usage.requests -= 1  # it was not sent
             failure = CallError(
                 "connection", self._clean(_text(error)), retryable=True, broken=True
             )

@@ -12,6 +12,7 @@ from email.utils import parsedate_to_datetime
 from typing import Awaitable, Callable, Optional, TypeVar
 
 from .endpoint import CallError, Endpoint
+from .usage import Usage
 
 T = TypeVar("T")
 
@@ -83,6 +84,8 @@ class Progress:
     attempts: int = 0
     # Its text alone: an error holds on to all that was there when it was raised.
     last_error: str = ""
+    # Of all its calls, those that failed included.
+    usage: Usage = field(default_factory=Usage)
 
 
 @dataclass(frozen=True)

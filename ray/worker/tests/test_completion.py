@@ -10,6 +10,7 @@ import pytest
 from ray_executor_worker.completion import Answer, read_completion, read_refusal
 from ray_executor_worker.endpoint import CallError
 from ray_executor_worker.retry import retry_after
+from ray_executor_worker.usage import Usage
 
 USAGE = {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}
 
@@ -59,7 +60,7 @@ def delta(finish_reason: Any = None, **message: Any) -> dict[str, Any]:
     ],
 )
 def test_answers(answer: bytes, read: Answer) -> None:
-    assert read_completion(answer) == read
+    assert read_completion(answer, Usage()) == read
 
 
 @pytest.mark.parametrize(
@@ -149,7 +150,7 @@ def test_answers(answer: bytes, read: Answer) -> None:
 )
 def test_what_is_no_answer(answer: bytes, error_type: str, text: str, retryable: bool) -> None:  # noqa: FBT001
     with pytest.raises(CallError) as failure:
-        read_completion(answer)
+        read_completion(answer, Usage())
     assert failure.value.text.startswith(text)
     assert (failure.value.error_type, failure.value.retryable) == (error_type, retryable)
 
