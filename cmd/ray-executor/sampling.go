@@ -4,61 +4,45 @@
 package main
 
 import (
-	"fmt"
-	"os"
-
-	"github.com/spf13/pflag"
-	"google.golang.org/protobuf/proto"
-
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// addSampling adds the flags. The returned function copies them to a request.
-//
-// A flag that is not on the command line leaves its field unset, so that the
-// model server's default applies: temperature 0 differs from no temperature.
-func addSampling(flags *pflag.FlagSet) (apply func(*pb.ExecuteDeliberationRequest) error) {
-	var (
-		sampling          pb.Sampling
-		system, schema    string
-		temperature, topP float64
-		maxTokens         int32
-		seed              int64
-	)
-	flags.StringVar(&system, "system", "", "system `PROMPT` of all agents (default: the worker's)")
-	flags.Float64Var(&temperature, "temperature", 0, "sampling `TEMPERATURE`, 0 to 2 (default: the model server's)")
-	flags.Float64Var(&topP, "top-p", 0, "`MASS` of nucleus sampling, above 0 and up to 1 (default: the model server's)")
-	flags.Int32Var(&maxTokens, "max-tokens", 0, "maximum of generated `TOKENS` for each agent (default: the model server's)")
-	flags.Int64Var(&seed, "seed", 0, "`SEED` of the sampling (default: none)")
-	flags.StringArrayVar(&sampling.Stop, "stop", nil, "`TEXT` at which the model stops; repeat the flag for each text")
-	flags.StringVar(&sampling.ReasoningEffort, "reasoning-effort", "", "`EFFORT` of a reasoning model, such as low or high (default: the model server's)")
-	flags.StringVar(&schema, "schema", "", "`FILE` with the JSON schema of the proposals")
-	return func(request *pb.ExecuteDeliberationRequest) error {
-		if schema != "" {
-			text, err := os.ReadFile(schema)
-			if err != nil {
-				return fmt.Errorf("--schema: %w", err)
-			}
-			request.ResponseFormat = &pb.ResponseFormat{Format: &pb.ResponseFormat_JsonSchema{JsonSchema: string(text)}}
+// addSampling adds the flags. The field of a flag that is not on the command line
+// remains unset, so that the model server's default applies: temperature 0
+// differs from no temperature.
+func (s *submission) addSampling() {
+	s.text("system", "", "system `PROMPT` of all agents (default: the worker's)", func(r *request, v string) {
+		for _, agent := range r.GetAgents() {
+			agent.SystemPrompt = v
 		}
-		sampling.Temperature = given(flags, "temperature", temperature)
-		sampling.TopP = given(flags, "top-p", topP)
-		sampling.MaxTokens = given(flags, "max-tokens", maxTokens)
-		sampling.Seed = given(flags, "seed", seed)
-		if proto.Size(&sampling) > 0 {
-			request.Sampling = &sampling
-		}
-		for _, agent := range request.GetAgents() {
-			agent.SystemPrompt = system
-		}
-		return nil
-	}
+	})
+	temperature := s.flags.Float64("temperature", 0, "sampling `TEMPERATURE`, 0 to 2 (default: the model server's)")
+	s.sample("temperature", func(sampling *pb.Sampling) { sampling.Temperature = temperature })
+	topP := s.flags.Float64("top-p", 0, "`MASS` of nucleus sampling, above 0 and up to 1 (default: the model server's)")
+	s.sample("top-p", func(sampling *pb.Sampling) { sampling.TopP = topP })
+	maxTokens := s.flags.Int32("max-tokens", 0, "maximum of generated `TOKENS` for each agent (default: the model server's)")
+	s.sample("max-tokens", func(sampling *pb.Sampling) { sampling.MaxTokens = maxTokens })
+	seed := s.flags.Int64("seed", 0, "`SEED` of the sampling (default: none)")
+	s.sample("seed", func(sampling *pb.Sampling) { sampling.Seed = seed })
+	stop := s.flags.StringArray("stop", nil, "`TEXT` at which the model stops; repeat the flag for each text")
+	s.sample("stop", func(sampling *pb.Sampling) { sampling.Stop = *stop })
+	effort := s.flags.String("reasoning-effort", "", "`EFFORT` of a reasoning model, such as low or high (default: the model server's)")
+	s.sample("reasoning-effort", func(sampling *pb.Sampling) { sampling.ReasoningEffort = *effort })
+	schema := s.flags.String("schema", "", "`FILE` with the JSON schema of the proposals")
+	s.add("schema", func(r *request) error {
+		text, err := readText(*schema)
+		r.ResponseFormat = &pb.ResponseFormat{Format: &pb.ResponseFormat_JsonSchema{JsonSchema: text}}
+		return err
+	})
 }
 
-// given returns a flag's value, or nil if the command line does not have it.
-func given[T any](flags *pflag.FlagSet, name string, value T) *T {
-	if !flags.Changed(name) {
+// sample adds a field of the request's sampling parameters.
+func (s *submission) sample(flag string, set func(*pb.Sampling)) {
+	s.add(flag, func(r *request) error {
+		if r.GetSampling() == nil {
+			r.Sampling = &pb.Sampling{}
+		}
+		set(r.GetSampling())
 		return nil
-	}
-	return &value
+	})
 }

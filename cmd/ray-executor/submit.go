@@ -1,17 +1,19 @@
-// ray-executor submit sends a deliberation to a function server, from flags or
-// from a file. With --wait it follows the deliberation until its end.
+// ray-executor submit sends a deliberation to a function server, from flags, a
+// file, or both. With --wait it follows the deliberation until its end.
 
 package main
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
-	"google.golang.org/protobuf/proto"
 
 	"rayexecutor/deliberation"
 	"rayexecutor/events"
@@ -20,26 +22,26 @@ import (
 
 func (p program) submitCommand() *cobra.Command {
 	var (
-		request submission
-		wait    bool
+		submitted submission
+		wait      bool
 	)
 	c := p.newCaller(&cobra.Command{
 		Use:   "submit [DESCRIPTION]",
 		Short: "Submit a deliberation",
 		Long: `Submit a deliberation: a task, and the agents that propose a solution to it.
 
-DESCRIPTION and the flags describe the task. Or --file names a file with the
-whole request in JSON (docs/requests.md). The command prints the
-deliberation's id and state. A repeated submit with the same --id is one
-deliberation.`,
+DESCRIPTION and the flags describe the task. --file names a file with a request in
+JSON (docs/requests.md); DESCRIPTION and each flag on the command line replace its
+field. The command prints the deliberation's id and state. A repeated submit with
+the same --id is one deliberation.`,
 		Example: `  ray-executor submit "Name three risks of caching" --agent a --agent b=big-model --wait
-  ray-executor submit --file request.json`,
+  ray-executor submit --file request.json --id my-first-1 --timeout 60`,
 		Args: cobra.MaximumNArgs(1),
 	})
-	request.addFlags(c.Flags())
+	submitted.addFlags(c.Flags())
 	c.Flags().BoolVar(&wait, "wait", false, "follow the deliberation until its end, and print the proposals")
 	c.RunE = func(command *cobra.Command, args []string) error {
-		built, err := request.build(command, args)
+		built, err := submitted.build(command.InOrStdin(), args)
 		if err != nil {
 			return err
 		}
@@ -49,7 +51,7 @@ deliberation.`,
 }
 
 // submit sends a request and prints the receipt, or follows the deliberation.
-func (c *caller) submit(request *pb.ExecuteDeliberationRequest, wait bool) error {
+func (c *caller) submit(request *request, wait bool) error {
 	var receipt pb.ExecuteDeliberationResponse
 	if err := c.call(request, &receipt); err != nil {
 		return err
@@ -62,51 +64,90 @@ func (c *caller) submit(request *pb.ExecuteDeliberationRequest, wait bool) error
 	})
 }
 
-// submission is the request that the flags describe. sampling.go has the flags
-// that concern the model.
+// submission builds a request from a file and the flags.
 type submission struct {
-	request       pb.ExecuteDeliberationRequest
-	constraints   pb.TaskConstraints
-	retries       int32
-	agents        []string
-	file          string
-	applySampling func(*pb.ExecuteDeliberationRequest) error
+	flags  *pflag.FlagSet
+	file   string
+	fields []flagField
 }
 
+// flagField copies a flag's value to a request.
+type flagField struct {
+	flag string
+	set  func(*request) error
+}
+
+// defaultAgents are the agents of a request that names none.
+var defaultAgents = []string{"agent-1", "agent-2", "agent-3"}
+
+const (
+	defaultTask = "cli"
+	defaultRole = "DEV"
+)
+
+// addFlags adds the flags. sampling.go has those that concern the model.
 func (s *submission) addFlags(flags *pflag.FlagSet) {
+	s.flags = flags
 	flags.StringVarP(&s.file, "file", "f", "", "`FILE` with the request in JSON; - reads standard input")
-	flags.StringVar(&s.request.TaskId, "task-id", "cli", "`NAME` of the task, for the caller's own use")
-	flags.StringVar(&s.request.Role, "role", "DEV", "`ROLE` of the agents")
-	flags.StringArrayVar(&s.agents, "agent", []string{"agent-1", "agent-2", "agent-3"}, "agent as `ID[=MODEL]`; repeat the flag for each agent")
-	flags.StringVar(&s.request.VllmUrl, "vllm-url", "", "base `URL` of the model server (default: the server's VLLM_URL)")
-	flags.StringVar(&s.request.VllmModel, "model", "", "`MODEL` of all agents (default: the server's VLLM_MODEL)")
-	flags.StringVar(&s.request.DeliberationId, "id", "", "`ID` of the deliberation, which makes a repeated submit safe (default: a new id)")
-	flags.StringVar(&s.request.Pool, "pool", "", "`POOL` that runs the deliberation (default: default)")
-	flags.Int32Var(&s.constraints.TimeoutSeconds, "timeout", 0, "`SECONDS` from the submit to the deadline (default: 300)")
-	flags.Int32Var(&s.retries, "retries", deliberation.DefaultMaxRetries, "`RETRIES` of each agent's model call")
-	s.applySampling = addSampling(flags)
+	s.text("task-id", defaultTask, "`NAME` of the task, for the caller's own use", func(r *request, v string) { r.TaskId = v })
+	s.text("role", defaultRole, "`ROLE` of the agents", func(r *request, v string) { r.Role = v })
+	agents := flags.StringArray("agent", defaultAgents, "agent as `ID[=MODEL]`; repeat the flag for each agent")
+	s.add("agent", func(r *request) error { r.Agents = parseAgents(*agents); return nil })
+	s.text("vllm-url", "", "base `URL` of the model server (default: the server's VLLM_URL)", func(r *request, v string) { r.VllmUrl = v })
+	s.text("model", "", "`MODEL` of all agents (default: the server's VLLM_MODEL)", func(r *request, v string) { r.VllmModel = v })
+	s.text("id", "", "`ID` of the deliberation, which makes a repeated submit safe (default: a new id)", func(r *request, v string) { r.DeliberationId = v })
+	s.text("pool", "", "`POOL` that runs the deliberation (default: default)", func(r *request, v string) { r.Pool = v })
+	timeout := flags.Int32("timeout", 0, "`SECONDS` from the submit to the deadline (default: 300)")
+	s.add("timeout", func(r *request) error { constraints(r).TimeoutSeconds = *timeout; return nil })
+	retries := flags.Int32("retries", deliberation.DefaultMaxRetries, "`RETRIES` of each agent's model call")
+	s.add("retries", func(r *request) error { constraints(r).MaxRetries = retries; return nil })
+	s.addSampling()
 }
 
-// build returns the request of the command line, or that of --file.
-func (s *submission) build(command *cobra.Command, args []string) (*pb.ExecuteDeliberationRequest, error) {
+type request = pb.ExecuteDeliberationRequest
+
+func (s *submission) add(flag string, set func(*request) error) {
+	s.fields = append(s.fields, flagField{flag, set})
+}
+
+func (s *submission) text(flag, value, usage string, set func(*request, string)) {
+	given := s.flags.String(flag, value, usage)
+	s.add(flag, func(r *request) error { set(r, *given); return nil })
+}
+
+func constraints(r *request) *pb.TaskConstraints {
+	if r.GetConstraints() == nil {
+		r.Constraints = &pb.TaskConstraints{}
+	}
+	return r.GetConstraints()
+}
+
+// build returns the request: that of --file or the default one, with the fields
+// that the command line names. A flag that is not on the command line changes
+// nothing, so that its default does not hide a field of the file.
+//
+// The flags apply in the order of addFlags: --agent before what concerns all
+// agents.
+func (s *submission) build(stdin io.Reader, args []string) (*request, error) {
+	built := &request{TaskId: defaultTask, Role: defaultRole, Agents: parseAgents(defaultAgents)}
 	if s.file != "" {
-		return readRequest(command.InOrStdin(), s.file)
+		var err error
+		if built, err = readRequest(stdin, s.file); err != nil {
+			return nil, err
+		}
 	}
-	// 0 retries is a valid wish, so a flag that is not given leaves the field unset.
-	if command.Flags().Changed("retries") {
-		s.constraints.MaxRetries = &s.retries
-	}
-	if proto.Size(&s.constraints) > 0 {
-		s.request.Constraints = &s.constraints
-	}
-	s.request.Agents = parseAgents(s.agents)
 	if len(args) == 1 {
-		s.request.TaskDescription = args[0]
+		built.TaskDescription = args[0]
 	}
-	if err := s.applySampling(&s.request); err != nil {
-		return nil, err
+	for _, field := range s.fields {
+		if !s.flags.Changed(field.flag) {
+			continue
+		}
+		if err := field.set(built); err != nil {
+			return nil, fmt.Errorf("--%s: %w", field.flag, err)
+		}
 	}
-	return &s.request, nil
+	return built, nil
 }
 
 // parseAgents reads a list of ID or ID=MODEL. The server checks both parts.
@@ -121,18 +162,46 @@ func parseAgents(list []string) []*pb.Agent {
 
 // readRequest reads a request in proto3 JSON. An unknown field is an error: a
 // misspelt field would otherwise be ignored.
-func readRequest(stdin io.Reader, path string) (*pb.ExecuteDeliberationRequest, error) {
-	read := func() ([]byte, error) { return os.ReadFile(path) }
+func readRequest(stdin io.Reader, path string) (*request, error) {
+	var text []byte
+	var err error
 	if path == "-" {
-		read = func() ([]byte, error) { return io.ReadAll(stdin) }
+		text, err = io.ReadAll(stdin)
+	} else {
+		text, err = os.ReadFile(path)
 	}
-	data, err := read()
+	if err == nil {
+		text, err = decodeText(text)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("--file: %w", err)
 	}
-	var request pb.ExecuteDeliberationRequest
-	if err := events.UnmarshalJSON(data, &request); err != nil {
-		return nil, err
+	var read request
+	if err := events.UnmarshalJSON(text, &read); err != nil {
+		return nil, fmt.Errorf("--file: %w", err)
 	}
-	return &request, nil
+	return &read, nil
+}
+
+// readText reads a file of text.
+func readText(path string) (string, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	data, err = decodeText(data)
+	return string(data), err
+}
+
+var errNotUTF8 = errors.New("the text is not UTF-8: save it as UTF-8")
+
+// decodeText removes the byte order mark that editors of Windows write. It
+// refuses text that is not UTF-8, such as UTF-16, with a clear error: a JSON
+// parser would report a syntax error that no editor shows.
+func decodeText(data []byte) ([]byte, error) {
+	data = bytes.TrimPrefix(data, []byte("\ufeff"))
+	if !utf8.Valid(data) {
+		return nil, errNotUTF8
+	}
+	return data, nil
 }
