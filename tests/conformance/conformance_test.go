@@ -76,7 +76,7 @@ func TestConformance(t *testing.T) {
 			}
 		})
 	}
-	page.section("All faces at once")
+	page.section("All doors at once")
 	for _, row := range together() {
 		page.row(row.name)
 		passed := t.Run(row.name, func(t *testing.T) { row.run(t, h) })

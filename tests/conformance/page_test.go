@@ -50,8 +50,8 @@ func (p *page) mark(row string, f face, passed bool) {
 
 const preamble = `# Conformance
 
-Every case through every face, with the same outcome expected of each. The run writes this page
-(` + "`go test ./tests/conformance -update`" + `), and fails when it is stale. ✓ passed; – the case is not about this face.
+Every case at every door, with the same outcome expected of each. The run writes this page
+(` + "`go test ./tests/conformance -update`" + `), and fails when it is stale. ✓ passed; – the case is not about this door.
 `
 
 func (p *page) render() string {

@@ -160,13 +160,13 @@ type joint struct {
 
 func together() []joint {
 	return []joint{
-		{"one request, submitted through every face at once", func(t *testing.T, h *house) {
+		{"one request, submitted through every door at once", func(t *testing.T, h *house) {
 			const each = 4
 			id := fresh(t)
 			atOnce(h, each, func(f face, _ int) { submit(t, f, request(id)) })
 			recorded(t, h, id)
 		}},
-		{"one id for a request of each face's own, at once", func(t *testing.T, h *house) {
+		{"one id for a request of each door's own, at once", func(t *testing.T, h *house) {
 			id := fresh(t)
 			var mu sync.Mutex
 			tally := make(map[string]int)
@@ -187,7 +187,7 @@ func together() []joint {
 			}
 			recorded(t, h, id)
 		}},
-		{"one deliberation, cancelled through every face at once", func(t *testing.T, h *house) {
+		{"one deliberation, cancelled through every door at once", func(t *testing.T, h *house) {
 			id := fresh(t)
 			submit(t, h.faces[0], request(id))
 			atOnce(h, 2, func(f face, _ int) {
@@ -199,7 +199,7 @@ func together() []joint {
 				t.Errorf("it has %d ends", len(ends))
 			}
 		}},
-		{"every face tells the same of a deliberation", func(t *testing.T, h *house) {
+		{"every door tells the same of a deliberation", func(t *testing.T, h *house) {
 			sent := fullRequest(fresh(t))
 			submit(t, h.faces[0], sent)
 			cancel(t, h.faces[0], sent.GetDeliberationId())
