@@ -45,6 +45,12 @@ type Evidence struct {
 	Calls     map[string]map[string][]Call
 	Stats     []*pb.RayExecutorStats
 	Windows   []Window
+	// First is the journal's first sequence; what was before is evicted.
+	First uint64
+	// Gaps are what was evicted while no keeper ran, in their order.
+	Gaps []Gap
+	// Vanished are messages that the journal had, and has lost before their age.
+	Vanished []string
 	// Journals are what each NATS server says of its own.
 	Journals []string
 }
@@ -80,6 +86,11 @@ type Verdict struct {
 	Agents, AskedTwice, AskedAnew, Attempts int
 	AnnouncedTwice                          int
 	LostAll                                 int
+	// Forgotten are the deliberations that the journal evicted without an end.
+	// Unheard are the ends that it evicted before a keeper could announce them.
+	Forgotten, Unheard int
+	// Recount is what the statistics must be.
+	Recount *pb.RayExecutorStats
 }
 
 func (v *Verdict) brokenf(format string, args ...any) {
@@ -105,6 +116,9 @@ func (e *Evidence) Check() *Verdict {
 		}
 	}
 	e.checkStats(v)
+	for _, vanished := range e.Vanished {
+		v.brokenf("the journal had message %s, and has lost it", vanished)
+	}
 	for i, state := range e.Journals {
 		if state != e.Journals[0] {
 			v.brokenf("NATS server %d holds another journal than server 0: %s, not %s", i, state, e.Journals[0])
@@ -178,6 +192,13 @@ func (e *Evidence) checkStory(v *Verdict, id string, story *Story) {
 		return
 	}
 	v.Attempts += len(story.Started)
+	if len(story.Ends) == 0 && e.mayForget(story.Requested[0]) {
+		v.Forgotten++
+		if len(e.Announced[id]) > 0 {
+			v.brokenf("%s was evicted without an end, and its end was announced", id)
+		}
+		return
+	}
 	if len(story.Ends) != 1 {
 		v.brokenf("%s has %d ends", id, len(story.Ends))
 		if len(story.Ends) == 0 {
@@ -199,9 +220,31 @@ func (e *Evidence) checkStory(v *Verdict, id string, story *Story) {
 	e.checkCalls(v, id, story)
 }
 
+// mayForget reports whether a request was evicted, and no keeper ran from its
+// deadline on.
+func (e *Evidence) mayForget(requested Entry) bool {
+	timeout := time.Duration(requested.Event.(*pb.DeliberationRequested).GetTimeoutSeconds()) * time.Second
+	return e.evicted(requested.Sequence, requested.At.Add(timeout))
+}
+
+// evicted reports whether a message was evicted while no keeper ran, and no
+// keeper can have handled what was due at a moment.
+func (e *Evidence) evicted(sequence uint64, due time.Time) bool {
+	if sequence >= e.First {
+		return false
+	}
+	return slices.ContainsFunc(e.Windows, func(w Window) bool {
+		return w.Kind == Expire && due.After(w.From.Add(-recovery)) && due.Before(w.Until)
+	})
+}
+
 func (e *Evidence) checkAnnounced(v *Verdict, id string, end Entry) {
 	told := e.Announced[id]
-	if len(told) == 0 {
+	switch {
+	case len(told) > 0:
+	case e.evicted(end.Sequence, end.At):
+		v.Unheard++
+	default:
 		v.brokenf("the end of %s was not announced", id)
 	}
 	if len(told) > 1 {
@@ -297,13 +340,13 @@ func (e *Evidence) checkDeadline(v *Verdict, id string, story *Story) {
 	}
 }
 
-// outage is how long NATS was not itself between two moments, with the time to
-// recover after each.
+// outage is how long NATS was not itself, or the keepers ended a backlog, between
+// two moments, with the time to recover after each.
 func (e *Evidence) outage(from, until time.Time) time.Duration {
 	var sum time.Duration
 	for _, w := range e.Windows {
 		switch w.Kind {
-		case KillNATS, KillNATSLeader, PauseNATSLeader, SplitNATS, KillAllNATS:
+		case KillNATS, KillNATSLeader, PauseNATSLeader, SplitNATS, KillAllNATS, Backlog, Expire:
 			if begin, end := later(w.From, from), earlier(w.Until.Add(recovery), until); end.After(begin) {
 				sum += end.Sub(begin)
 			}
@@ -396,31 +439,55 @@ func (e *Evidence) blame(count map[Kind]int, from, until time.Time, may func(Kin
 	}
 }
 
-// checkStats holds the statistics against a recount.
-func (e *Evidence) checkStats(v *Verdict) {
+// counted reports whether the statistics have a message.
+func (e *Evidence) counted(sequence uint64) bool {
+	return !slices.ContainsFunc(e.Gaps, func(g Gap) bool { return sequence > g.Snapshot && sequence < g.First })
+}
+
+// recount counts the journal's deliberations without the ledger's code.
+func (e *Evidence) recount() *pb.RayExecutorStats {
 	want := &pb.RayExecutorStats{}
 	for _, story := range e.Stories {
-		want.TotalDeliberations++
-		if len(story.Ends) == 0 {
-			want.ActiveDeliberations++
+		if len(story.Requested) == 0 || !e.counted(story.Requested[0].Sequence) {
 			continue
 		}
-		switch story.Ends[0].Qualifier {
-		case "completed":
-			want.CompletedDeliberations++
-		case "failed":
-			want.FailedDeliberations++
-		case "cancelled":
-			want.CancelledDeliberations++
+		want.TotalDeliberations++
+		switch {
+		case len(story.Ends) > 0 && e.counted(story.Ends[0].Sequence):
+			switch story.Ends[0].Qualifier {
+			case "completed":
+				want.CompletedDeliberations++
+			case "failed":
+				want.FailedDeliberations++
+			case "cancelled":
+				want.CancelledDeliberations++
+			}
+		case story.Requested[0].Sequence < e.First:
+			want.ForgottenDeliberations++
+		default:
+			want.ActiveDeliberations++
 		}
 	}
-	for _, stats := range e.Stats {
+	return want
+}
+
+// checkStats holds the statistics against a recount.
+func (e *Evidence) checkStats(v *Verdict) {
+	want := e.recount()
+	v.Recount = want
+	if !e.statsEqual(want) {
+		v.brokenf("the statistics are %v; the journal says %v", e.Stats, want)
+	}
+}
+
+// statsEqual reports whether every function server's statistics are as
+// recounted.
+func (e *Evidence) statsEqual(want *pb.RayExecutorStats) bool {
+	return !slices.ContainsFunc(e.Stats, func(stats *pb.RayExecutorStats) bool {
 		got := proto.CloneOf(stats)
 		got.AverageExecutionTimeMs, got.QueuedDeliberations = 0, 0
-		if !proto.Equal(got, want) {
-			v.brokenf("the statistics are %v; the journal says %v", stats, want)
-		}
-	}
+		return !proto.Equal(got, want)
+	})
 }
 
 func later(a, b time.Time) time.Time {

@@ -107,6 +107,7 @@ func TestCheckFindsEachBrokenPromise(t *testing.T) {
 		"agent 0 was asked 18s after its record": func(e *Evidence, d *Story) {
 			e.Calls["d"]["a0"] = append(e.Calls["d"]["a0"], Call{At: d.Agents[0].At.Add(18 * s)})
 		},
+		"the journal had message 3":      func(e *Evidence, _ *Story) { e.Vanished = []string{"3 on x"} },
 		"server 1 holds another journal": func(e *Evidence, _ *Story) { e.Journals = []string{"a", "b"} },
 		"the statistics are":             func(e *Evidence, _ *Story) { e.Stats[0].TotalDeliberations = 2 },
 	} {
@@ -175,5 +176,52 @@ func TestDocumentPutsARunBetweenItsMarks(t *testing.T) {
 	}
 	if _, err := e.Document(Plan{}, v, time.Time{}, "", "# No marks"); err == nil {
 		t.Error("a document without marks is written")
+	}
+}
+
+// evictedEvidence is kept's, where the journal evicted d while no keeper ran.
+func evictedEvidence() *Evidence {
+	e := kept()
+	requested := e.Stories["d"].Requested[0].At
+	e.First, e.Gaps = 100, []Gap{{Snapshot: 1, First: 100}}
+	e.Windows = []Window{{Expire, requested.Add(-10 * s), requested.Add(200 * s)}}
+	delete(e.Announced, "d")
+	e.Stats = []*pb.RayExecutorStats{{TotalDeliberations: 1, ForgottenDeliberations: 1}}
+	return e
+}
+
+func TestCheckExcusesWhatWasEvicted(t *testing.T) {
+	t.Parallel()
+	e := evictedEvidence() // d ended, and its end was evicted uncounted
+	if v := e.Check(); len(v.Broken) > 0 || v.Unheard != 1 || v.Forgotten != 0 {
+		t.Errorf("%+v", v)
+	}
+	e.Stories["d"].Ends = nil
+	e.Calls = nil
+	if v := e.Check(); len(v.Broken) > 0 || v.Unheard != 0 || v.Forgotten != 1 {
+		t.Errorf("without an end: %+v", v)
+	}
+}
+
+func TestCheckFindsWhatEvictionDoesNotExcuse(t *testing.T) {
+	t.Parallel()
+	for says, breakIt := range map[string]func(e *Evidence, d *Story){
+		"d has 0 ends": func(e *Evidence, d *Story) { d.Ends, e.First = nil, 1 }, // it is still stored
+		"d has 0 ends ": func(e *Evidence, d *Story) { // keepers ran at its deadline
+			d.Ends, e.Windows[0].Until = nil, d.Requested[0].At.Add(59*s)
+		},
+		"its end was announced": func(e *Evidence, d *Story) {
+			d.Ends, e.Announced["d"] = nil, []Announcement{{"orchestration.deliberation.failed", "d.done"}}
+		},
+		"the end of d was not announced": func(e *Evidence, _ *Story) { // it is the first that is stored
+			e.First, e.Gaps, e.Stats = 6, []Gap{{Snapshot: 1, First: 6}}, []*pb.RayExecutorStats{{TotalDeliberations: 1, CompletedDeliberations: 1}}
+		},
+		"the statistics are": func(e *Evidence, _ *Story) { e.Stats[0].ForgottenDeliberations = 0 },
+	} {
+		e := evictedEvidence()
+		breakIt(e, e.Stories["d"])
+		if v := e.Check(); !strings.Contains(strings.Join(v.Broken, "\n"), strings.TrimSpace(says)) {
+			t.Errorf("%s: not found in %q", says, v.Broken)
+		}
 	}
 }

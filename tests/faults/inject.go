@@ -42,6 +42,12 @@ func (r *run) inject(ctx context.Context, f Fault) (heal, error) {
 		return r.injectModel(standin.Behaviour{Cut: true})
 	case KillReplica, PauseReplica, Poison, RollWorker, ScaleWorker, SkewClock, KillNode, KillHead:
 		return r.injectRay(ctx, f)
+	case Flood:
+		return r.flood(f), nil
+	case Backlog:
+		return r.backlog(f), nil
+	case Expire:
+		return r.expire(ctx, f)
 	default:
 		return r.injectLine(f.Kind)
 	}
@@ -190,7 +196,7 @@ func (r *run) skew(ctx context.Context, f Fault) (heal, error) {
 // model, each time; it heals when the workers have given it up.
 func (r *run) poison(ctx context.Context, f Fault) (heal, error) {
 	ask := Ask{
-		ID: fmt.Sprintf("f%d%s%d", r.plan.Seed, poisonMark, f.Which), Models: []string{Slow}, Timeout: 10 * time.Minute,
+		ID: fmt.Sprintf("f%d%s%d", r.plan.Seed, poisonMark, f.Which), Models: []string{Slow}, Timeout: shortAge - 10*time.Second,
 	}
 	if !r.submit(ctx, ask) {
 		return nil, errors.New("the poison was not taken")

@@ -208,17 +208,14 @@ func (c *natsCluster) each(ctx context.Context, stream string, tell func(*jetstr
 		if err != nil {
 			return err
 		}
-		metadata, err := message.Metadata()
+		raw, err := rawOf(message)
 		if err != nil {
 			return err
 		}
-		if err := tell(&jetstream.RawStreamMsg{
-			Subject: message.Subject(), Sequence: metadata.Sequence.Stream, Header: message.Headers(),
-			Data: message.Data(), Time: metadata.Timestamp,
-		}); err != nil {
+		if err := tell(raw); err != nil {
 			return err
 		}
-		if metadata.Sequence.Stream >= last {
+		if raw.Sequence >= last {
 			return nil
 		}
 	}
@@ -266,17 +263,24 @@ func (c *natsCluster) states(ctx context.Context) ([]string, error) {
 	return states, nil
 }
 
-// unsettled counts the work that the pool's consumer holds for someone.
-func (c *natsCluster) unsettled(ctx context.Context) (uint64, error) {
-	info, err := c.pool(ctx)
+// unsettled counts what a consumer has not delivered, or has without an
+// acknowledgement.
+func (c *natsCluster) unsettled(ctx context.Context, consumer string) (uint64, error) {
+	info, err := c.consumer(ctx, consumer)
 	if err != nil {
 		return 0, err
 	}
 	return info.NumPending + uint64(info.NumAckPending), nil
 }
 
-func (c *natsCluster) pool(ctx context.Context) (*jetstream.ConsumerInfo, error) {
-	consumer, err := c.js.Consumer(ctx, journal.Stream, "pool-default")
+// The consumers that must have nothing left at the end.
+const (
+	poolConsumer     = "pool-default"
+	announceConsumer = "keeper-announce"
+)
+
+func (c *natsCluster) consumer(ctx context.Context, name string) (*jetstream.ConsumerInfo, error) {
+	consumer, err := c.js.Consumer(ctx, journal.Stream, name)
 	if err != nil {
 		return nil, err
 	}

@@ -43,6 +43,9 @@ const (
 	SkewClock       Kind = "clock of a Ray node jumps"
 	KillNode        Kind = "Ray node killed"
 	KillHead        Kind = "Ray head killed, started and deployed again"
+	Flood           Kind = "flood of submits and hostile bodies"
+	Backlog         Kind = "backlog of 100,000"
+	Expire          Kind = "journal with a short age, both keepers away for longer"
 )
 
 // A track is what can happen to one part. On a track there is one fault at a
@@ -106,6 +109,13 @@ var tracks = []track{
 		{KillNode, 2, 2 * s, 10 * s, false},
 		{KillHead, 1, 1 * s, 5 * s, false},
 	}},
+	{"callers", 30 * s, 90 * s, []choice{
+		{Flood, 1, 2 * s, 5 * s, true},
+	}},
+	{"masses", 60 * s, 180 * s, []choice{
+		{Backlog, 1, 1 * s, 2 * s, false},
+		{Expire, 1, shortAge + 10*s, shortAge + 25*s, false},
+	}},
 }
 
 // Fault is something that breaks. One that must heal first before the next of
@@ -138,6 +148,8 @@ type Ask struct {
 	Twin bool
 	// Impatient callers do not repeat what was not answered.
 	Impatient bool
+	// Backlog is stored in the journal past the doors, for a pool without workers.
+	Backlog bool
 }
 
 // The models: how long each takes is in model.go.

@@ -43,7 +43,19 @@ func (e *Evidence) sums(v *Verdict) string {
 	fmt.Fprintf(&b, "- Ends: %s; of these %d dead letters, %d at the deadline\n", counts(v.Ends), v.GivenUp, v.AtDeadline)
 	fmt.Fprintf(&b, "- Attempts: %d. Agents: %d, of these asked again after an answer: %d, before one: %d\n", v.Attempts, v.Agents, v.AskedTwice, v.AskedAnew)
 	fmt.Fprintf(&b, "- Announced more than once: %d. Lost: %d. Promises broken: %d\n", v.AnnouncedTwice, v.LostAll, len(v.Broken))
+	fmt.Fprintf(&b, "- Evicted by age while no keeper ran: %d without an end (forgotten), %d ends that were not announced\n", v.Forgotten, v.Unheard)
+	fmt.Fprintf(&b, "- Statistics of the two function servers, and recounted: %s\n", e.statistics(v))
 	return b.String()
+}
+
+// statistics compares the statistics with the recount.
+func (e *Evidence) statistics(v *Verdict) string {
+	if !e.statsEqual(v.Recount) {
+		return fmt.Sprintf("different: %v and %v", e.Stats, v.Recount)
+	}
+	return fmt.Sprintf("equal: %d deliberations, %d completed, %d failed, %d cancelled, %d forgotten", v.Recount.GetTotalDeliberations(),
+		v.Recount.GetCompletedDeliberations(), v.Recount.GetFailedDeliberations(), v.Recount.GetCancelledDeliberations(),
+		v.Recount.GetForgottenDeliberations())
 }
 
 // table is the faults that were survived, in Markdown.

@@ -52,7 +52,7 @@ func startRig(ctx context.Context, dir string) (*rig, error) {
 	if err != nil {
 		return r, fmt.Errorf("deploy the journal: %w\n%s", err, printed)
 	}
-	pool, err := r.nats.pool(ctx)
+	pool, err := r.nats.consumer(ctx, poolConsumer)
 	if err != nil {
 		return r, err
 	}

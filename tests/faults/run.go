@@ -37,7 +37,13 @@ type run struct {
 	mu       sync.Mutex
 	outcomes map[string]*Outcome
 	windows  []Window
+	gaps     []Gap
 	failures []error
+
+	tail tail
+	// busy is held, for each track, while one of its faults lasts. Expire also
+	// holds those of the parts that it stops.
+	busy map[string]*sync.Mutex
 }
 
 func newRun(ctx context.Context, rig *rig, out io.Writer) *run {
@@ -46,6 +52,11 @@ func newRun(ctx context.Context, rig *rig, out io.Writer) *run {
 		client: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}},
 	}
 	rig.model.poisoned = r.killAsker
+	r.busy = map[string]*sync.Mutex{}
+	for _, t := range tracks {
+		r.busy[t.name] = &sync.Mutex{}
+	}
+	go r.tail.run(ctx, rig.nats) // until ctx ends, as the test does
 	return r
 }
 
@@ -101,12 +112,14 @@ func (r *run) follow(ctx context.Context, track string) error {
 		if !sleep(ctx, time.Until(r.began.Add(f.At))) {
 			return ctx.Err()
 		}
+		r.busy[track].Lock()
 		// One that was moved too far would last into the drain.
 		if time.Since(r.began) > r.plan.Length {
 			r.notef("%s: left out, no time is left", f.Kind)
-			continue
+		} else {
+			r.happen(ctx, f)
 		}
-		r.happen(ctx, f)
+		r.busy[track].Unlock()
 	}
 	return ctx.Err()
 }
@@ -118,7 +131,9 @@ func (r *run) happen(ctx context.Context, f Fault) {
 	r.notef("%s", f.Kind)
 	heal, err := r.inject(ctx, f)
 	if heal != nil {
-		sleep(ctx, f.For)
+		if f.Kind != Flood { // which lasts as long by itself
+			sleep(ctx, f.For)
+		}
 		// Healed also where the run is given up: what is paused cannot end.
 		err = errors.Join(err, heal(ctx))
 	}
@@ -145,17 +160,13 @@ func (r *run) drain(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		left, err := r.rig.nats.unsettled(ctx)
-		if err != nil {
+		left, err1 := r.rig.nats.unsettled(ctx, poolConsumer)
+		unannounced, err2 := r.rig.nats.unsettled(ctx, announceConsumer)
+		if err := errors.Join(err1, err2); err != nil {
 			return err
 		}
-		told, err := r.rig.nats.js.Stream(ctx, journal.Announcements)
-		if err != nil {
-			return err
-		}
-		ended := stats.GetCompletedDeliberations() + stats.GetFailedDeliberations() + stats.GetCancelledDeliberations()
-		if announced := told.CachedInfo().State.Msgs; stats.GetActiveDeliberations() > 0 || left > 0 || int64(announced) < ended {
-			return fmt.Errorf("%d are active, the pool holds %d, %d of %d ends are announced", stats.GetActiveDeliberations(), left, announced, ended)
+		if stats.GetActiveDeliberations() > 0 || left > 0 || unannounced > 0 {
+			return fmt.Errorf("%d are active, the pool holds %d, %d ends are not announced", stats.GetActiveDeliberations(), left, unannounced)
 		}
 		return nil
 	})
@@ -170,7 +181,7 @@ func (r *run) stats(ctx context.Context, server int) (*pb.RayExecutorStats, erro
 // evidence reads all that there is to judge by.
 func (r *run) evidence(ctx context.Context) (*Evidence, error) {
 	e := &Evidence{
-		Outcomes: r.outcomes, Windows: r.windows, Stories: map[string]*Story{}, Announced: map[string][]Announcement{},
+		Outcomes: r.outcomes, Windows: r.windows, Gaps: r.gaps, Stories: map[string]*Story{}, Announced: map[string][]Announcement{},
 	}
 	for i := range r.rig.urls {
 		stats, err := r.stats(ctx, i)
@@ -183,7 +194,7 @@ func (r *run) evidence(ctx context.Context) (*Evidence, error) {
 	if e.Calls, err = r.rig.model.calls(); err != nil {
 		return nil, err
 	}
-	if err := r.rig.nats.each(ctx, journal.Stream, e.add); err != nil {
+	if err := r.readJournal(ctx, e); err != nil {
 		return nil, fmt.Errorf("read the journal: %w", err)
 	}
 	err = r.rig.nats.each(ctx, journal.Announcements, func(message *jetstream.RawStreamMsg) error {

@@ -13,15 +13,14 @@ import (
 // podBytes is the memory of a function's pod: deploy/base/service.yaml.
 const podBytes = 256 << 20
 
-// pod is a memory cgroup, where this process may make one.
+// pod is a memory cgroup.
 type pod struct {
-	dir string // empty where there is none
+	dir string
 	v2  bool
 }
 
-// newPod makes a cgroup of a size. Where that is not allowed the server's own
-// limit is set to what it would read there, and its peak is measured: the same
-// is asserted, but no kernel stands behind it.
+// newPod makes a cgroup of a size. Where that is not allowed the test is
+// skipped: without a limit in the kernel it would only measure.
 func newPod(t *testing.T, size int) *pod {
 	t.Helper()
 	for _, p := range []*pod{
@@ -35,8 +34,8 @@ func newPod(t *testing.T, size int) *pod {
 		}
 		_ = os.Remove(p.dir)
 	}
-	fmt.Fprintln(os.Stderr, "tests/heavy: NO CGROUP CAN BE MADE HERE: the kernel limits nothing, the peak alone is held against 256 MiB")
-	return &pod{}
+	t.Skip("no memory cgroup can be made here: run it as root, where a memory controller is delegated")
+	return nil
 }
 
 // own is this process's place in a hierarchy.
@@ -82,9 +81,6 @@ func (p *pod) wrap() []string {
 	run := `exec "$@"`
 	if program := os.Getenv("HEAVY_BINARY"); program != "" {
 		run = "exec " + program + " serve"
-	}
-	if p.dir == "" {
-		return []string{"sh", "-c", "GOMEMLIMIT=" + strconv.Itoa(podBytes*9/10) + " " + run, "sh"}
 	}
 	return []string{"sh", "-c", "echo $$ > " + filepath.Join(p.dir, "cgroup.procs") + " && " + run, "sh"}
 }
