@@ -86,14 +86,7 @@ func NewLedger(snapshot *pb.StatsSnapshot) *Ledger {
 	ledger.counts.JournalCreated = snapshot.GetJournalCreated()
 	ledger.counts.Usage = addUsage(nil, snapshot.GetUsage())
 	for _, o := range snapshot.GetOpen() {
-		open := slot{
-			sequence: o.GetSequence(), submitted: o.GetSubmittedAt().AsTime().UnixNano(), pool: ledger.pools.number(o.GetPool()),
-			timeout: int64(o.GetTimeoutSeconds()) * int64(time.Second), attempts: o.GetAttempts(),
-		}
-		if o.GetStartedAt() != nil {
-			open.started = o.GetStartedAt().AsTime().UnixNano()
-		}
-		ledger.put(o.GetDeliberationId(), open)
+		ledger.putMessage(o)
 	}
 	return ledger
 }
@@ -252,24 +245,4 @@ func (l *Ledger) Stats() *pb.RayExecutorStats {
 		stats.AverageExecutionTimeMs = float32(float64(l.counts.GetTimedMs()) / float64(l.counts.GetTimed()))
 	}
 	return stats
-}
-
-// Snapshot returns the whole ledger, from which NewLedger can start.
-func (l *Ledger) Snapshot() *pb.StatsSnapshot {
-	snapshot := &pb.StatsSnapshot{
-		Sequence: l.counts.GetSequence(), Total: l.counts.GetTotal(),
-		Completed: l.counts.GetCompleted(), Failed: l.counts.GetFailed(), Cancelled: l.counts.GetCancelled(),
-		Forgotten: l.counts.GetForgotten(), Timed: l.counts.GetTimed(), TimedMs: l.counts.GetTimedMs(),
-		JournalCreated: l.counts.GetJournalCreated(),
-		// A copy: the ledger continues while the snapshot is stored.
-		Usage: addUsage(nil, l.counts.GetUsage()),
-	}
-	for _, open := range l.Open() {
-		snapshot.Open = append(snapshot.Open, &pb.StatsSnapshot_Open{
-			DeliberationId: open.ID, Pool: open.Pool, Sequence: open.Sequence,
-			SubmittedAt: timestamp(open.Submitted), TimeoutSeconds: int32(open.Timeout / time.Second),
-			StartedAt: timestamp(open.Started), Attempts: open.Attempts,
-		})
-	}
-	return snapshot
 }

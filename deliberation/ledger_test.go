@@ -1,6 +1,7 @@
 package deliberation_test
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"math/big"
@@ -136,19 +137,77 @@ func TestLedgerCounts(t *testing.T) {
 
 		cut := rapid.IntRange(0, len(marks)).Draw(t, "snapshot at")
 		back := rapid.IntRange(0, cut).Draw(t, "read again from")
-		data, err := proto.Marshal(fold(deliberation.NewLedger(nil), marks[:cut]).Snapshot())
-		if err != nil {
-			t.Fatal(err)
-		}
-		var snapshot pb.StatsSnapshot
-		if err := proto.Unmarshal(data, &snapshot); err != nil {
-			t.Fatal(err)
-		}
-		resumed := fold(deliberation.NewLedger(&snapshot), marks[back:])
-		if !proto.Equal(resumed.Snapshot(), whole.Snapshot()) {
-			t.Fatalf("from a snapshot at %d, read from %d:\n%v\nwant\n%v", cut, back, resumed.Snapshot(), whole.Snapshot())
+		resumed := fold(stored(t, fold(deliberation.NewLedger(nil), marks[:cut])), marks[back:])
+		if got, want := message(t, resumed), message(t, whole); !proto.Equal(got, want) {
+			t.Fatalf("from a snapshot at %d, read from %d:\n%v\nwant\n%v", cut, back, got, want)
 		}
 	})
+}
+
+// stored is a ledger as it is read from its snapshot.
+func stored(t rapid.TB, ledger *deliberation.Ledger) *deliberation.Ledger {
+	t.Helper()
+	snapshot, err := ledger.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(snapshot.Data) != cap(snapshot.Data) {
+		t.Errorf("a snapshot of %d bytes took %d", len(snapshot.Data), cap(snapshot.Data))
+	}
+	read, err := deliberation.DecodeLedger(snapshot.Data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return read
+}
+
+// message is a ledger's snapshot, its open deliberations in order. It is decoded
+// by protobuf alone.
+func message(t rapid.TB, ledger *deliberation.Ledger) *pb.StatsSnapshot {
+	t.Helper()
+	snapshot, err := ledger.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	decoded := &pb.StatsSnapshot{}
+	if err := proto.Unmarshal(snapshot.Data, decoded); err != nil {
+		t.Fatal(err)
+	}
+	slices.SortFunc(decoded.GetOpen(), func(a, b *pb.StatsSnapshot_Open) int { return cmp.Compare(a.GetSequence(), b.GetSequence()) })
+	return decoded
+}
+
+// TestSnapshotReference: a snapshot whose open deliberations are elsewhere has
+// all the rest.
+func TestSnapshotReference(t *testing.T) {
+	t.Parallel()
+	ledger := fold(deliberation.NewLedger(nil), []deliberation.Mark{
+		{Sequence: 3, Kind: deliberation.KindRequested, Qualifier: "default", DeliberationID: "d", Time: noon, Timeout: time.Minute},
+	})
+	want := message(t, ledger)
+	want.Open, want.OpenRef = nil, "sha256-x"
+	snapshot, err := ledger.Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := &pb.StatsSnapshot{}
+	if err := proto.Unmarshal(snapshot.WithRef("sha256-x"), got); err != nil || !proto.Equal(got, want) {
+		t.Errorf("%v, %v, want %v", got, err, want)
+	}
+}
+
+// TestDamagedSnapshot fails, and does not panic.
+func TestDamagedSnapshot(t *testing.T) {
+	t.Parallel()
+	good, err := proto.Marshal(&pb.StatsSnapshot{Sequence: 1, Open: []*pb.StatsSnapshot_Open{{DeliberationId: "d", Pool: "p"}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, data := range [][]byte{{0xff, 0xff}, good[:len(good)-1], {0x42, 0x01, 0x0a}, {0x08}} {
+		if _, err := deliberation.DecodeLedger(data); err == nil {
+			t.Errorf("%x was decoded", data)
+		}
+	}
 }
 
 func TestLedgerSkipsUnknownMarks(t *testing.T) {
@@ -205,7 +264,7 @@ func TestForget(t *testing.T) {
 	}
 	want := func(when string, active, forgotten int64) {
 		t.Helper()
-		for _, read := range []*deliberation.Ledger{ledger, deliberation.NewLedger(ledger.Snapshot())} {
+		for _, read := range []*deliberation.Ledger{ledger, stored(t, ledger)} {
 			stats := read.Stats()
 			if stats.GetActiveDeliberations() != active || stats.GetQueuedDeliberations() != active || stats.GetForgottenDeliberations() != forgotten {
 				t.Errorf("%s: %v", when, stats)

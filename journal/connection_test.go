@@ -179,7 +179,7 @@ func TestLeastPermissions(t *testing.T) {
 	if list := w.undelivered(t, "d1"); len(list) != 1 {
 		t.Errorf("stored is %v", list)
 	}
-	if _, saved, err := w.SaveSnapshot(t.Context(), deliberation.NewLedger(nil).Snapshot(), 0); err != nil || !saved {
+	if _, saved, err := w.SaveSnapshot(t.Context(), journaltest.Snapshot(t, deliberation.NewLedger(nil)), 0); err != nil || !saved {
 		t.Errorf("no snapshot: %v", err)
 	}
 	if err := w.CatchUp(t.Context(), deliberation.NewLedger(nil)); err != nil {

@@ -150,7 +150,7 @@ func (j *Journal) ListDeadLetters(ctx context.Context) ([]DeadLetterSummary, err
 // ReadDeadLetter reads a dead letter; NotFound if there is none of this id.
 func (j *Journal) ReadDeadLetter(ctx context.Context, id string) (DeadLetter, error) {
 	var letter DeadLetter
-	data, err := j.getObject(ctx, j.name(DeadLetterBucket), id)
+	data, err := j.getCounted(ctx, j.name(DeadLetterBucket), id)
 	if errors.Is(err, jetstream.ErrObjectNotFound) {
 		return letter, &deliberation.Error{
 			Code: deliberation.NotFound, Field: "deliberation_id", DeliberationID: id,

@@ -38,15 +38,21 @@ func (j *Journal) Ledger(ctx context.Context) (ledger *deliberation.Ledger, revi
 	ctx, cancel := context.WithTimeout(ctx, j.wait)
 	defer cancel()
 	for seen := uint64(0); ; seen = revision {
-		var snapshot *pb.StatsSnapshot
-		if snapshot, revision, err = j.snapshot(ctx); err != nil {
+		var data []byte
+		var complete bool
+		if data, revision, err = j.snapshot(ctx); err != nil {
 			return nil, 0, err
 		}
-		if err := j.inline(ctx, snapshot); err != nil {
+		if data, complete, err = j.completeSnapshot(ctx, data); err != nil {
 			return nil, 0, err
 		}
-		if snapshot.GetOpenRef() == "" {
-			ledger, err := j.ledgerOf(ctx, snapshot)
+		if complete {
+			ledger, err := deliberation.DecodeLedger(data)
+			if err != nil {
+				j.unreadable.note(j.log, "the statistics' snapshot", err)
+				ledger = deliberation.NewLedger(nil) // the journal is counted from its beginning
+			}
+			ledger, err = j.adjust(ctx, ledger)
 			return ledger, revision, err
 		}
 		// The snapshot's object could not be read. Another keeper may have saved a
@@ -55,25 +61,24 @@ func (j *Journal) Ledger(ctx context.Context) (ledger *deliberation.Ledger, revi
 		// counted from its beginning, because deadlines must hold all the same.
 		if seen == revision {
 			j.unreadable.note(j.log, "the statistics' snapshot", errCorrupt)
-			ledger, err := j.ledgerOf(ctx, &pb.StatsSnapshot{})
+			ledger, err := j.adjust(ctx, deliberation.NewLedger(nil))
 			return ledger, revision, err
 		}
 	}
 }
 
-// ledgerOf starts a ledger from a snapshot, and adjusts it to the journal.
+// adjust adjusts the ledger of a snapshot to the journal.
 //
 // A snapshot of another creation time is discarded. A snapshot that is ahead of
 // the same journal is more difficult: the leader may have been paused and lag, or
 // the journal may have lost its last messages. Only a leader with a quorum
 // decides for the latter. Snapshots of older versions have no creation time; for
 // them being ahead decides.
-func (j *Journal) ledgerOf(ctx context.Context, snapshot *pb.StatsSnapshot) (*deliberation.Ledger, error) {
+func (j *Journal) adjust(ctx context.Context, ledger *deliberation.Ledger) (*deliberation.Ledger, error) {
 	info, err := j.info(ctx)
 	if err != nil {
 		return nil, err
 	}
-	ledger := deliberation.NewLedger(snapshot)
 	created := ledger.Created()
 	switch behind := info.State.LastSeq < ledger.Sequence(); {
 	case !created.IsZero() && !created.Equal(info.Created), created.IsZero() && behind:
@@ -101,33 +106,57 @@ func (j *Journal) ledgerOf(ctx context.Context, snapshot *pb.StatsSnapshot) (*de
 	return ledger, nil
 }
 
-// snapshot reads the stored snapshot, with its reference if it is offloaded; an
-// empty one of revision 0 if there is none.
-func (j *Journal) snapshot(ctx context.Context) (*pb.StatsSnapshot, uint64, error) {
-	snapshot := &pb.StatsSnapshot{}
+// snapshot reads the stored snapshot; nothing of revision 0 if there is none.
+func (j *Journal) snapshot(ctx context.Context) (data []byte, revision uint64, err error) {
 	bucket, err := j.js.KeyValue(ctx, j.name(Statistics))
 	if err != nil {
 		return nil, 0, j.failed("reach the bucket "+j.name(Statistics), err)
 	}
 	value, err := bucket.Get(ctx, snapshotKey)
 	if errors.Is(err, jetstream.ErrKeyNotFound) {
-		return snapshot, 0, nil
+		return nil, 0, nil
 	}
 	if err != nil {
 		return nil, 0, j.failed("read the statistics' snapshot", err)
 	}
-	if err := proto.Unmarshal(value.Value(), snapshot); err != nil {
-		j.unreadable.note(j.log, "the statistics' snapshot", err)
-		return &pb.StatsSnapshot{}, value.Revision(), nil // the journal is counted from its beginning
+	return value.Value(), value.Revision(), nil
+}
+
+// openRef returns the name of a snapshot's object; empty if it has none, or cannot
+// be read.
+func openRef(data []byte) string {
+	var snapshot pb.StatsSnapshot
+	if proto.Unmarshal(data, &snapshot) != nil {
+		return ""
 	}
-	return snapshot, value.Revision(), nil
+	return snapshot.GetOpenRef()
+}
+
+// completeSnapshot returns a snapshot with its open deliberations: the data, or
+// the object that it refers to. complete is false if that object cannot be read.
+//
+// The object does not count at the gate: it is as large as the backlog, and no
+// caller chooses that. Callers read one at a time.
+func (j *Journal) completeSnapshot(ctx context.Context, data []byte) (whole []byte, complete bool, err error) {
+	name := openRef(data)
+	if name == "" {
+		return data, true, nil
+	}
+	whole, err = j.getObject(ctx, j.name(Results), name)
+	if errors.Is(err, jetstream.ErrObjectNotFound) || errors.Is(err, errCorrupt) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, err
+	}
+	return whole, objectName(whole) == name, nil
 }
 
 // SaveSnapshot stores a snapshot if the stored one still has the given revision.
 // saved is false if another keeper has stored one meanwhile: the caller loads that
 // one. Unavailable: the outcome is unknown. It is safe to repeat, and then saved
 // may be false for one's own snapshot.
-func (j *Journal) SaveSnapshot(ctx context.Context, snapshot *pb.StatsSnapshot, revision uint64) (newRevision uint64, saved bool, err error) {
+func (j *Journal) SaveSnapshot(ctx context.Context, snapshot deliberation.Snapshot, revision uint64) (newRevision uint64, saved bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, j.wait)
 	defer cancel()
 	// This read comes before the offload: a snapshot that cannot be saved must not
@@ -136,11 +165,15 @@ func (j *Journal) SaveSnapshot(ctx context.Context, snapshot *pb.StatsSnapshot, 
 	if err != nil || existing != revision {
 		return revision, false, err
 	}
-	light, err := j.offloadIfLarge(ctx, snapshot)
-	if err != nil {
-		return revision, false, err
+	data, name := snapshot.Data, ""
+	if len(data) > j.maxData() {
+		name = objectName(data)
+		if err := j.putObject(ctx, j.name(Results), jetstream.ObjectMeta{Name: name}, data); err != nil {
+			return revision, false, err
+		}
+		data = snapshot.WithRef(name)
 	}
-	newRevision, err = j.putSnapshot(ctx, light, revision)
+	newRevision, err = j.putSnapshot(ctx, data, revision)
 	if errors.Is(err, errExists) {
 		return revision, false, nil
 	}
@@ -149,19 +182,15 @@ func (j *Journal) SaveSnapshot(ctx context.Context, snapshot *pb.StatsSnapshot, 
 	}
 	// The old object is deleted after the new snapshot is stored. A reader that holds
 	// the old snapshot finds its object missing, and reads again; see Ledger.
-	if before.GetOpenRef() != light.(*pb.StatsSnapshot).GetOpenRef() {
-		j.deleteObject(ctx, before.GetOpenRef())
+	if old := openRef(before); old != name {
+		j.deleteObject(ctx, old)
 	}
 	return newRevision, true, nil
 }
 
 // putSnapshot stores a snapshot by compare-and-set on the revision. errExists: the
 // stored one has another revision, or another update is in flight.
-func (j *Journal) putSnapshot(ctx context.Context, snapshot proto.Message, revision uint64) (uint64, error) {
-	data, err := proto.Marshal(snapshot)
-	if err != nil {
-		return 0, fmt.Errorf("marshal the statistics' snapshot: %w", err)
-	}
+func (j *Journal) putSnapshot(ctx context.Context, data []byte, revision uint64) (uint64, error) {
 	bucket, err := j.js.KeyValue(ctx, j.name(Statistics))
 	if err != nil {
 		return 0, j.failed("reach the bucket "+j.name(Statistics), err)

@@ -25,7 +25,7 @@ func TestLedgerOfAnotherJournal(t *testing.T) {
 		w.accept(t, fmt.Sprintf("old%d", i), 1)
 	}
 	old := w.recount(t)
-	if _, saved, err := w.SaveSnapshot(t.Context(), old.Snapshot(), 0); err != nil || !saved {
+	if _, saved, err := w.SaveSnapshot(t.Context(), journaltest.Snapshot(t, old), 0); err != nil || !saved {
 		t.Fatal(saved, err)
 	}
 	_, js := journaltest.Dial(t, w.server.URL)
@@ -40,7 +40,7 @@ func TestLedgerOfAnotherJournal(t *testing.T) {
 	wantCode(t, w.CatchUp(t.Context(), old), deliberation.Unavailable)
 	fresh, revision := w.ledger(t)
 	wantCounts(t, w.catchUp(t, fresh), 1, 1, 0, 0, 0, 0)
-	if _, saved, err := w.SaveSnapshot(t.Context(), fresh.Snapshot(), revision); err != nil || !saved {
+	if _, saved, err := w.SaveSnapshot(t.Context(), journaltest.Snapshot(t, fresh), revision); err != nil || !saved {
 		t.Errorf("the new journal's snapshot: saved %v, %v", saved, err)
 	}
 }
@@ -54,7 +54,7 @@ func TestLedgerBehindJournal(t *testing.T) {
 	seed(t, w.server.URL, "seed", 100)
 	w.accept(t, "open", 1)
 	counted := w.catchUp(t, deliberation.NewLedger(nil))
-	if _, saved, err := w.SaveSnapshot(t.Context(), counted.Snapshot(), revision); err != nil || !saved {
+	if _, saved, err := w.SaveSnapshot(t.Context(), journaltest.Snapshot(t, counted), revision); err != nil || !saved {
 		t.Fatal(saved, err)
 	}
 	_, js := journaltest.Dial(t, w.server.URL)
@@ -80,9 +80,9 @@ func TestJournalIdentifiedByCreation(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	w.accept(t, "d1", 1)
-	snapshot := w.recount(t).Snapshot()
-	snapshot.Sequence, snapshot.Total, snapshot.Completed = 1000, 500, 499
-	if _, saved, err := w.SaveSnapshot(t.Context(), snapshot, 0); err != nil || !saved {
+	ahead := journaltest.Message(t, w.recount(t))
+	ahead.Sequence, ahead.Total, ahead.Completed = 1000, 500, 499
+	if _, saved, err := w.SaveSnapshot(t.Context(), journaltest.Snapshot(t, deliberation.NewLedger(ahead)), 0); err != nil || !saved {
 		t.Fatal(saved, err)
 	}
 	same, _ := w.ledger(t)
@@ -141,7 +141,7 @@ func TestUnreadableSnapshot(t *testing.T) {
 			must[uint64](t)(bucket.Put(t.Context(), "snapshot", snapshot))
 			ledger, revision := w.ledger(t)
 			wantCounts(t, w.catchUp(t, ledger), 1, 1, 0, 0, 0, 0)
-			if _, saved, err := w.SaveSnapshot(t.Context(), ledger.Snapshot(), revision); err != nil || !saved {
+			if _, saved, err := w.SaveSnapshot(t.Context(), journaltest.Snapshot(t, ledger), revision); err != nil || !saved {
 				t.Errorf("saved %v, %v", saved, err)
 			}
 		})

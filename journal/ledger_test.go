@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"testing"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 
 	"rayexecutor/deliberation"
+	"rayexecutor/gate"
 	"rayexecutor/journal"
 	"rayexecutor/journal/journaltest"
 	pb "rayexecutor/proto/ray_executor/v1"
@@ -65,7 +68,7 @@ func TestCatchUp(t *testing.T) {
 	w.agent(t, "d1", 0, "the last message is an agent's")
 	wantCounts(t, w.catchUp(t, ledger), 5, 1, 1, 1, 1, 1)
 	wantCounts(t, w.catchUp(t, ledger), 5, 1, 1, 1, 1, 1)
-	wantEqual(t, w.recount(t).Snapshot(), ledger.Snapshot())
+	wantEqual(t, journaltest.Message(t, w.recount(t)), journaltest.Message(t, ledger))
 }
 
 func TestCatchUpSkipsForeignMessages(t *testing.T) {
@@ -118,12 +121,12 @@ func TestSnapshot(t *testing.T) {
 	if revision != 0 || ledger.Sequence() != 0 {
 		t.Fatalf("revision %d, sequence %d before any snapshot", revision, ledger.Sequence())
 	}
-	first, saved, err := w.SaveSnapshot(t.Context(), w.catchUp(t, ledger).Snapshot(), revision)
+	first, saved, err := w.SaveSnapshot(t.Context(), journaltest.Snapshot(t, w.catchUp(t, ledger)), revision)
 	if err != nil || !saved {
 		t.Fatalf("first: %v, %v", saved, err)
 	}
 	for _, stale := range []uint64{0, first + 1} {
-		if _, saved, err := w.SaveSnapshot(t.Context(), ledger.Snapshot(), stale); err != nil || saved {
+		if _, saved, err := w.SaveSnapshot(t.Context(), journaltest.Snapshot(t, ledger), stale); err != nil || saved {
 			t.Errorf("saved over revision %d: %v, %v", stale, saved, err)
 		}
 	}
@@ -132,9 +135,9 @@ func TestSnapshot(t *testing.T) {
 	if revision != first {
 		t.Errorf("revision %d, want %d", revision, first)
 	}
-	wantEqual(t, restored.Snapshot(), ledger.Snapshot())
-	wantEqual(t, w.catchUp(t, restored).Snapshot(), w.recount(t).Snapshot())
-	if _, saved, err := w.SaveSnapshot(t.Context(), restored.Snapshot(), first); err != nil || !saved {
+	wantEqual(t, journaltest.Message(t, restored), journaltest.Message(t, ledger))
+	wantEqual(t, journaltest.Message(t, w.catchUp(t, restored)), journaltest.Message(t, w.recount(t)))
+	if _, saved, err := w.SaveSnapshot(t.Context(), journaltest.Snapshot(t, restored), first); err != nil || !saved {
 		t.Errorf("second: %v, %v", saved, err)
 	}
 }
@@ -148,16 +151,18 @@ func TestLargeSnapshot(t *testing.T) {
 		w.accept(t, fmt.Sprintf("d%d", i), 1)
 	}
 	_, js := journaltest.Dial(t, w.server.URL)
-	snapshot := &pb.StatsSnapshot{Sequence: 1, Total: 20_000}
+	whole := &pb.StatsSnapshot{Sequence: 1, Total: 20_000}
 	for i := range 20_000 {
-		snapshot.Open = append(snapshot.Open, &pb.StatsSnapshot_Open{
+		whole.Open = append(whole.Open, &pb.StatsSnapshot_Open{
 			DeliberationId: fmt.Sprintf("%064d", i), Pool: "default", Sequence: uint64(i + 1), TimeoutSeconds: 300,
 		})
 	}
 	var revision uint64
+	var snapshot deliberation.Snapshot
 	for range 3 {
 		var saved bool
 		var err error
+		snapshot = journaltest.Snapshot(t, deliberation.NewLedger(whole))
 		if revision, saved, err = w.SaveSnapshot(t.Context(), snapshot, revision); err != nil || !saved {
 			t.Fatalf("save: %v, %v", saved, err)
 		}
@@ -169,13 +174,41 @@ func TestLargeSnapshot(t *testing.T) {
 		if objects := must[[]*jetstream.ObjectInfo](t)(store.List(t.Context())); len(objects) != 1 {
 			t.Errorf("%d objects, want 1", len(objects))
 		}
-		snapshot.Sequence++
+		whole.Sequence++
 	}
-	snapshot.Sequence-- // saved again as it is
+	// Saved again as it is.
 	if _, saved, err := w.SaveSnapshot(t.Context(), snapshot, revision); err != nil || !saved {
 		t.Fatalf("save: %v, %v", saved, err)
 	}
 	w.ledger(t)
+}
+
+// TestLedgerOfABacklogInASmallPod: a snapshot is not the caller's choice, so its
+// size does not count as theirs.
+func TestLedgerOfABacklogInASmallPod(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	w.accept(t, "d1", 1)
+	const open = 110_000
+	backlog := deliberation.NewLedger(nil)
+	for i := range uint64(open) {
+		backlog.Apply(deliberation.Mark{Sequence: i + 1, Kind: deliberation.KindRequested, Qualifier: "default", DeliberationID: fmt.Sprintf("%064d", i)})
+	}
+	backlog.Resume(1)
+	if _, saved, err := w.SaveSnapshot(t.Context(), journaltest.Snapshot(t, backlog), 0); err != nil || !saved {
+		t.Fatal(saved, err)
+	}
+	read := errors.New("the ledger was not read")
+	door := &gate.Door{MaxBody: gate.MaxBody, Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		var ledger *deliberation.Ledger
+		if ledger, _, read = w.Ledger(r.Context()); read == nil && ledger.Stats().GetActiveDeliberations() != open {
+			read = fmt.Errorf("the statistics are %v", ledger.Stats())
+		}
+	})}
+	gate.New(gate.For(0)).Before(door).ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", http.NoBody))
+	if read != nil {
+		t.Error(read)
+	}
 }
 
 func TestFollow(t *testing.T) {

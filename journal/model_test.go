@@ -33,7 +33,7 @@ type machine struct {
 	ctx       context.Context
 	ids       []string
 	model     map[string]*believed
-	snapshots []*pb.StatsSnapshot
+	snapshots []deliberation.Snapshot
 	followed  *deliberation.Ledger // caught up now and then, never loaded again
 	revision  uint64
 }
@@ -151,7 +151,7 @@ func (m *machine) end(t *rapid.T) {
 
 func (m *machine) saveSnapshot(t *rapid.T) {
 	m.must(t, m.CatchUp(m.ctx, m.followed))
-	snapshot := m.followed.Snapshot()
+	snapshot := journaltest.Snapshot(t, m.followed)
 	revision, saved, err := m.SaveSnapshot(m.ctx, snapshot, m.revision)
 	if err != nil || !saved {
 		_, existing, failure := m.Ledger(m.ctx)
@@ -247,13 +247,15 @@ func (m *machine) checkLedgers(t *rapid.T) {
 	}
 	ledgers := []*deliberation.Ledger{m.followed}
 	for _, snapshot := range m.snapshots {
-		ledgers = append(ledgers, deliberation.NewLedger(snapshot))
+		ledger, err := deliberation.DecodeLedger(snapshot.Data)
+		m.must(t, err)
+		ledgers = append(ledgers, ledger)
 	}
 	for _, ledger := range ledgers {
 		from := ledger.Sequence()
 		m.must(t, m.CatchUp(m.ctx, ledger))
-		if !proto.Equal(ledger.Snapshot(), fromZero.Snapshot()) {
-			t.Fatalf("from %d: %s\nfrom zero: %s", from, ledger.Snapshot(), fromZero.Snapshot())
+		if got, want := journaltest.Message(t, ledger), journaltest.Message(t, fromZero); !proto.Equal(got, want) {
+			t.Fatalf("from %d: %s\nfrom zero: %s", from, got, want)
 		}
 	}
 }

@@ -30,6 +30,8 @@ const (
 	headerBytes = 16 << 10
 	// chunkBytes is the size of an object's parts, if the server takes as much.
 	chunkBytes = 128 << 10
+	// maxGuess bounds the buffer that is made for an object before it is read.
+	maxGuess = 256 << 20
 )
 
 // maxData bounds the data of a message in bytes: the lower of the server's and our
@@ -91,7 +93,7 @@ func (j *Journal) inline(ctx context.Context, message proto.Message) error {
 	if name == "" || skipsResults(ctx) && bulky.Name() != "request" {
 		return nil
 	}
-	data, err := j.getObject(ctx, j.name(Results), name)
+	data, err := j.getCounted(ctx, j.name(Results), name)
 	whole := reflected.New().Interface()
 	if err == nil {
 		err = unpack(name, data, whole)
@@ -185,9 +187,9 @@ func (j *Journal) complete(ctx context.Context, store jetstream.ObjectStore, nam
 	return err == nil && state.State.Subjects[parts] == uint64(info.Chunks), err
 }
 
-// getObject reads an object. jetstream.ErrObjectNotFound: it has expired.
-// errCorrupt: its parts were changed.
-func (j *Journal) getObject(ctx context.Context, bucket, name string) ([]byte, error) {
+// getCounted reads an object for a caller: its size counts at the gate. Errors are
+// those of getObject.
+func (j *Journal) getCounted(ctx context.Context, bucket, name string) ([]byte, error) {
 	store, err := j.js.ObjectStore(ctx, bucket)
 	if err != nil {
 		return nil, j.failed("reach the object store "+bucket, err)
@@ -195,10 +197,20 @@ func (j *Journal) getObject(ctx context.Context, bucket, name string) ([]byte, e
 	if err := countObject(ctx, store, name); err != nil {
 		return nil, err
 	}
+	return j.getObject(ctx, bucket, name)
+}
+
+// getObject reads an object. jetstream.ErrObjectNotFound: it has expired.
+// errCorrupt: its parts were changed.
+func (j *Journal) getObject(ctx context.Context, bucket, name string) ([]byte, error) {
+	store, err := j.js.ObjectStore(ctx, bucket)
+	if err != nil {
+		return nil, j.failed("reach the object store "+bucket, err)
+	}
 	// A replica may lag behind the writer of the object: "not found" counts only
 	// after some attempts.
 	data, err := backoff.Retry(ctx, func() ([]byte, error) {
-		data, err := store.GetBytes(ctx, name)
+		data, err := readObject(ctx, store, name)
 		if errors.Is(err, jetstream.ErrDigestMismatch) {
 			err = errCorrupt
 		}
@@ -211,6 +223,24 @@ func (j *Journal) getObject(ctx context.Context, bucket, name string) ([]byte, e
 		err = j.failed("read the object "+name, err)
 	}
 	return data, err
+}
+
+// readObject reads an object into a buffer of its size.
+func readObject(ctx context.Context, store jetstream.ObjectStore, name string) ([]byte, error) {
+	object, err := store.Get(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	defer object.Close()
+	info, err := object.Info()
+	if err != nil {
+		return nil, err
+	}
+	buffer := bytes.NewBuffer(make([]byte, 0, min(info.Size, maxGuess)+bytes.MinRead))
+	if _, err := buffer.ReadFrom(object); err != nil {
+		return nil, err
+	}
+	return buffer.Bytes(), nil
 }
 
 // deleteObject deletes an object that nothing refers to any more; an empty name

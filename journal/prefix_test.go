@@ -33,7 +33,7 @@ func TestPrefix(t *testing.T) {
 	}
 	w.accept(t, "d1", 2)
 	w.wantEnd(t, "d1", 2<<20)
-	if _, saved, err := w.SaveSnapshot(t.Context(), deliberation.NewLedger(nil).Snapshot(), 0); err != nil || !saved {
+	if _, saved, err := w.SaveSnapshot(t.Context(), journaltest.Snapshot(t, deliberation.NewLedger(nil)), 0); err != nil || !saved {
 		t.Errorf("no snapshot: %v", err)
 	}
 	if err := w.CatchUp(t.Context(), deliberation.NewLedger(nil)); err != nil {

@@ -20,7 +20,6 @@ import (
 	"rayexecutor/deliberation"
 	"rayexecutor/journal"
 	"rayexecutor/keeper/internal/delivery"
-	pb "rayexecutor/proto/ray_executor/v1"
 )
 
 // Journal is the part of the journal that the keeper uses. Errors are
@@ -35,7 +34,7 @@ type Journal interface {
 	Follow(ctx context.Context, from uint64, apply func(deliberation.Mark)) error
 	// SaveSnapshot stores a snapshot if the stored one still has the revision. saved
 	// is false if another keeper has replaced it.
-	SaveSnapshot(ctx context.Context, snapshot *pb.StatsSnapshot, revision uint64) (newRevision uint64, saved bool, err error)
+	SaveSnapshot(ctx context.Context, snapshot deliberation.Snapshot, revision uint64) (newRevision uint64, saved bool, err error)
 
 	// State is the range of the journal, with the time on its clock.
 	State(ctx context.Context) (journal.State, error)

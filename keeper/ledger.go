@@ -86,8 +86,11 @@ func (k *Keeper) snapshot(ctx context.Context, current *openLedger) error {
 		current.mu.Unlock()
 		return nil
 	}
-	snapshot := current.ledger.Snapshot()
+	snapshot, err := current.ledger.Snapshot()
 	current.mu.Unlock()
+	if err != nil {
+		return err
+	}
 
 	current.tried = time.Now()
 	revision, saved, err := k.journal.SaveSnapshot(ctx, snapshot, current.revision)
@@ -95,7 +98,7 @@ func (k *Keeper) snapshot(ctx context.Context, current *openLedger) error {
 		return err
 	}
 	if saved {
-		current.revision, current.saved = revision, snapshot.GetSequence()
+		current.revision, current.saved = revision, snapshot.Sequence
 		return nil
 	}
 	theirs, revision, err := k.journal.Ledger(ctx)

@@ -71,7 +71,7 @@ func (w world) snapshot(t testing.TB) {
 	if err := w.CatchUp(t.Context(), ledger); err != nil {
 		t.Fatal(err)
 	}
-	if _, saved, err := w.SaveSnapshot(t.Context(), ledger.Snapshot(), 0); err != nil || !saved {
+	if _, saved, err := w.SaveSnapshot(t.Context(), journaltest.Snapshot(t, ledger), 0); err != nil || !saved {
 		t.Fatalf("saved %v, %v", saved, err)
 	}
 }

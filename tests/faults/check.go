@@ -454,6 +454,7 @@ func (e *Evidence) recount() *pb.RayExecutorStats {
 		want.TotalDeliberations++
 		switch {
 		case len(story.Ends) > 0 && e.counted(story.Ends[0].Sequence):
+			countUsage(want, story.Ends[0].Event)
 			switch story.Ends[0].Qualifier {
 			case "completed":
 				want.CompletedDeliberations++
@@ -469,6 +470,18 @@ func (e *Evidence) recount() *pb.RayExecutorStats {
 		}
 	}
 	return want
+}
+
+// countUsage adds what an end says of its model calls.
+func countUsage(want *pb.RayExecutorStats, end proto.Message) {
+	of, ok := end.(interface{ GetUsage() *pb.Usage })
+	if !ok {
+		return
+	}
+	want.PromptTokens += of.GetUsage().GetPromptTokens()
+	want.CompletionTokens += of.GetUsage().GetCompletionTokens()
+	want.CachedTokens += of.GetUsage().GetCachedTokens()
+	want.ModelRequests += of.GetUsage().GetRequests()
 }
 
 // checkStats holds the statistics against a recount.
