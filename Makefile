@@ -50,7 +50,7 @@ endef
 WHEELS := ray/worker/wheels/.fetched
 
 .DEFAULT_GOAL := help
-.PHONY: help build image push lambda run test test-go test-python test-ray-249 test-vllm test-manifests test-kubernetes test-kubernetes-manifests soak lint generate release-proto check-generated check-model bench bench-go tools clean
+.PHONY: help build image push lambda run test test-go test-python test-python-client python-client test-ray-249 test-vllm test-manifests test-kubernetes test-kubernetes-manifests soak lint generate release-proto check-generated check-model bench bench-go tools clean
 
 help: ## List what there is
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -95,9 +95,21 @@ CLIENTS := $(TOOLS)/clients-venv/.made $(TOOLS)/grpcurl $(TOOLS)/nats $(TOOLS)/k
 test-go: $(SYSTEM) lambda $(VENV)/.made $(TOOLS)/func $(CLIENTS) ## Test the Go side, end to end on real Ray
 	$(GO) run ./tools/gotest -timeout 20m $$($(GO) list ./... | grep -v /tests/) -- -timeout 30m -p 1 ./tests/... # one Ray at a time
 
-test-python: $(TOOLS)/worker-venv/.made $(TOOLS)/nats-server ## Test, lint and type-check the Ray worker
+test-python: test-python-client $(TOOLS)/worker-venv/.made $(TOOLS)/nats-server ## Test, lint and type-check the Ray worker and the Python client
 	cd ray/worker && export PATH="$(HERE)/$(TOOLS)/worker-venv/bin:$$PATH" NATS_SERVER="$(HERE)/$(TOOLS)/nats-server" && \
 	  ruff check . && ruff format --check . && mypy && python -m pytest -q -rs
+
+# An environment for each Python: make test-python-client PYTHON=/path/to/python3.13
+PYTHON_CLIENT = $(TOOLS)/python-client-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2> /dev/null)
+
+test-python-client: $(SYSTEM) $(PYTHON_CLIENT)/.made ## Test, lint and type-check the Python client, on PYTHON
+	cd clients/python && export PATH="$(HERE)/$(PYTHON_CLIENT)/bin:$$PATH" && \
+	  ruff check . && ruff format --check . && mypy && python -m pytest -q -rs
+
+# The date is the archive format's first: a wheel's bytes depend on the source alone.
+python-client: $(PYTHON_CLIENT)/.made ## Build the Python client's wheel into dist/python, the same bytes every time
+	mkdir -p dist/python
+	cd clients/python && SOURCE_DATE_EPOCH=315532800 "$(HERE)/$(PYTHON_CLIENT)/bin/python" -m flit_core.wheel --outdir "$(HERE)/dist/python"
 
 test-manifests: ## Test deploy/ and func.yaml against the types and rules of Kubernetes, Knative, KubeRay and func, and the image's making
 	cd tests/manifests && $(GO) test ./...
@@ -127,7 +139,7 @@ lint: $(TOOLS)/golangci-lint $(TOOLS)/buf $(TOOLS)/cfn-lint/.made ## Lint the Go
 	$(TOOLS)/buf format --diff --exit-code --path proto/ray_executor
 	$(TOOLS)/buf breaking --against proto/released.binpb
 
-generate: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-connect-go ## Make the Go code and the OpenAPI document of the proto files again
+generate: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-connect-go ## Make the Go code, the Python client's messages and the OpenAPI document of the proto files again
 	install -D -m 644 -t proto/buf/validate "$(call module,$(PROTOVALIDATE))"/proto/protovalidate/buf/validate/validate.proto
 	@for file in annotations http; do \
 	  install -D -m 644 -t proto/google/api "$(call module,$(GOOGLEAPIS))"/third_party/googleapis/google/api/$$file.proto; done
@@ -137,7 +149,7 @@ release-proto: $(TOOLS)/buf ## Take the proto files as they are for what is prom
 	$(TOOLS)/buf build --path proto/ray_executor --exclude-source-info -o proto/released.binpb
 
 check-generated: generate ## Fail when generated code is stale
-	git diff --exit-code -- proto
+	git diff --exit-code -- proto clients/python/ray_executor_client
 
 check-model: $(TOOLS)/tlc/.made ## Explore the model of the journal's protocol, and its mutants
 	deliberation/model/check "$(HERE)/$(TOOLS)/tlc/bin/python"
@@ -171,6 +183,9 @@ $(VENV)/.made: ray/local/requirements/ray.txt
 	$(call install_python)
 
 $(TOOLS)/worker-venv/.made: ray/worker/requirements-dev.txt
+	$(call install_python)
+
+$(PYTHON_CLIENT)/.made: clients/python/requirements-dev.txt
 	$(call install_python)
 
 $(TOOLS)/cfn-lint/.made: tools/cfn-lint/requirements.txt

@@ -23,7 +23,7 @@ import (
 func Descriptors() ([]byte, error) {
 	set := &descriptorpb.FileDescriptorSet{}
 	for _, file := range described() {
-		set.File = append(set.File, plain(file))
+		set.File = append(set.File, Plain(file))
 	}
 	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(set)
 	if err != nil {
@@ -44,8 +44,8 @@ func described() []protoreflect.FileDescriptor {
 	}
 }
 
-// plain is a file without the door's options.
-func plain(file protoreflect.FileDescriptor) *descriptorpb.FileDescriptorProto {
+// Plain is a file without the door's options.
+func Plain(file protoreflect.FileDescriptor) *descriptorpb.FileDescriptorProto {
 	// A clone: options are shared with the registered descriptors.
 	clean := proto.CloneOf(protodesc.ToFileDescriptorProto(file))
 	clean.Dependency = slices.DeleteFunc(clean.GetDependency(), func(path string) bool {
