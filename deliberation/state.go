@@ -134,12 +134,12 @@ func (d *History) apply(entry Entry) {
 		// The compare-and-set allows one record per agent, so nothing is overwritten.
 		d.agents[event.GetAgentIndex()] = event.GetResult()
 	case *pb.DeliberationCompleted:
-		d.end(Completed, entry.Time, event, "")
+		d.end(entry, event, "")
 	case *pb.DeliberationFailed:
-		d.end(Failed, entry.Time, event, event.GetErrorMessage())
+		d.end(entry, event, event.GetErrorMessage())
 		d.DeadLetter = event.GetGivenUp()
 	case *pb.DeliberationCancelled:
-		d.end(Cancelled, entry.Time, event, event.GetReason())
+		d.end(entry, event, event.GetReason())
 	}
 }
 
@@ -174,8 +174,8 @@ type ending interface {
 }
 
 // end applies the end.
-func (d *History) end(state State, at time.Time, event ending, reason string) {
-	d.State, d.Ended, d.Reason = state, at, reason
+func (d *History) end(entry Entry, event ending, reason string) {
+	d.State, d.Ended, d.Reason = EndState(entry.Event), entry.Time, reason
 	d.ending, d.used = event.GetResults(), event.GetUsage()
 }
 

@@ -103,11 +103,14 @@ func told(entry deliberation.Entry) *pb.WatchDeliberationResponse {
 	return response
 }
 
-// stateAfter is a deliberation's state after an event of it: each event brings
-// its own.
+// stateAfter returns the state that an event leads to. It needs no other event:
+// a watch that resumes has not read the earlier ones.
 func stateAfter(event proto.Message) deliberation.State {
-	if _, ok := event.(*pb.AgentCompleted); ok {
-		return deliberation.Running
+	if end := deliberation.EndState(event); end.Ended() {
+		return end
 	}
-	return deliberation.Fold([]deliberation.Entry{{Event: event}}).State
+	if _, ok := event.(*pb.DeliberationRequested); ok {
+		return deliberation.Queued
+	}
+	return deliberation.Running
 }

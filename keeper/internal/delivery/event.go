@@ -63,11 +63,11 @@ func EndEvent(ctx context.Context, journal Offloader, end journal.Delivery) (eve
 // state. Any other event is an error.
 func Ended(message proto.Message) (id string, state deliberation.State, err error) {
 	about, ok := message.(interface{ GetDeliberationId() string })
-	history := deliberation.Fold([]deliberation.Entry{{Event: message}})
-	if !ok || !history.State.Ended() {
+	state = deliberation.EndState(message)
+	if !ok || !state.Ended() {
 		return "", "", fmt.Errorf("%s is no end", events.Type(message))
 	}
-	return about.GetDeliberationId(), history.State, nil
+	return about.GetDeliberationId(), state, nil
 }
 
 // fitting returns an end in JSON that fits a NATS message. It tries the whole
