@@ -12,23 +12,26 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// answer is how a code is told to callers.
+// answer is what a code becomes over HTTP and gRPC.
 type answer struct {
 	status int
 	title  string
 	rpc    connect.Code
 }
 
-// answers is the one table from a coded error to what callers are told.
-// Knative retries 404, 408, 409, 429 and 5xx: a refusal that will stand is
-// never one of those. (404 is for REST alone, where nobody retries it.)
+// answers is the one table from a code to what a caller receives at each door.
 //
-// An id that stands for another request is ALREADY_EXISTS, as for any id that a
-// caller chose (AIP-133). RESOURCE_EXHAUSTED is either a limit that was reached,
-// then with Retry-After, or a request that is too large, which no retry mends.
+// Knative's broker retries 404, 408, 409, 429 and 5xx, so a permanent refusal has
+// none of them: it would be repeated until the broker's last try instead of going
+// to the dead-letter sink. That is why a conflict is 422 and not 409. 404 is for
+// REST only, which no broker calls.
+//
+// A conflict is ALREADY_EXISTS over gRPC, as for any id that a caller chose
+// (AIP-133). RESOURCE_EXHAUSTED means two things that a client can distinguish: a
+// limit, with Retry-After and RetryInfo, or a request that is too large, without.
 var answers = map[deliberation.Code]answer{
 	deliberation.Invalid:      {http.StatusBadRequest, "Bad request", connect.CodeInvalidArgument},
-	deliberation.Conflict:     {http.StatusUnprocessableEntity, "The id stands for another request", connect.CodeAlreadyExists},
+	deliberation.Conflict:     {http.StatusUnprocessableEntity, "The id is in use for another request", connect.CodeAlreadyExists},
 	deliberation.TooLarge:     {http.StatusRequestEntityTooLarge, "Too large", connect.CodeResourceExhausted},
 	deliberation.NotFound:     {http.StatusNotFound, "Not found", connect.CodeNotFound},
 	deliberation.LimitReached: {http.StatusTooManyRequests, "Limit reached", connect.CodeResourceExhausted},
@@ -36,32 +39,35 @@ var answers = map[deliberation.Code]answer{
 	deliberation.Internal:     {http.StatusInternalServerError, "Internal error", connect.CodeInternal},
 }
 
-// retryable reports whether repeating a call that failed with a code helps.
+// retryable reports whether the same call may succeed later. All operations are
+// safe to repeat, so this is about success alone.
 func retryable(code deliberation.Code) bool {
 	return code == deliberation.LimitReached || code == deliberation.Unavailable
 }
 
-// retryAfter is the Retry-After header of a retryable error.
+// retryAfter returns the Retry-After header of a retryable error, in whole
+// seconds. It rounds up and is at least 1: clients read 0 as "at once".
 func retryAfter(coded *deliberation.Error) string {
 	return strconv.Itoa(int(max(1, math.Ceil(coded.RetryAfter.Seconds()))))
 }
 
-// asMessage is an error as the payload that tells it.
+// asMessage returns an error as a payload, without its cause.
 func asMessage(coded *deliberation.Error) *pb.Error {
 	return &pb.Error{
 		Code: string(coded.Code), Message: coded.Error(), Field: coded.Field, DeliberationId: coded.DeliberationID,
 	}
 }
 
-// found is NotFound for a reply that says so in its status, for doors where an
-// unknown id is an error.
+// found returns NotFound if a reply has the status not_found. Operations answer an
+// unknown id with that status, because a broker would retry an error. REST, and
+// gRPC for its newer calls, answer it as an error.
 func found(reply proto.Message) error {
-	told, ok := reply.(interface {
+	status, ok := reply.(interface {
 		GetStatus() string
 		GetDeliberationId() string
 	})
-	if ok && told.GetStatus() == string(deliberation.Unknown) {
-		return deliberation.NoSuch(told.GetDeliberationId())
+	if ok && status.GetStatus() == string(deliberation.Unknown) {
+		return deliberation.NoSuch(status.GetDeliberationId())
 	}
 	return nil
 }

@@ -1,10 +1,21 @@
 // Package functions holds the operations of the ray-executor: submit, status,
-// stats, cancel, list and watch, one file each. They hold no state: the journal does.
+// stats, cancel, list and watch, one file each.
 //
-// Every face leads here. Events (http.go), RPCs (rpc.go) and the JSON API
-// (rest.go) find their operation by the type of the request, and each call is
-// counted in one place. What goes wrong is a *deliberation.Error, and the table
-// in answer.go says how each face tells it.
+// An instance holds no state that another one needs: it may be scaled to zero,
+// or killed in a call, and the call repeated at any other instance. The journal
+// is the only state. Every decision is a compare-and-set there, so instances
+// need no locks and no connection to each other.
+//
+// All doors lead here. CloudEvents (http.go), RPCs (rpc.go) and the JSON API
+// (rest.go) decode a request, find its operation by the request's message type,
+// and encode the reply. So the doors cannot differ in what an operation does.
+// Every call goes through counted: metrics, log, panics. An error is a
+// *deliberation.Error; the table in answer.go converts its code for each door.
+// Any other error is Internal, and its text never reaches a caller.
+//
+// Memory and rates are limited by package gate, which is in front of every door.
+// What an operation reads from the journal counts too: it takes its share with
+// gate.Take before the reply is built.
 package functions
 
 import (
@@ -26,48 +37,60 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// Journal is what the functions need of it. Errors are *deliberation.Error,
-// Unavailable while NATS is away.
+// Journal is the part of the journal that the functions use. Errors are
+// *deliberation.Error; Unavailable while NATS cannot be reached. Each method may
+// be called concurrently and repeated. functions/journaltest is its conformance
+// suite.
 type Journal interface {
-	// Accept appends a request; nil, nil means that it is accepted. If the id is in
-	// use it returns the recorded request, which the caller may change.
+	// Accept appends a request; nil, nil means that it is stored. If the id is in
+	// use it returns the recorded request, which the caller may change. LimitReached
+	// above the watermark, but not for a recorded id: a repeat is always answered.
 	Accept(ctx context.Context, record *pb.DeliberationRequested, traceParent string) (existing *pb.DeliberationRequested, err error)
-	// End appends an end unless one stands.
+	// End appends an end unless the deliberation has one; won is false then. A repeat
+	// after Unavailable may find its own end, and is false too.
 	End(ctx context.Context, id string, end proto.Message, traceParent string) (won bool, err error)
-	// Story folds one deliberation; its state is Unknown where there is none.
+	// Read folds one deliberation, from any replica. Its state is Unknown for an id
+	// that the journal does not hold. A history without an end is compared with the
+	// leader's last sequence, so an end that a caller has seen never disappears.
 	Read(ctx context.Context, id string) (*deliberation.History, error)
-	// ReadLeader is Story for decisions.
+	// ReadLeader is Read from the leader alone, for decisions.
 	ReadLeader(ctx context.Context, id string) (*deliberation.History, error)
-	// Watch tells each entry of a story after a sequence, as it comes, until its
-	// end. The first call, with an entry that holds no event, says that the story
-	// goes on; one that ended before is not told at all. Unknown ids are NotFound.
-	Watch(ctx context.Context, id string, after uint64, tell func(deliberation.Entry) error) error
-	// Page summarises stories, newest first; next is 0 at the end. It ends early
-	// when they are large.
+	// Watch calls handle for each entry after a sequence, in order and as it is
+	// stored, until the end. The first call has an entry without an event: the
+	// deliberation has not ended at the sequence. If it has, handle is never called.
+	// NotFound: the journal does not hold the id.
+	Watch(ctx context.Context, id string, after uint64, handle func(deliberation.Entry) error) error
+	// Page returns summaries, newest first. next is the Before of the next page; 0
+	// after the last one. A page ends early if it is large, or after a
+	// bounded scan.
 	Page(ctx context.Context, query deliberation.Query) (page []*pb.DeliberationSummary, next uint64, err error)
-	// Ledger returns the ledger as of the last snapshot.
+	// Ledger returns a ledger as of the last snapshot, which the caller owns.
 	Ledger(ctx context.Context) (ledger *deliberation.Ledger, revision uint64, err error)
-	// CatchUp folds into a ledger all that the journal holds.
+	// CatchUp folds into a ledger what the journal holds beyond it. The fold up to an
+	// error remains: the next call continues there. deliberation.ErrOtherLedger: the
+	// ledger is not of this journal, or misses entries that have expired.
 	CatchUp(ctx context.Context, ledger *deliberation.Ledger) error
 	// Ready is nil once the journal has been reached.
 	Ready(ctx context.Context) error
 }
 
-// Clusters tells how the Ray clusters are.
+// Clusters reports the state of the Ray clusters.
 type Clusters interface {
-	// Clusters asks every cluster; one that cannot be reached says so itself.
+	// Clusters asks every cluster at once, until ctx ends. It does not fail: the
+	// state of one that cannot be reached has the error.
 	Clusters(ctx context.Context) []*pb.Cluster
 }
 
-// Options is what the functions are made of.
+// Options configure New. All but Limits are required.
 type Options struct {
 	Journal  Journal
 	Clusters Clusters
 	Rules    *deliberation.Rules
-	// Serve are the names of the operations to serve.
+	// Serve are the names of the operations to serve, as in the setting FUNCTIONS.
+	// status includes watch, and stats includes the active jobs.
 	Serve []string
 	Log   *slog.Logger
-	// Limits is what all callers may take together. Zero: what fits GOMEMLIMIT.
+	// Limits bound what all callers hold together. Zero: sizes that fit GOMEMLIMIT.
 	Limits gate.Limits
 }
 
@@ -84,31 +107,34 @@ type Functions struct {
 	watches  bool                 // whether Watch is served
 	gate     *gate.Gate
 
-	// streams ends when Drain is called.
+	// streams ends when Drain is called: a watch would otherwise hold a stopping
+	// server until its deliberation ends.
 	streams context.Context
 	drain   context.CancelFunc
 
-	// ledger holds the one ledger while nobody reads it; nil before the first.
+	// ledger holds the one ledger between calls: it is the lock, too. nil: not
+	// read yet.
 	ledger chan *deliberation.Ledger
 }
 
-// Origin is what a door knows of a call besides its message.
+// Origin is what a door knows about a call besides its message.
 type Origin struct {
-	// DeliberationID stands where a submitted request names none; empty for a
-	// fresh one.
+	// DeliberationID is the id of a submitted request that names none: derived from
+	// the event, or the Idempotency-Key. Empty: the id will be a fresh one.
 	DeliberationID string
 	// TraceParent is the caller's W3C trace context, empty for none.
 	TraceParent string
 }
 
-// operation is one function behind the router.
+// operation is one function behind the router, without the type of its request.
 type operation struct {
 	name    string
 	message func() proto.Message
 	call    func(context.Context, proto.Message, Origin) (proto.Message, error)
 }
 
-// New returns the functions.
+// New returns the functions. It starts nothing and reads nothing: Ready reports
+// when the journal has been reached.
 func New(options Options) *Functions {
 	f := &Functions{
 		journal: options.Journal, clusters: options.Clusters, rules: options.Rules, log: options.Log,
@@ -131,13 +157,14 @@ func New(options Options) *Functions {
 	return f
 }
 
-// message is a pointer to T that is a protobuf message.
+// message is a pointer to T that is a protobuf message: route can create one.
 type message[T any] interface {
 	*T
 	proto.Message
 }
 
-// route puts an operation behind its request's event type, if it is served.
+// route adds an operation under its request's event type, if it is served. The
+// event type is the message's full name, so no list of names can be out of date.
 func route[T any, Request message[T], Reply proto.Message](f *Functions, served []string, name string, call func(context.Context, Request, Origin) (Reply, error)) {
 	if !slices.Contains(served, name) {
 		return
@@ -151,7 +178,9 @@ func route[T any, Request message[T], Reply proto.Message](f *Functions, served 
 	}
 }
 
-// Handle answers an event with an event. The error is one of the table's.
+// Handle answers an event with an event, whose id follows from the request's: a
+// repeated request has a reply with the same id. The error is a
+// *deliberation.Error or is answered as Internal.
 func (f *Functions) Handle(ctx context.Context, e event.Event) (reply *event.Event, err error) {
 	operation, known := f.routes[e.Type()]
 	err = f.counted(ctx, operation.name, func() error {
@@ -181,7 +210,7 @@ func (f *Functions) handle(ctx context.Context, e *event.Event, operation operat
 	return events.Reply(e, reply, subjectOf(reply))
 }
 
-// call runs the operation of a request, which is served.
+// call runs the operation of a request. The caller has checked that it is served.
 func (f *Functions) call(ctx context.Context, request proto.Message, origin Origin) (reply proto.Message, err error) {
 	operation := f.routes[events.Type(request)]
 	err = f.counted(ctx, operation.name, func() error {
@@ -191,8 +220,8 @@ func (f *Functions) call(ctx context.Context, request proto.Message, origin Orig
 	return reply, err
 }
 
-// nameOf is the name of the operation that takes a type of request, empty where
-// that is not served here.
+// nameOf returns the name of the operation that takes a type of request; empty if
+// this instance does not serve it.
 func (f *Functions) nameOf(request protoreflect.FullName) string {
 	if f.watches && request == watchRequest {
 		return "watch"
@@ -200,8 +229,9 @@ func (f *Functions) nameOf(request protoreflect.FullName) string {
 	return f.routes[string(request)].name
 }
 
-// counted runs an operation for a door: it shows in the metrics, a failure in
-// the log, and a panic is an error that was not foreseen.
+// counted runs an operation for a door. It counts and times the call, logs a
+// failure, and converts a panic to an Internal error: net/http would recover it
+// too, but the caller would get no answer, and the metrics no count.
 func (f *Functions) counted(ctx context.Context, operation string, run func() error) error {
 	f.metrics.inFlight.Inc()
 	defer f.metrics.inFlight.Dec()
@@ -217,7 +247,8 @@ func rescued(run func() error) (err error) {
 	return run()
 }
 
-// rescue turns a panic into an error that was not foreseen.
+// rescue converts a panic to an error with its stack, for the log only. Defer it
+// directly: recover works in no deeper call.
 func rescue(err *error) {
 	if cause := recover(); cause != nil {
 		*err = fmt.Errorf("panic: %v\n%s", cause, debug.Stack())
@@ -233,7 +264,8 @@ func (f *Functions) unknownType(name string) error {
 	return deliberation.Invalidf("type", "%q is not served here; served are %s", deliberation.Short(name), strings.Join(types, ", "))
 }
 
-// subjectOf returns the deliberation that a reply is about, if one.
+// subjectOf returns the deliberation that a reply is about, for the event's
+// subject; empty for statistics and lists.
 func subjectOf(reply proto.Message) string {
 	if about, ok := reply.(interface{ GetDeliberationId() string }); ok {
 		return about.GetDeliberationId()
@@ -241,7 +273,9 @@ func subjectOf(reply proto.Message) string {
 	return ""
 }
 
-// logFailure logs what a caller is not told: the causes.
+// logFailure logs an error with its cause, which no caller receives: it may name
+// hosts and internals. Only what an operator must act on is a warning; a caller's
+// own mistakes are debug messages, or one caller could fill the log.
 func (f *Functions) logFailure(ctx context.Context, operation string, err error) {
 	if err == nil {
 		return
@@ -259,5 +293,7 @@ func (f *Functions) logFailure(ctx context.Context, operation string, err error)
 		"error", coded.Error(), "cause", fmt.Sprint(coded.Cause), "deliberation", coded.DeliberationID)
 }
 
-// Ready is nil once the journal has been reached.
+// Ready returns nil once the journal has been reached, and from then on: while
+// NATS is away calls are answered with 503, which callers retry. An instance that
+// went unready would be replaced by one in the same state.
 func (f *Functions) Ready(ctx context.Context) error { return f.journal.Ready(ctx) }

@@ -15,26 +15,29 @@ import (
 )
 
 const (
-	// maxReplies is the most that the replies of a batch have, in bytes of data;
-	// those of shortReply are not refused for it.
+	// maxReplies bounds the data of a batch's replies, in bytes: a batch of status
+	// requests is small, and its replies could have gigabytes.
 	maxReplies = 8 << 20
+	// shortReply is the size of a reply that is sent even above maxReplies. Receipts
+	// and errors are shorter.
 	shortReply = 4 << 10
-	// together is how many submissions of a batch are under way at once.
-	together = 64
+	// submitsAtOnce bounds the submissions of one batch that run at the same time.
+	// Each is one round trip to NATS; the others of a large batch wait for a place.
+	submitsAtOnce = 64
 )
 
 // submission is the event type of a submission.
 var submission = events.Type((*pb.ExecuteDeliberationRequest)(nil))
 
-// Mount puts every door on its routes: CloudEvents, the RPCs and the JSON API,
-// which also answers for paths that there are not.
+// Mount adds every door to a mux: CloudEvents, the RPCs and the JSON API, which
+// also answers unknown paths. Each route is behind the gate.
 func (f *Functions) Mount(mux *http.ServeMux) {
 	mux.Handle("/{$}", f.door(f))
 	f.mountRPC(mux)
 	f.mountREST(mux)
 }
 
-// door puts the gate in front of what answers over HTTP.
+// door puts the gate in front of a handler.
 func (f *Functions) door(behind http.Handler) http.Handler {
 	return f.gate.Before(&gate.Door{
 		Handler: behind, MaxBody: gate.MaxBody,
@@ -42,7 +45,10 @@ func (f *Functions) door(behind http.Handler) http.Handler {
 	})
 }
 
-// ServeHTTP takes CloudEvents over HTTP, in binary, structured and batch mode.
+// ServeHTTP answers CloudEvents over HTTP, in binary, structured and batch mode. A
+// reply has the mode of its request. The status is for the sender, such as a
+// Knative broker: 2xx acknowledges, and the table in answer.go says what is
+// retried.
 func (f *Functions) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.Method != http.MethodPost {
 		refuseMethod(w, http.MethodPost)
@@ -59,12 +65,14 @@ func (f *Functions) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if err := events.WriteReplies(w, mode, replies); err != nil {
-		f.log.Debug("the caller went away", "error", err)
+		f.log.Debug("the caller has disconnected", "error", err)
 	}
 }
 
-// answerAll answers events in order, but for submissions in a row: those are
-// under way together, and which of two that share an id comes first is open.
+// answerAll answers events in order; replies have the same order. Only consecutive
+// submissions run at the same time: they are most of what batches hold, and each
+// waits for NATS. Other events see the effect of those before them. If two
+// submissions of a batch share an id, either may be the first.
 func (f *Functions) answerAll(ctx context.Context, requests []event.Event, mode events.Mode) ([]event.Event, error) {
 	replies, left := make([]event.Event, len(requests)), maxReplies
 	for from := 0; from < len(requests); {
@@ -86,9 +94,10 @@ func (f *Functions) answerAll(ctx context.Context, requests []event.Event, mode 
 	return replies, nil
 }
 
-// fit counts the replies of a batch. One that no longer fits is refused in its
-// place, for good: in a batch of its own it would fit. What is short always
-// does, so that a submission that was accepted is told so.
+// fit counts the replies of a batch against what is left of maxReplies, and against
+// the memory of the gate. A reply that does not fit is replaced by a permanent
+// refusal: repeating the batch cannot help, a batch of its own would. Short replies
+// always fit, so the receipt of an accepted submission is never lost.
 func fit(ctx context.Context, requests, replies []event.Event, left int) (int, error) {
 	for i := range replies {
 		size := len(replies[i].Data())
@@ -121,13 +130,15 @@ var errReplies = &deliberation.Error{
 	Message: "the replies of its batch are above 8 MiB: ask for this in another batch, or alone",
 }
 
+// answerTogether answers events at the same time. The first error that refuses the
+// whole batch stops the rest.
 func (f *Functions) answerTogether(ctx context.Context, requests, replies []event.Event, mode events.Mode) (err error) {
-	if len(requests) == 1 { // by far the most
+	if len(requests) == 1 { // the usual case needs no goroutine
 		replies[0], err = f.answer(ctx, requests[0], mode)
 		return err
 	}
 	group, ctx := errgroup.WithContext(ctx)
-	group.SetLimit(together)
+	group.SetLimit(submitsAtOnce)
 	for i := range requests {
 		group.Go(func() (err error) {
 			replies[i], err = f.answer(ctx, requests[i], mode)
@@ -139,10 +150,10 @@ func (f *Functions) answerTogether(ctx context.Context, requests, replies []even
 
 func isSubmission(e *event.Event) bool { return e.Type() == submission }
 
-// answer answers one event. What could not be taken for want of a dependency
-// or by a limit refuses a batch whole: repeating it is safe, as each event is
-// the same deliberation again. Any other refusal takes its place among the
-// replies.
+// answer answers one event. In a batch, a retryable error refuses the whole batch,
+// because a sender can only repeat all of it. That is safe: each event leads to the
+// same deliberation as before. A permanent error is a reply in the event's place,
+// or one bad event would block the good ones for ever.
 func (f *Functions) answer(ctx context.Context, request event.Event, mode events.Mode) (event.Event, error) {
 	reply, err := f.Handle(ctx, request)
 	if err != nil {
@@ -157,12 +168,14 @@ func (f *Functions) answer(ctx context.Context, request event.Event, mode events
 	return *reply, nil
 }
 
-// refusal is the reply, within a batch, to an event that was refused.
+// refusal returns the reply to an event of a batch that was refused: an event of
+// type ray_executor.v1.Error.
 func refusal(request *event.Event, coded *deliberation.Error) (*event.Event, error) {
 	return events.Reply(request, asMessage(coded), coded.DeliberationID)
 }
 
-// problem is an error as application/problem+json (RFC 9457).
+// problem is an error as application/problem+json (RFC 9457). Code, Field and
+// DeliberationID are extensions, the same as in ray_executor.v1.Error.
 type problem struct {
 	Type           string `json:"type"`
 	Title          string `json:"title"`
@@ -173,21 +186,24 @@ type problem struct {
 	DeliberationID string `json:"deliberation_id,omitempty"`
 }
 
-// refuse answers a request that did not come to its operation.
+// refuse answers a request that failed before its operation, such as one that
+// cannot be decoded. counted has not seen it, so it is counted and logged here.
 func (f *Functions) refuse(w http.ResponseWriter, r *http.Request, operation string, err error) {
 	f.metrics.observe(operation, err, 0)
 	f.logFailure(r.Context(), operation, err)
 	WriteError(w, err)
 }
 
-// refuseMethod answers a method that a path does not take.
+// refuseMethod answers 405, with the methods that the path has.
 func refuseMethod(w http.ResponseWriter, allowed string) {
 	w.Header().Set("Allow", allowed)
 	writeProblem(w, http.StatusMethodNotAllowed, "Method not allowed",
 		deliberation.Invalidf("method", "this path takes %s", allowed))
 }
 
-// WriteError answers an HTTP request with an error, by the table.
+// WriteError answers an HTTP request with an error: a problem document with the
+// status of the table, and Retry-After if a retry may succeed. An error that is not
+// coded is Internal, without its text.
 func WriteError(w http.ResponseWriter, err error) {
 	coded := deliberation.AsError(err)
 	answer := answers[coded.Code]
@@ -200,7 +216,7 @@ func WriteError(w http.ResponseWriter, err error) {
 func writeProblem(w http.ResponseWriter, status int, title string, coded *deliberation.Error) {
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(status)
-	// The status is out: a caller who went away learns nothing more.
+	// An error here is a lost connection: the status has been sent.
 	_ = json.NewEncoder(w).Encode(problem{ //nolint:errchkjson // strings alone
 		Type: "about:blank", Title: title, Status: status, Detail: coded.Error(),
 		Code: string(coded.Code), Field: coded.Field, DeliberationID: coded.DeliberationID,

@@ -473,5 +473,5 @@ func Example() {
 	fmt.Fprintln(os.Stdout, w.Body)
 	// Output:
 	// 200 ray_executor.v1.ExecuteDeliberationResponse d-1
-	// {"deliberation_id":"d-1","status":"submitted","message":"accepted; ask GetDeliberationStatus where it stands"}
+	// {"deliberation_id":"d-1","status":"submitted","message":"accepted; GetDeliberationStatus returns its state"}
 }

@@ -12,14 +12,19 @@ import (
 )
 
 const (
+	// defaultPageSize is the size of a page whose request names none.
 	defaultPageSize = 50
-	// maxLooks bounds the deliberations that a page reads.
-	maxLooks = 1000
+	// maxReads bounds the deliberations that a page of active ones reads, each with a
+	// round trip to NATS.
+	maxReads = 1000
 )
 
-// List pages through the deliberations that the journal keeps, newest first.
-// A page may be shorter than asked for and still have a next one: the scan
-// behind it is bounded. The active ones are found without a scan.
+// List returns a page of the deliberations in the journal, newest first. A page
+// may be shorter than its size, or empty, and still have a next one, because the
+// work for a page is bounded: read on until next_page_token is empty.
+//
+// Pages do not overlap: the token is a sequence of the journal, which never
+// changes. It is valid at every instance, and as long as the journal exists.
 func (f *Functions) List(ctx context.Context, request *pb.ListDeliberationsRequest, _ Origin) (*pb.ListDeliberationsResponse, error) {
 	if err := f.rules.Check(request); err != nil {
 		return nil, err
@@ -42,6 +47,8 @@ func (f *Functions) List(ctx context.Context, request *pb.ListDeliberationsReque
 	return response, nil
 }
 
+// queryOf converts a request to a query. The request has been checked, except for
+// its token, whose form the proto file does not fix.
 func queryOf(request *pb.ListDeliberationsRequest) (deliberation.Query, error) {
 	query := deliberation.Query{
 		Size: int(request.GetPageSize()), Pool: request.GetPool(), TaskID: request.GetTaskId(),
@@ -60,6 +67,8 @@ func queryOf(request *pb.ListDeliberationsRequest) (deliberation.Query, error) {
 	return query, nil
 }
 
+// page finds the active ones in the ledger, which knows them all. A scan of the
+// journal would read every request that has ended since to find them.
 func (f *Functions) page(ctx context.Context, query deliberation.Query) ([]*pb.DeliberationSummary, uint64, error) {
 	if query.State == deliberation.Queued || query.State == deliberation.Running {
 		return f.activePage(ctx, query)
@@ -67,43 +76,47 @@ func (f *Functions) page(ctx context.Context, query deliberation.Query) ([]*pb.D
 	return f.journal.Page(ctx, query)
 }
 
-// activePage finds what has not ended in the ledger.
+// activePage returns a page of what has not ended. The ledger proposes; each
+// deliberation is read, because the ledger holds no task ids and lags behind the
+// journal. next is the sequence of the last one that was read.
 func (f *Functions) activePage(ctx context.Context, query deliberation.Query) (summaries []*pb.DeliberationSummary, next uint64, err error) {
-	asked := func(one deliberation.Open) bool {
+	matches := func(one deliberation.Open) bool {
 		return (query.Before == 0 || one.Sequence < query.Before) &&
 			(query.Pool == "" || one.Pool == query.Pool) &&
 			one.Started.IsZero() == (query.State == deliberation.Queued)
 	}
 	var open []deliberation.Open
-	err = f.withLedger(ctx, func(ledger *deliberation.Ledger) { open = ledger.Newest(maxLooks, asked) })
+	err = f.withLedger(ctx, func(ledger *deliberation.Ledger) { open = ledger.Newest(maxReads, matches) })
 	if err != nil {
 		return nil, 0, err
 	}
 	page := deliberation.NewPage(query.Size)
 	for place, one := range open {
-		err := f.look(ctx, one.ID, func(story *deliberation.History) {
-			page.Count(story)
-			if story.State == query.State && !story.Unreadable && (query.TaskID == "" || story.Requested.GetTaskId() == query.TaskID) {
-				page.Add(story)
+		err := f.visit(ctx, one.ID, func(history *deliberation.History) {
+			page.Count(history)
+			if history.State == query.State && !history.Unreadable && (query.TaskID == "" || history.Requested.GetTaskId() == query.TaskID) {
+				page.Add(history)
 			}
 		})
 		if err != nil {
 			return nil, 0, err
 		}
-		if page.Full() || place+1 == maxLooks {
+		if page.Full() || place+1 == maxReads {
 			return page.Summaries, one.Sequence, nil
 		}
 	}
 	return page.Summaries, 0, nil
 }
 
-// look reads a story, of which no more is held than see takes.
-func (f *Functions) look(ctx context.Context, id string, see func(*deliberation.History)) error {
+// visit reads a deliberation for the time of use, and gives its memory back then:
+// use must retain no more than a summary. A history has up to 16 MiB, so a page of
+// them would not fit the share of one request.
+func (f *Functions) visit(ctx context.Context, id string, use func(*deliberation.History)) error {
 	ctx, back := gate.Borrow(ctx)
 	defer back()
-	story, err := f.journal.Read(ctx, id)
+	history, err := f.journal.Read(ctx, id)
 	if err == nil {
-		see(story)
+		use(history)
 	}
 	return err
 }

@@ -9,7 +9,8 @@ import (
 	"rayexecutor/deliberation"
 )
 
-// metrics are what an operator watches, in a registry of their own.
+// metrics count this instance's calls. They have a registry of their own, so that
+// several sets of functions can exist in one process, as in tests.
 type metrics struct {
 	registry *prometheus.Registry
 	requests *prometheus.CounterVec
@@ -26,7 +27,9 @@ func newMetrics() *metrics {
 		}, []string{"operation", "code"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "ray_executor_request_duration_seconds", Help: "Time from request to reply.",
-			Buckets: prometheus.ExponentialBuckets(0.000125, 2, 18), // 125 µs to 16 s
+			// 125 µs to 16 s: below a submit's round trip to NATS, and above the 5 s after
+			// which a request to NATS fails, for two of them in a call.
+			Buckets: prometheus.ExponentialBuckets(0.000125, 2, 18),
 		}, []string{"operation"}),
 		accepted: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "ray_executor_deliberations_accepted_total", Help: "Deliberations that this instance accepted.",
@@ -40,7 +43,9 @@ func newMetrics() *metrics {
 	return m
 }
 
-// observe counts a request; an operation that was not found has no name.
+// observe counts a request. The labels have few values: the operation is a name of
+// ours, or "unknown" if none was found, and the code is one of the table's. A
+// caller's text would let a caller create time series.
 func (m *metrics) observe(operation string, err error, took time.Duration) {
 	if operation == "" {
 		operation = "unknown"
@@ -53,6 +58,6 @@ func (m *metrics) observe(operation string, err error, took time.Duration) {
 	m.seconds.WithLabelValues(operation).Observe(took.Seconds())
 }
 
-// Metrics are the functions' metrics, for a /metrics route; what runs along adds
-// its own.
+// Metrics returns the registry for a /metrics route. Other parts of the process
+// register their own metrics there.
 func (f *Functions) Metrics() *prometheus.Registry { return f.metrics.registry }

@@ -103,7 +103,8 @@ func (api *rest) path(template string) *restPath {
 	return path
 }
 
-// ServeHTTP answers with the first path that matches.
+// ServeHTTP answers with the first path that matches. A ServeMux
+// cannot do it: its variables are whole segments, and "{id}:cancel" is not one.
 func (api *rest) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	place := slices.IndexFunc(api.paths, func(path *restPath) bool { return path.match.MatchString(r.URL.EscapedPath()) })
 	if place < 0 {
@@ -128,11 +129,13 @@ func (api *rest) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// allowed is the value of an Allow header.
+// allowed returns the value of an Allow header, sorted: error texts are stable.
 func (p *restPath) allowed() string {
 	return strings.Join(slices.Sorted(maps.Keys(p.methods)), ", ")
 }
 
+// noSuchPath lists the routes that this instance serves, for somebody who tries
+// them by hand. It repeats at most 100 bytes of the caller's path.
 func (api *rest) noSuchPath(path string) error {
 	routes := []string{"POST / (CloudEvents)", "GET /openapi.json"}
 	for _, known := range slices.Backward(api.paths) {
@@ -140,6 +143,6 @@ func (api *rest) noSuchPath(path string) error {
 	}
 	return &deliberation.Error{
 		Code: deliberation.NotFound, Field: "path",
-		Message: fmt.Sprintf("there is no %.100s; there are %s", path, strings.Join(routes, "; ")),
+		Message: fmt.Sprintf("%.100s does not exist; the paths are %s", path, strings.Join(routes, "; ")),
 	}
 }

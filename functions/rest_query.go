@@ -24,7 +24,7 @@ func setAll(message protoreflect.Message, query url.Values, inBody bool) error {
 		case inBody:
 			return deliberation.Invalidf(name, "is no query parameter: this route takes its request as the body")
 		case field == nil:
-			return deliberation.Invalidf(name, "is no query parameter here; there are %s", strings.Join(parameters(message), ", "))
+			return deliberation.Invalidf(name, "is no query parameter here; the parameters are %s", strings.Join(parameters(message), ", "))
 		case len(query[name]) > 1:
 			return deliberation.Invalidf(name, "is given %d times", len(query[name]))
 		}

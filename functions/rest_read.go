@@ -66,7 +66,7 @@ func (p *restPath) setVariables(message protoreflect.Message, escaped string) er
 		}
 		value, err := url.PathUnescape(values[i])
 		field := fieldOf(message, name)
-		if said := message.Get(field).String(); err != nil || said != "" && said != value {
+		if inRequest := message.Get(field).String(); err != nil || inRequest != "" && inRequest != value {
 			return deliberation.Invalidf(name, "the path and the request name two")
 		}
 		if err := setField(message, field, value); err != nil {

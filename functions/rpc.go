@@ -19,27 +19,30 @@ import (
 	"rayexecutor/proto/ray_executor/v1/rayexecutorv1connect"
 )
 
-// mountRPC puts the service on its routes, for gRPC, gRPC-Web and Connect, with
-// reflection and the standard health service beside it.
+// mountRPC adds the service for gRPC, gRPC-Web and Connect, with reflection and
+// the standard health service. All three protocols have the same path and port:
+// connect-go tells them apart by the content type.
 func (f *Functions) mountRPC(mux *http.ServeMux) {
 	reflector := grpcreflect.NewStaticReflector(rayexecutorv1connect.RayExecutorServiceName, grpchealth.HealthV1ServiceName)
-	ours, question := f.rpcDoors(mux, gate.MaxBody), f.rpcDoors(mux, maxQuestion)
-	ours(rayexecutorv1connect.NewRayExecutorServiceHandler(rpcs{f},
+	service, small := f.rpcDoors(mux, gate.MaxBody), f.rpcDoors(mux, maxQuestion)
+	service(rayexecutorv1connect.NewRayExecutorServiceHandler(rpcs{f},
 		connect.WithReadMaxBytes(gate.MaxBody), connect.WithCodec(protoCodec{}),
 		connect.WithCodec(jsonCodec{"json"}), connect.WithCodec(jsonCodec{"json; charset=utf-8"})))
 	short := connect.WithReadMaxBytes(maxQuestion)
-	question(grpchealth.NewHandler(checker{f}, short))
-	question(grpcreflect.NewHandlerV1(reflector, short))
-	question(grpcreflect.NewHandlerV1Alpha(reflector, short))
+	small(grpchealth.NewHandler(checker{f}, short))
+	small(grpcreflect.NewHandlerV1(reflector, short))
+	small(grpcreflect.NewHandlerV1Alpha(reflector, short))
 }
 
-// maxQuestion is what health and reflection are asked at most, in bytes.
+// maxQuestion bounds the requests of health and reflection, in bytes. They name a
+// service or a file; nobody is authenticated for them.
 const maxQuestion = 64 << 10
 
 var rpcRefusals = connect.NewErrorWriter()
 
-// rpcDoors returns what puts services on their routes, with the gate in front
-// of them.
+// rpcDoors returns a function that adds a service to a mux, behind a gate whose
+// bodies have at most maxBody bytes. The gate answers in the protocol of the call:
+// a gRPC client cannot read a problem document.
 func (f *Functions) rpcDoors(mux *http.ServeMux, maxBody int64) func(path string, service http.Handler) {
 	return func(path string, service http.Handler) {
 		mux.Handle(path, f.gate.Before(&gate.Door{
@@ -47,37 +50,40 @@ func (f *Functions) rpcDoors(mux *http.ServeMux, maxBody int64) func(path string
 			Refuse: func(w http.ResponseWriter, r *http.Request, err error) {
 				f.metrics.observe("", err, 0)
 				f.logFailure(r.Context(), "", err)
-				_ = rpcRefusals.Write(w, r, rpcError(err)) // a caller who went away
+				_ = rpcRefusals.Write(w, r, rpcError(err)) // it fails only if the caller has disconnected
 			},
 		}))
 	}
 }
 
-// rpcs is the service of the proto file.
+// rpcs implements the service of the proto file. Each RPC has the operation of its
+// request type; only unknown ids are answered differently.
 type rpcs struct{ f *Functions }
 
-// ExecuteDeliberation submits.
+// ExecuteDeliberation submits a deliberation. It is OK for a repeated request too.
 func (s rpcs) ExecuteDeliberation(ctx context.Context, request *pb.ExecuteDeliberationRequest) (*pb.ExecuteDeliberationResponse, error) {
 	return rpc[*pb.ExecuteDeliberationResponse](ctx, s.f, request)
 }
 
-// GetDeliberationStatus tells an unknown id as the status not_found, as the
-// Python service's clients know it.
+// GetDeliberationStatus answers an unknown id with OK and the status not_found:
+// clients of the Python service expect no error.
 func (s rpcs) GetDeliberationStatus(ctx context.Context, request *pb.GetDeliberationStatusRequest) (*pb.GetDeliberationStatusResponse, error) {
 	return rpc[*pb.GetDeliberationStatusResponse](ctx, s.f, request)
 }
 
-// GetStatus tells health and statistics.
+// GetStatus returns health and statistics, also where include_stats is false: the
+// Python service does so.
 func (s rpcs) GetStatus(ctx context.Context, request *pb.GetStatusRequest) (*pb.GetStatusResponse, error) {
 	return rpc[*pb.GetStatusResponse](ctx, s.f, request)
 }
 
-// GetActiveJobs lists what has not ended.
+// GetActiveJobs lists what is queued or running, at most 1,000 of them.
 func (s rpcs) GetActiveJobs(ctx context.Context, request *pb.GetActiveJobsRequest) (*pb.GetActiveJobsResponse, error) {
 	return rpc[*pb.GetActiveJobsResponse](ctx, s.f, request)
 }
 
-// CancelDeliberation tells an unknown id as NOT_FOUND.
+// CancelDeliberation answers an unknown id with NOT_FOUND. A deliberation that had
+// ended is OK: the reply's status is its end.
 func (s rpcs) CancelDeliberation(ctx context.Context, request *pb.CancelDeliberationRequest) (*pb.CancelDeliberationResponse, error) {
 	reply, err := rpc[*pb.CancelDeliberationResponse](ctx, s.f, request)
 	if err != nil {
@@ -86,12 +92,14 @@ func (s rpcs) CancelDeliberation(ctx context.Context, request *pb.CancelDelibera
 	return reply, rpcError(found(reply))
 }
 
-// ListDeliberations pages through the journal.
+// ListDeliberations returns a page, newest first.
 func (s rpcs) ListDeliberations(ctx context.Context, request *pb.ListDeliberationsRequest) (*pb.ListDeliberationsResponse, error) {
 	return rpc[*pb.ListDeliberationsResponse](ctx, s.f, request)
 }
 
-// WatchDeliberation streams until the end. Send(nil) sends the headers.
+// WatchDeliberation streams the events until the end. Watch calls send with nil
+// first, and stream.Send(nil) sends the headers, so that a client knows at once
+// that the id exists.
 func (s rpcs) WatchDeliberation(ctx context.Context, request *pb.WatchDeliberationRequest, stream *connect.ServerStream[pb.WatchDeliberationResponse]) error {
 	if s.f.nameOf(watchRequest) == "" {
 		return errNotServed
@@ -108,7 +116,8 @@ func (s rpcs) WatchDeliberation(ctx context.Context, request *pb.WatchDeliberati
 var errNotServed = connect.NewError(connect.CodeUnimplemented,
 	errors.New("this instance does not serve the method: see its setting FUNCTIONS"))
 
-// rpc answers a call by the operation of its request.
+// rpc answers a call by the operation of its request. UNIMPLEMENTED: the setting
+// FUNCTIONS leaves it out.
 func rpc[Reply proto.Message](ctx context.Context, f *Functions, request proto.Message) (none Reply, err error) {
 	if f.nameOf(request.ProtoReflect().Descriptor().FullName()) == "" {
 		return none, errNotServed
@@ -124,14 +133,15 @@ func rpc[Reply proto.Message](ctx context.Context, f *Functions, request proto.M
 	return reply.(Reply), nil
 }
 
-// rpcError is an error as the table has it, with details: our own Error, which
-// has the field and the deliberation, and what of google.rpc fits. nil is nil.
+// rpcError converts an error by the table. The details are ray_executor.v1.Error,
+// which has the field and the deliberation's id, and the standard ones that client
+// libraries read: BadRequest, and RetryInfo for a retryable error. nil is nil.
 func rpcError(err error) error {
 	if err == nil {
 		return nil
 	}
 	coded := deliberation.AsError(err)
-	told := connect.NewError(answers[coded.Code].rpc, errors.New(coded.Error()))
+	failure := connect.NewError(answers[coded.Code].rpc, errors.New(coded.Error()))
 	details := []proto.Message{asMessage(coded)}
 	if coded.Code == deliberation.Invalid {
 		details = append(details, &errdetails.BadRequest{FieldViolations: []*errdetails.BadRequest_FieldViolation{
@@ -139,18 +149,19 @@ func rpcError(err error) error {
 		}})
 	}
 	if retryable(coded.Code) {
-		told.Meta().Set("Retry-After", retryAfter(coded))
+		failure.Meta().Set("Retry-After", retryAfter(coded))
 		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(coded.RetryAfter)})
 	}
 	for _, one := range details {
-		if detail, err := connect.NewErrorDetail(one); err == nil { // it fails for text that is no UTF-8
-			told.AddDetail(detail)
+		if detail, err := connect.NewErrorDetail(one); err == nil { // it fails for text that is not UTF-8
+			failure.AddDetail(detail)
 		}
 	}
-	return told
+	return failure
 }
 
-// jsonCodec reads and writes JSON as every other door does.
+// jsonCodec replaces connect-go's codec, which skips unknown fields and leaves out
+// zero values: JSON has one form at every door.
 type jsonCodec struct{ name string }
 
 // Name is the codec's name in content types.
@@ -161,12 +172,12 @@ func (jsonCodec) Marshal(message any) ([]byte, error) {
 	return events.MarshalJSON(message.(proto.Message))
 }
 
-// Unmarshal refuses fields that there are not.
+// Unmarshal refuses unknown fields: a misspelt one would be ignored.
 func (jsonCodec) Unmarshal(data []byte, into any) error {
 	return events.UnmarshalJSON(data, into.(proto.Message))
 }
 
-// protoCodec reads protobuf as every other door does.
+// protoCodec replaces connect-go's codec, whose decoder has no limit on elements.
 type protoCodec struct{}
 
 // Name is the codec's name in content types.
@@ -175,20 +186,22 @@ func (protoCodec) Name() string { return "proto" }
 // Marshal writes protobuf.
 func (protoCodec) Marshal(message any) ([]byte, error) { return proto.Marshal(message.(proto.Message)) }
 
-// MarshalAppend writes protobuf behind what is there.
+// MarshalAppend appends protobuf to a buffer, which connect-go reuses.
 func (protoCodec) MarshalAppend(before []byte, message any) ([]byte, error) {
 	return proto.MarshalOptions{}.MarshalAppend(before, message.(proto.Message))
 }
 
-// Unmarshal refuses what holds more than a request may.
+// Unmarshal refuses a message that would be much larger in memory than on the wire.
 func (protoCodec) Unmarshal(data []byte, into any) error {
 	return events.UnmarshalProto(data, into.(proto.Message))
 }
 
-// checker is the standard health service: it follows readiness.
+// checker implements grpc.health.v1, as probes of Kubernetes and Knative ask it. Its
+// answer is that of /health/readiness.
 type checker struct{ f *Functions }
 
-// Check tells whether the journal has been reached.
+// Check returns SERVING once the journal has been reached. An empty name means the
+// whole server.
 func (c checker) Check(ctx context.Context, request *grpchealth.CheckRequest) (*grpchealth.CheckResponse, error) {
 	if request.Service != "" && request.Service != rayexecutorv1connect.RayExecutorServiceName {
 		return nil, connect.NewError(connect.CodeNotFound, errors.New("no such service: "+deliberation.Short(request.Service)))

@@ -18,15 +18,20 @@ import (
 )
 
 const (
-	// sseHeartbeat is how often a quiet stream shows that it lives.
+	// sseHeartbeat is the interval of comments on an idle stream. Proxies cut one
+	// that is idle for 30 to 60 s by default (nginx: 60 s).
 	sseHeartbeat = 15 * time.Second
-	// sseRetry is what browsers are told to wait before they come back.
+	// sseRetry is the pause after which browsers reconnect.
 	sseRetry = time.Second
 )
 
-// stream answers a watch with server-sent events: the name of each is its
-// message's, its data the message, its id the sequence. A browser that comes
-// back when all was told gets 204, which ends its coming back.
+// stream answers a watch with server-sent events. The name of an event is that of
+// its message, its data the message, its id the sequence. So a browser that
+// reconnects resumes with Last-Event-ID, without gap or repeat. After the end it is
+// answered 204, on which browsers stop reconnecting.
+//
+// An error before the first byte is a problem document. After it the status is
+// sent already: a comment has the reason, and the browser reconnects.
 func (f *Functions) stream(w http.ResponseWriter, r *http.Request, request proto.Message) {
 	watch := request.(*pb.WatchDeliberationRequest)
 	if seen := r.Header.Get("Last-Event-ID"); seen != "" {
@@ -50,12 +55,13 @@ func (f *Functions) stream(w http.ResponseWriter, r *http.Request, request proto
 	}
 }
 
-// eventStream writes server-sent events.
+// eventStream writes server-sent events. Events and heartbeats come from two
+// goroutines, and a ResponseWriter takes one at a time: hence the lock.
 type eventStream struct {
 	ctx     context.Context
 	w       http.ResponseWriter
 	writing sync.Mutex
-	stop    chan struct{} // nil until it is open
+	stop    chan struct{} // ends the heartbeats; nil until the stream is open
 	beating sync.WaitGroup
 }
 
@@ -74,13 +80,17 @@ func (s *eventStream) send(event *pb.WatchDeliberationResponse) error {
 	return s.write(fmt.Sprintf("id: %d\nevent: %s\ndata: %s\n\n", event.GetSequence(), message.ProtoReflect().Descriptor().Name(), data))
 }
 
-// eventOf is the life-cycle message that a watcher is sent.
+// eventOf returns the life-cycle message inside an event: the one field that is set
+// of the oneof "event".
 func eventOf(event *pb.WatchDeliberationResponse) proto.Message {
 	reflected := event.ProtoReflect()
 	oneof := reflected.Descriptor().Oneofs().ByName("event")
 	return reflected.Get(reflected.WhichOneof(oneof)).Message().Interface()
 }
 
+// open sends the headers and the retry interval, and starts the heartbeats. It is
+// called before the first event: a browser fires its open event then, and a caller
+// knows that the id exists.
 func (s *eventStream) open() error {
 	header := s.w.Header()
 	header.Set("Content-Type", "text/event-stream")
@@ -91,21 +101,23 @@ func (s *eventStream) open() error {
 	return s.write(fmt.Sprintf("retry: %d\n\n", sseRetry.Milliseconds()))
 }
 
-// beat writes a comment now and then, which keeps proxies from cutting a quiet
-// stream.
+// beat writes a comment in each interval, so that proxies do not cut the stream as
+// idle. It also finds a connection that was lost without a reset.
 func (s *eventStream) beat() {
 	ticker := time.NewTicker(sseHeartbeat)
 	defer ticker.Stop()
 	for {
 		select {
 		case <-ticker.C:
-			_ = s.write(":\n\n") // whoever went away ends the watch
+			_ = s.write(":\n\n") // a failed write ends the request's context, and that the watch
 		case <-s.stop:
 			return
 		}
 	}
 }
 
+// write writes one event or comment whole. gate.Send cuts a reader that does not
+// read: its buffers would grow until the deliberation ends.
 func (s *eventStream) write(text string) error {
 	s.writing.Lock()
 	defer s.writing.Unlock()
@@ -123,6 +135,8 @@ func (s *eventStream) writeNow(text string) error {
 	return err
 }
 
+// close stops the heartbeats and waits for the last one: after a handler returns,
+// its ResponseWriter must not be used.
 func (s *eventStream) close() {
 	if s.opened() {
 		close(s.stop)

@@ -15,15 +15,19 @@ import (
 )
 
 const (
-	// clusterWait bounds the question to the Ray clusters.
+	// clusterWait bounds the wait for the Ray clusters: one that does not answer must
+	// not hold back the statistics.
 	clusterWait = 3 * time.Second
-	// maxJobs is the most that GetActiveJobs lists.
+	// maxJobs bounds the jobs of GetActiveJobs, whose message has no pages.
 	maxJobs = 1000
 )
 
-// Stats tells the health, the statistics and the clusters. Reading changes
-// nothing. Health is degraded, with the reasons, while a Ray cluster or its
-// worker is not as it should be: deliberations are accepted all the same.
+// Stats returns the health, the statistics and the clusters. The statistics count
+// from the first deliberation of the journal, at every instance alike, and include
+// every entry that was stored before the call.
+//
+// Health is degraded, with reasons, while a Ray cluster or its worker fails. That
+// is no error of the call: deliberations are accepted, and wait for a worker.
 func (f *Functions) Stats(ctx context.Context, _ *pb.GetStatusRequest, _ Origin) (*pb.GetStatusResponse, error) {
 	asking, cancel := context.WithTimeout(ctx, clusterWait)
 	defer cancel()
@@ -44,7 +48,10 @@ func (f *Functions) Stats(ctx context.Context, _ *pb.GetStatusRequest, _ Origin)
 	return response, nil
 }
 
-// askClusters asks while the journal is read.
+// askClusters asks the clusters in a goroutine while the caller reads the journal.
+// The channel has room for the answer, so the goroutine ends although nobody
+// receives it, after an error of the journal. A panic costs the clusters' part of
+// the answer: counted does not cover this goroutine.
 func (f *Functions) askClusters(ctx context.Context) <-chan []*pb.Cluster {
 	asked := make(chan []*pb.Cluster, 1)
 	go func() {
@@ -60,7 +67,8 @@ func (f *Functions) askClusters(ctx context.Context) <-chan []*pb.Cluster {
 	return asked
 }
 
-// reasons says what is amiss with the clusters.
+// reasons lists the problems of the clusters, for an operator. One of each cluster,
+// the most severe first, and then what its worker replicas report themselves.
 func reasons(clusters []*pb.Cluster) []string {
 	var reasons []string
 	for _, cluster := range clusters {
@@ -80,8 +88,9 @@ func reasons(clusters []*pb.Cluster) []string {
 	return reasons
 }
 
-// Jobs lists what is queued or running, the oldest first, at most 1,000 and a
-// megabyte of them.
+// Jobs lists what is queued or running, the oldest first: at most maxJobs, and one
+// MiB of them. Above that List has pages. A deliberation that ends during the call
+// may be missing or listed, but is never listed as active after its end was read.
 func (f *Functions) Jobs(ctx context.Context, _ *pb.GetActiveJobsRequest, _ Origin) (*pb.GetActiveJobsResponse, error) {
 	var open []deliberation.Open
 	err := f.withLedger(ctx, func(ledger *deliberation.Ledger) {
@@ -91,12 +100,12 @@ func (f *Functions) Jobs(ctx context.Context, _ *pb.GetActiveJobsRequest, _ Orig
 		return nil, err
 	}
 	response := &pb.GetActiveJobsResponse{}
-	for told, place := 0, 0; place < len(open) && told < deliberation.MaxPageBytes; place++ {
-		err := f.look(ctx, open[place].ID, func(story *deliberation.History) {
-			if !story.Unreadable && (story.State == deliberation.Queued || story.State == deliberation.Running) {
-				job := story.Job(time.Now())
+	for bytes, place := 0, 0; place < len(open) && bytes < deliberation.MaxPageBytes; place++ {
+		err := f.visit(ctx, open[place].ID, func(history *deliberation.History) {
+			if !history.Unreadable && (history.State == deliberation.Queued || history.State == deliberation.Running) {
+				job := history.Job(time.Now())
 				response.Jobs = append(response.Jobs, job)
-				told += proto.Size(job)
+				bytes += proto.Size(job)
 			}
 		})
 		if err != nil {
@@ -106,8 +115,12 @@ func (f *Functions) Jobs(ctx context.Context, _ *pb.GetActiveJobsRequest, _ Orig
 	return response, gate.Take(ctx, proto.Size(response))
 }
 
-// withLedger reads the ledger as of now. It is kept between calls and caught
-// up, so that a call costs what happened since the last one. Calls take turns.
+// withLedger calls read with the ledger as of now; read must not retain it.
+//
+// The ledger stays in memory between calls, and each call folds what the journal
+// has stored since: the cost follows what happened, not the journal's size. Calls
+// take turns. So a hundred calls at once fold each entry once, and the last of
+// them waits for the others, until its own ctx ends.
 func (f *Functions) withLedger(ctx context.Context, read func(*deliberation.Ledger)) error {
 	var ledger *deliberation.Ledger
 	select {
@@ -123,11 +136,14 @@ func (f *Functions) withLedger(ctx context.Context, read func(*deliberation.Ledg
 				return err
 			}
 		}
-		// What a call has no time for, the next one need not count again.
+		// An error in between loses nothing: the ledger holds what was folded, and the
+		// next call continues there.
 		if err = f.journal.CatchUp(ctx, ledger); !errors.Is(err, deliberation.ErrOtherLedger) {
 			break
 		}
-		ledger = nil // the journal is another one now, or has lost what was not counted here
+		// The journal was replaced, or entries that were not folded here have expired.
+		// The snapshot has them: the keeper folded them in time.
+		ledger = nil
 	}
 	if err == nil {
 		read(ledger)

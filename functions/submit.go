@@ -36,7 +36,7 @@ func (f *Functions) Submit(ctx context.Context, request *pb.ExecuteDeliberationR
 	default:
 		return nil, &deliberation.Error{
 			Code: deliberation.Conflict, Field: "deliberation_id", DeliberationID: id,
-			Message: "stands for another request: to repeat a request send it unchanged, for a new one use another id",
+			Message: "is in use for another request: to repeat a request send it unchanged, for a new one use another id",
 		}
 	}
 }
@@ -56,8 +56,8 @@ func sameRequest(existing *pb.DeliberationRequested, request *pb.ExecuteDelibera
 	return proto.Equal(recorded, request)
 }
 
-// idOf returns the id that a request goes by: its own, the door's, or a fresh
-// one.
+// idOf returns the id of a request: its own, the door's, or a fresh one. Only the
+// last is not the same for a repeated call.
 func idOf(request *pb.ExecuteDeliberationRequest, origin Origin) string {
 	switch {
 	case request.GetDeliberationId() != "":
@@ -69,7 +69,9 @@ func idOf(request *pb.ExecuteDeliberationRequest, origin Origin) string {
 	}
 }
 
-// about notes in a coded error which deliberation it concerns.
+// about returns a copy of an error that names its deliberation. It copies, because
+// the journal's errors may be shared. An id that is invalid is not repeated to the
+// caller: the error says what is wrong with it.
 func about(id string, err error) error {
 	coded := *deliberation.AsError(err)
 	if deliberation.ValidID(id) {
@@ -78,10 +80,11 @@ func about(id string, err error) error {
 	return &coded
 }
 
-// acceptedNow is what the first receipt of a deliberation says.
-const acceptedNow = "accepted; ask GetDeliberationStatus where it stands"
+// acceptedNow is the message of a deliberation's first receipt.
+const acceptedNow = "accepted; GetDeliberationStatus returns its state"
 
-// isNew reports whether a receipt is the first of its deliberation.
+// isNew reports whether a receipt is the first of its deliberation: REST answers
+// that with 202. The status is "submitted" either way, as existing clients expect.
 func isNew(receipt *pb.ExecuteDeliberationResponse) bool { return receipt.GetMessage() == acceptedNow }
 
 func receipt(id, message string) *pb.ExecuteDeliberationResponse {

@@ -13,21 +13,30 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
+// watchRequest is the type of Watch's request. Watch is no route: it has no reply
+// that an event could carry.
 var watchRequest = (&pb.WatchDeliberationRequest{}).ProtoReflect().Descriptor().FullName()
 
-var errGone = errors.New("whoever watched has gone")
+// errDisconnected ends a watch whose caller no longer reads.
+var errDisconnected = errors.New("the caller has disconnected")
 
+// errStopping ends a watch when its server stops. Unavailable makes clients resume
+// at another instance.
 var errStopping = &deliberation.Error{
 	Code: deliberation.Unavailable, Field: "request", RetryAfter: time.Second,
-	Message: "the server stops: watch again from the last sequence on",
+	Message: "the server is stopping: watch again from the last sequence on",
 }
 
-// Watch sends a deliberation's events after a sequence, as they come, until it
-// has ended or whoever watches has gone. The first call of send, with nil, says
-// that there is something to wait for: doors answer then, before the first
-// event. What ended before the sequence is told by sending nothing; an unknown
-// id is NotFound. After an Unavailable, watching goes on with the last sequence
-// that was seen.
+// Watch sends a deliberation's events after a sequence, in order and as they are
+// stored, until the deliberation has ended or the caller disconnects.
+//
+// The first call of send has nil: the deliberation has not ended at the sequence,
+// and doors send their headers then, before the first event. If it has ended, send
+// is never called. send is called from one goroutine; its error ends the watch.
+//
+// Unavailable: NATS is away or the server stops. Watching again from the last
+// sequence loses and repeats nothing. LimitReached: too many streams are open.
+// NotFound: an unknown id.
 func (f *Functions) Watch(ctx context.Context, request *pb.WatchDeliberationRequest, send func(*pb.WatchDeliberationResponse) error) error {
 	return f.counted(ctx, "watch", func() error {
 		if err := f.rules.Check(request); err != nil {
@@ -41,21 +50,21 @@ func (f *Functions) Watch(ctx context.Context, request *pb.WatchDeliberationRequ
 		watching, stop := context.WithCancelCause(ctx)
 		defer stop(nil)
 		defer context.AfterFunc(f.streams, func() { stop(errStopping) })()
-		tell := func(entry deliberation.Entry) error {
-			event := told(entry)
+		handle := func(entry deliberation.Entry) error {
+			event := watchEvent(entry)
 			if event != nil && event.GetEvent() == nil {
-				return nil // not one that watchers know
+				return nil // a kind of event that the API does not have
 			}
 			err := f.sendCounted(ctx, event, send)
 			if _, refused := errors.AsType[*deliberation.Error](err); err != nil && !refused {
-				stop(errGone)
+				stop(errDisconnected)
 			}
 			return err
 		}
-		err = f.journal.Watch(watching, request.GetDeliberationId(), request.GetAfterSequence(), tell)
+		err = f.journal.Watch(watching, request.GetDeliberationId(), request.GetAfterSequence(), handle)
 		switch cause := context.Cause(watching); {
-		case err == nil, ctx.Err() != nil, errors.Is(cause, errGone):
-			return nil
+		case err == nil, ctx.Err() != nil, errors.Is(cause, errDisconnected):
+			return nil // the metrics count it as ok: nothing failed here
 		case errors.Is(cause, errStopping):
 			return errStopping
 		default:
@@ -64,7 +73,8 @@ func (f *Functions) Watch(ctx context.Context, request *pb.WatchDeliberationRequ
 	})
 }
 
-// sendCounted sends an event, whose memory counts until its reader has it.
+// sendCounted sends an event, whose memory counts until it is written: a watch may
+// last for hours and send more than one request may hold.
 func (f *Functions) sendCounted(ctx context.Context, event *pb.WatchDeliberationResponse, send func(*pb.WatchDeliberationResponse) error) error {
 	ctx, back := gate.Borrow(ctx)
 	defer back()
@@ -74,12 +84,13 @@ func (f *Functions) sendCounted(ctx context.Context, event *pb.WatchDeliberation
 	return send(event)
 }
 
-// Drain ends the streams, so that a server can stop; what is asked once is
-// still answered.
+// Drain ends the streams, now and from now on, so that a server can stop. Other
+// calls are answered as before. It may be called again.
 func (f *Functions) Drain() { f.drain() }
 
-// told is an entry as watchers hear it; nil for the one without an event.
-func told(entry deliberation.Entry) *pb.WatchDeliberationResponse {
+// watchEvent converts an entry; nil for the first one, which has no event. An event
+// of a kind that the API does not have is converted to one without a message.
+func watchEvent(entry deliberation.Entry) *pb.WatchDeliberationResponse {
 	if entry.Event == nil {
 		return nil
 	}
