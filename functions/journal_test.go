@@ -24,6 +24,7 @@ import (
 	"rayexecutor/functions"
 	"rayexecutor/journal/journaltest"
 	pb "rayexecutor/proto/ray_executor/v1"
+	"rayexecutor/tests/await"
 )
 
 // remote is the functions behind real HTTP, on a real journal.
@@ -147,15 +148,9 @@ func TestOnARealJournal(t *testing.T) {
 		t.Errorf("without NATS: %d %v", got.StatusCode, &told)
 	}
 	r.nats.Restart()
-	for deadline := time.Now().Add(30 * time.Second); ; { // the client reconnects in its own time
-		if got := r.ask(t, "10", request("f"), &told); got.StatusCode == 200 {
-			return
-		}
-		if time.Now().After(deadline) {
-			t.Fatal("NATS is back, the functions are not")
-		}
-		time.Sleep(50 * time.Millisecond)
-	}
+	await.True(t, "a submit to be accepted again", func() bool { // the client reconnects in its own time
+		return r.ask(t, "10", request("f"), &told).StatusCode == 200
+	})
 }
 
 // TestFiftyAtOnce: one deliberation, and 50 receipts for it.

@@ -238,7 +238,7 @@ func FuzzREST(f *testing.F) {
 	mux := http.NewServeMux()
 	served.Mount(mux)
 	f.Fuzz(func(t *testing.T, method, target, body, header string) {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second) // one that is not over may be watched
+		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second) // a watch lasts until the end
 		defer cancel()
 		r, err := http.NewRequestWithContext(ctx, method, "http://host"+target, strings.NewReader(body))
 		if err != nil || r.Method == "CONNECT" || r.URL.Host != "host" {

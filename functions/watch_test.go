@@ -185,7 +185,7 @@ func TestWatchersAreToldOfACut(t *testing.T) {
 					t.Errorf("%s: %v", door, err)
 				}
 			}
-			if took := time.Since(started); took > 5*time.Second {
+			if took := time.Since(started); took > time.Minute {
 				t.Errorf("it took %s", took)
 			}
 		})

@@ -11,13 +11,13 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/protobuf/proto"
 
 	pb "rayexecutor/proto/ray_executor/v1"
 	"rayexecutor/ray"
+	"rayexecutor/tests/await"
 )
 
 // watched is a watch over one cluster, with all that it says.
@@ -42,16 +42,11 @@ func watchOne(t *testing.T, address string) *watched {
 // await looks until something new is said, and returns it.
 func (w *watched) await(t *testing.T, words ...string) {
 	t.Helper()
-	timeout, ticker := time.After(time.Minute), time.NewTicker(200*time.Millisecond)
-	defer ticker.Stop()
-	for w.log.Reset(); w.log.Len() == 0; {
+	w.log.Reset()
+	await.True(t, fmt.Sprintf("a log line with %q", words), func() bool {
 		w.check(t.Context())
-		select {
-		case <-ticker.C:
-		case <-timeout:
-			t.Fatalf("nothing was said of %q", words)
-		}
-	}
+		return w.log.Len() > 0
+	})
 	for _, word := range words {
 		if !strings.Contains(w.log.String(), word) {
 			t.Errorf("it does not say %q: %s", word, &w.log)
@@ -171,10 +166,11 @@ func TestALostClusterIsSaid(t *testing.T) {
 	w.wantGauges(t, 0, 0)
 	apps.Store(`{}`)
 	down.Store(false)
-	for before := asked.Load(); asked.Load() == before; { // an answer is told again for a second
+	before := asked.Load()
+	await.True(t, "a question to the dashboard", func() bool { // an answer is repeated for a second
 		w.check(t.Context())
-		<-time.After(50 * time.Millisecond)
-	}
+		return asked.Load() > before
+	})
 	if w.wantGauges(t, 0, 0); w.log.Len() > 0 {
 		t.Errorf("a head without the worker is talked of again: %s", &w.log)
 	}

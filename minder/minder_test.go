@@ -18,6 +18,7 @@ import (
 	"go.uber.org/goleak"
 
 	"rayexecutor/minder/mindertest"
+	"rayexecutor/tests/await"
 )
 
 // owner makes the test binary start a family and wait to be killed.
@@ -59,45 +60,37 @@ func run(t *testing.T, program Program) *Family {
 	return f
 }
 
-// written waits until a file has as many lines, each a pid.
-func written(t *testing.T, path string, lines int) []int {
+// written waits until a file has at least as many lines, each a pid.
+func written(t *testing.T, path string, lines int) (pids []int) {
 	t.Helper()
-	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
-		text, _ := os.ReadFile(path)
-		if strings.Count(string(text), "\n") < lines {
-			continue
+	var text []byte
+	await.True(t, fmt.Sprintf("%d lines in %s", lines, path), func() bool {
+		text, _ = os.ReadFile(path)
+		return strings.Count(string(text), "\n") >= lines
+	})
+	for field := range strings.FieldsSeq(string(text)) {
+		pid, err := strconv.Atoi(field)
+		if err != nil {
+			t.Fatal(err)
 		}
-		var pids []int
-		for field := range strings.FieldsSeq(string(text)) {
-			pid, err := strconv.Atoi(field)
-			if err != nil {
-				t.Fatal(err)
-			}
-			pids = append(pids, pid)
-		}
-		return pids
+		pids = append(pids, pid)
 	}
-	t.Fatalf("%s never had %d lines", path, lines)
-	return nil
+	return pids
 }
 
-// gone fails if one of the processes is still there.
+// gone fails if one of the processes still exists.
 func gone(t *testing.T, pids []int) {
 	t.Helper()
 	for _, pid := range pids {
 		if syscall.Kill(pid, 0) == nil {
-			t.Errorf("process %d is still there", pid)
+			t.Errorf("process %d still exists", pid)
 		}
 	}
 }
 
 func exited(t *testing.T, f *Family) {
 	t.Helper()
-	select {
-	case <-f.Exited():
-	case <-time.After(20 * time.Second):
-		t.Fatal("the family never ended")
-	}
+	await.Receive(t, "the family's end", f.Exited())
 }
 
 func TestStopEndsWhatIgnoresIt(t *testing.T) {
@@ -143,13 +136,14 @@ func TestStopKillsWhenItsContextEnds(t *testing.T) {
 	gone(t, pids)
 }
 
-// What a program leaves when it crashes is ended too.
+// A program that crashes leaves processes: they are ended too.
 func TestCrash(t *testing.T) {
 	if !mindertest.Apart(t) {
 		return
 	}
 	mindertest.Canaries(t)
-	program, path := shell(t, stubborn+"sleep .3; exit 3")
+	// It crashes once its children have written their pids.
+	program, path := shell(t, stubborn+`until [ -s "$1" ] && [ "$(wc -l < "$1")" = 3 ]; do sleep .05; done; exit 3`)
 	f := run(t, program)
 	pids := written(t, path, 3)
 	exited(t, f)
@@ -269,14 +263,10 @@ func TestOwnerDies(t *testing.T) {
 				t.Fatal(err)
 			}
 			_ = command.Wait()
-			for end := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-				if _, err := os.Stat(dir); err != nil {
-					break
-				}
-				if time.Now().After(end) {
-					t.Fatalf("%s is still there", dir)
-				}
-			}
+			await.True(t, "the removal of "+dir, func() bool {
+				_, err := os.Stat(dir)
+				return err != nil
+			})
 			gone(t, pids)
 		})
 	}

@@ -10,10 +10,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"rayexecutor/ray"
 	"rayexecutor/ray/worker"
+	"rayexecutor/tests/await"
 )
 
 // Serve's words.
@@ -210,7 +210,7 @@ func (f *fakeServe) sent(t *testing.T) map[string]any {
 func rollOut(t *testing.T, client *ray.Client, replicas int) ([]string, error) {
 	t.Helper()
 	var told []string
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), await.Limit)
 	defer cancel()
 	err := ray.Deploy(ctx, client, options(packed(t, "x = 1"), replicas, func(format string, args ...any) {
 		told = append(told, fmt.Sprintf(format, args...))
@@ -357,7 +357,7 @@ func TestDeployEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	fake, client := newFake(t)
 	fake.outcome = deploying
-	ctx, cancel := context.WithTimeout(t.Context(), 1500*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), impatient)
 	defer cancel()
 	err := ray.Deploy(ctx, client, options(packed(t, ""), 2, nil))
 	if err == nil || !strings.Contains(err.Error(), "DEPLOYING, 0 of 2 replicas: Worker UPDATING, 2 STARTING") ||

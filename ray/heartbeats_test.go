@@ -17,6 +17,7 @@ import (
 	"rayexecutor/deliberation"
 	rayexecutorv1 "rayexecutor/proto/ray_executor/v1"
 	"rayexecutor/ray"
+	"rayexecutor/tests/await"
 )
 
 // heartbeats is what the workers have said, as a test sets it.
@@ -122,13 +123,17 @@ func TestWorkersAreHeardWithoutTheDashboard(t *testing.T) {
 	}
 }
 
-// deployHearing deploys two replicas that send heartbeats.
-func deployHearing(t *testing.T, fake *fakeServe, client *ray.Client, beats ray.Heartbeats) ([]string, error) {
+// impatient waits in vain: several questions take less, on a loaded machine too.
+const impatient = 4 * time.Second
+
+// deployHearing deploys two replicas that send heartbeats, and waits for these for
+// as long as patience. Deploy asks every 500 ms.
+func deployHearing(t *testing.T, fake *fakeServe, client *ray.Client, beats ray.Heartbeats, patience time.Duration) ([]string, error) {
 	t.Helper()
 	fake.beats = true
 	var told []string
 	chosen := options(packed(t, "x = 1"), 2, func(format string, args ...any) { told = append(told, fmt.Sprintf(format, args...)) })
-	chosen.Heartbeats, chosen.Patience = beats, 1500*time.Millisecond
+	chosen.Heartbeats, chosen.Patience = beats, patience
 	return told, ray.Deploy(t.Context(), client, chosen)
 }
 
@@ -136,12 +141,12 @@ func TestDeployWaitsForHeartbeats(t *testing.T) {
 	t.Parallel()
 	fake, client := newFake(t)
 	beats := &heartbeats{each: said("", "r0", "r1"), from: 3}
-	if _, err := deployHearing(t, fake, client, beats); err != nil || beats.asked != 3 {
+	if _, err := deployHearing(t, fake, client, beats, await.Limit); err != nil || beats.asked != 3 {
 		t.Errorf("asked %d times: %v", beats.asked, err)
 	}
 	// One that runs already is listened to as well.
 	beats.each = said("", "r0")
-	if _, err := deployHearing(t, fake, client, beats); err == nil || !strings.Contains(err.Error(), "no heartbeat of 1 of 2 replicas") {
+	if _, err := deployHearing(t, fake, client, beats, impatient); err == nil || !strings.Contains(err.Error(), "no heartbeat of 1 of 2 replicas") {
 		t.Error(err)
 	}
 }
@@ -149,7 +154,7 @@ func TestDeployWaitsForHeartbeats(t *testing.T) {
 func TestDeployDoesNotWaitForWhatCannotCome(t *testing.T) {
 	t.Parallel()
 	fake, client := newFake(t)
-	if _, err := deployHearing(t, fake, client, &heartbeats{none: true}); err != nil {
+	if _, err := deployHearing(t, fake, client, &heartbeats{none: true}, await.Limit); err != nil {
 		t.Errorf("an older journal: %v", err)
 	}
 	older, client := newFake(t)
@@ -196,7 +201,7 @@ func TestDeploySaysWhyNoHeartbeatComes(t *testing.T) {
 			t.Parallel()
 			fake, client := newFake(t)
 			fake.log = test.log
-			_, err := deployHearing(t, fake, client, test.heartbeats)
+			_, err := deployHearing(t, fake, client, test.heartbeats, impatient)
 			for _, want := range test.want {
 				if err == nil || !strings.Contains(err.Error(), want) {
 					t.Errorf("%v; want %q", err, want)

@@ -237,7 +237,7 @@ func TestStatusTellsWhatItLearnt(t *testing.T) {
 		}
 		cluster("", "")(w, r)
 	})
-	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // the other answers come sooner, on a loaded machine too
 	defer cancel()
 	status := client.Status(ctx, nil)
 	if !status.GetReachable() || status.GetNodes() != 2 || !strings.Contains(status.GetError(), "no answer in time") {
@@ -261,7 +261,7 @@ func TestFleetAsksAllAtOnce(t *testing.T) {
 	}
 	defer fleet.Close()
 
-	ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second) // the other cluster answers sooner, on a loaded machine too
 	defer cancel()
 	statuses := fleet.Clusters(ctx)
 	if len(statuses) != 2 || statuses[0].GetName() != "hung" || statuses[0].GetReachable() || statuses[0].GetError() == "" {

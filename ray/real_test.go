@@ -20,6 +20,7 @@ import (
 	"rayexecutor/ray"
 	"rayexecutor/ray/local"
 	"rayexecutor/ray/worker"
+	"rayexecutor/tests/await"
 )
 
 // bystander is somebody else's application.
@@ -153,7 +154,7 @@ func startRay(t *testing.T) *local.Ray {
 	if _, err := os.Stat(filepath.Join(venv, "bin", "ray")); errors.Is(err, fs.ErrNotExist) {
 		t.Fatalf("no Ray in %s: run `make test`, which installs it, or set RAY_VENV", venv)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	begun := time.Now()
 	head, err := local.Start(ctx, local.Options{Venv: venv, NumCPUs: 4})
@@ -202,7 +203,7 @@ func options(pack worker.Package, replicas int, say func(string, ...any)) ray.Op
 
 func deploy(t *testing.T, client *ray.Client, pack worker.Package, replicas int, say func(string, ...any)) error {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	return ray.Deploy(ctx, client, options(pack, replicas, say))
 }
@@ -227,12 +228,12 @@ func deployBystander(t *testing.T, head *local.Ray) {
 		t.Fatal(err)
 	}
 	send(t, head, "/api/serve/applications/", config)
-	for deadline := time.Now().Add(time.Minute); serveApp(t, head, "bystander")["status"] != running; {
-		if time.Now().After(deadline) {
-			t.Fatalf("the bystander does not run: %v", serveApp(t, head, "bystander"))
+	await.NoError(t, "the bystander", func() error {
+		if app := serveApp(t, head, "bystander"); app["status"] != running {
+			return fmt.Errorf("it is %v", app)
 		}
-		time.Sleep(200 * time.Millisecond) // Ray has no signal for it
-	}
+		return nil
+	})
 }
 
 func send(t *testing.T, head *local.Ray, path string, body []byte) {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"rayexecutor/config"
+	"rayexecutor/tests/freeport"
 )
 
 func parsed(t *testing.T, settings ...string) config.Config {
@@ -118,12 +119,7 @@ func TestAnAddressOfAnotherMachine(t *testing.T) {
 
 func TestGRPCHasAPortOfItsOwn(t *testing.T) {
 	t.Parallel()
-	free, err := listen(t.Context(), "127.0.0.1", 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := portOf(free)
-	free.Close()
+	port := freeport.For(t)
 	settings := parsed(t)
 	settings.GRPCPort = port
 	doors, err := openListeners(t.Context(), settings)

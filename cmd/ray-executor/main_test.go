@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -11,10 +12,10 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"rayexecutor/journal/journaltest"
 	pb "rayexecutor/proto/ray_executor/v1"
+	"rayexecutor/tests/await"
 	"rayexecutor/tests/freeport"
 )
 
@@ -65,23 +66,17 @@ func expect(t *testing.T, call func(...string) (string, error), words string, ar
 	}
 }
 
-// awaitPrinted repeats a command until it prints some words: what it looks at
-// comes about by itself.
+// awaitPrinted repeats a command until it prints some words: the keeper changes
+// what it reads in its own time.
 func awaitPrinted(t *testing.T, call func(...string) (string, error), words string, args ...string) {
 	t.Helper()
-	timeout, ticker := time.After(30*time.Second), time.NewTicker(50*time.Millisecond)
-	defer ticker.Stop()
-	for {
+	await.NoError(t, strings.Join(args, " "), func() error {
 		printed, err := call(args...)
-		if err == nil && strings.Contains(printed, words) {
-			return
+		if err != nil || !strings.Contains(printed, words) {
+			return fmt.Errorf("printed %q, which lacks %q: %w", printed, words, err)
 		}
-		select {
-		case <-ticker.C:
-		case <-timeout:
-			t.Fatalf("%v: %v, printed %q, which lacks %q", args, err, printed, words)
-		}
-	}
+		return nil
+	})
 }
 
 func TestClient(t *testing.T) {
@@ -221,7 +216,7 @@ func TestKeeperAlone(t *testing.T) {
 	if _, err := writer.End(t.Context(), "gone", cancelled("gone"), ""); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := heard.NextMsg(20 * time.Second); err != nil {
+	if _, err := heard.NextMsg(await.Limit); err != nil {
 		t.Errorf("nothing was announced: %v", err)
 	}
 	awaitPrinted(t, func(...string) (string, error) {

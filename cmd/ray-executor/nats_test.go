@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"strings"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"github.com/nats-io/nats-server/v2/server"
 
 	"rayexecutor/journal/journaltest"
+	"rayexecutor/tests/await"
 )
 
 // Commands that somebody waits for end at once with what no waiting mends.
@@ -26,14 +28,14 @@ func TestCommandsDoNotWaitInVain(t *testing.T) {
 		} {
 			t.Run(advice+" "+command, func(t *testing.T) {
 				t.Parallel()
-				ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+				ctx, cancel := context.WithTimeout(t.Context(), await.Limit)
 				defer cancel()
 				started := time.Now()
 				printed, err := runProgram(ctx, []string{"NATS_URL=" + url, "RAY_ADDRESS=http://127.0.0.1:9", "K_SINK=http://127.0.0.1:9"}, strings.Fields(command)...)
 				if err == nil || !strings.Contains(printed+err.Error(), advice) || strings.Contains(printed+err.Error(), "s3cret") {
 					t.Errorf("%v, printed %q", err, printed)
 				}
-				if took := time.Since(started); took > 5*time.Second {
+				if took := time.Since(started); took > 9*time.Second { // Reach waits 10 s where waiting may help
 					t.Errorf("it took %s", took)
 				}
 			})
@@ -64,27 +66,21 @@ func TestServersWaitForNATS(t *testing.T) {
 	go func() { ended <- serve(ctx, settings, log, open, nil) }()
 	t.Cleanup(func() { cancel(); <-ended })
 
-	await := func(status int, says string) {
+	answers := func(status int, words string) {
 		t.Helper()
-		timeout, ticker := time.After(30*time.Second), time.NewTicker(50*time.Millisecond)
-		defer ticker.Stop()
-		for {
+		await.NoError(t, fmt.Sprintf("readiness to answer %d with %q", status, words), func() error {
 			got, body, err := get(t.Context(), http.DefaultClient, open.url()+"/health/readiness")
-			if err == nil && got == status && strings.Contains(body, says) {
-				return
+			if err != nil || got != status || !strings.Contains(body, words) {
+				return fmt.Errorf("it answers %d %q: %w", got, body, err)
 			}
-			select {
-			case <-ticker.C:
-			case <-timeout:
-				t.Fatalf("%d, %s, %v, not %d and %q", got, body, err, status, says)
-			}
-		}
+			return nil
+		})
 	}
-	await(http.StatusServiceUnavailable, "refuses the login")
+	answers(http.StatusServiceUnavailable, "refuses the login")
 	nats.Stop()
 	refuse.Password = "new"
 	nats.Restart()
-	await(http.StatusServiceUnavailable, "ray-executor deploy")
+	answers(http.StatusServiceUnavailable, "ray-executor deploy")
 	journaltest.Connect(t, url)
-	await(http.StatusOK, "ok")
+	answers(http.StatusOK, "ok")
 }

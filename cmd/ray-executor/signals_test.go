@@ -95,7 +95,7 @@ func TestEverySignalStopsIt(t *testing.T) {
 	for _, signal := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
 		c, _ := serving(t)
 		c.signal(t, signal)
-		c.ended(t, 10*time.Second)
+		c.ended(t, drainTimeout*3/4)
 	}
 }
 
@@ -116,7 +116,7 @@ func TestASecondCtrlC(t *testing.T) {
 	asked := time.Now()
 	c.signal(t, syscall.SIGINT)
 	time.AfterFunc(2*secondAfter, func() { _ = c.Process.Signal(syscall.SIGINT) })
-	c.ended(t, 5*time.Second)
+	c.ended(t, drainTimeout*3/4)
 	if took := time.Since(asked); took < 2*secondAfter {
 		t.Errorf("it did not wait for what was under way: %v", took)
 	}
@@ -145,7 +145,7 @@ func TestDevHangsUp(t *testing.T) {
 		t.Error("its folder is not its own")
 	}
 	c.signal(t, syscall.SIGHUP)
-	c.ended(t, 20*time.Second)
+	c.ended(t, time.Minute)
 	folder, err := claimFolder(data)
 	if err != nil {
 		t.Fatal(err)

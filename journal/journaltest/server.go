@@ -6,7 +6,6 @@ package journaltest
 import (
 	"context"
 	"fmt"
-	"net"
 	"testing"
 	"time"
 
@@ -14,11 +13,12 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"rayexecutor/tests/await"
 	"rayexecutor/tests/freeport"
 )
 
 // patience is how long anything in a test may take.
-const patience = 30 * time.Second
+const patience = await.Limit
 
 // Server is an embedded nats-server with JetStream.
 type Server struct {
@@ -35,7 +35,7 @@ type Server struct {
 func Start(tb testing.TB, change ...func(*server.Options)) *Server {
 	tb.Helper()
 	options := &server.Options{
-		Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true,
+		Host: "127.0.0.1", Port: freeport.For(tb), NoLog: true, NoSigs: true, // free again for Restart
 		JetStream: true, StoreDir: tb.TempDir(),
 	}
 	for _, alter := range change {
@@ -68,7 +68,6 @@ func (s *Server) Restart() {
 		s.tb.Fatal("the nats-server did not start")
 	}
 	s.running = running
-	s.options.Port = running.Addr().(*net.TCPAddr).Port
 	s.URL = running.ClientURL()
 }
 
@@ -98,7 +97,7 @@ func Cluster(tb testing.TB, n int) []*Server {
 func startMember(tb testing.TB, i int, routes []string) *Server {
 	tb.Helper()
 	options := &server.Options{
-		ServerName: fmt.Sprintf("n%d", i), Host: "127.0.0.1", Port: server.RANDOM_PORT, NoLog: true, NoSigs: true,
+		ServerName: fmt.Sprintf("n%d", i), Host: "127.0.0.1", Port: freeport.For(tb), NoLog: true, NoSigs: true,
 		JetStream: true, StoreDir: tb.TempDir(), Routes: server.RoutesFromStr(join(routes)),
 		Cluster: server.ClusterOpts{Name: "journaltest", Host: "127.0.0.1", Port: portOf(tb, routes[i])},
 	}
@@ -112,7 +111,7 @@ func startMember(tb testing.TB, i int, routes []string) *Server {
 	if !running.ReadyForConnections(patience) {
 		tb.Fatal("the nats-server did not start")
 	}
-	options.Port, s.URL = running.Addr().(*net.TCPAddr).Port, running.ClientURL()
+	s.URL = running.ClientURL()
 	return s
 }
 
@@ -157,14 +156,5 @@ func Messages(tb testing.TB, url, stream, subject string) []*jetstream.RawStream
 // telling.
 func waitFor(tb testing.TB, what string, holds func() bool) {
 	tb.Helper()
-	ticker := time.NewTicker(20 * time.Millisecond)
-	defer ticker.Stop()
-	timeout := time.After(patience)
-	for !holds() {
-		select {
-		case <-ticker.C:
-		case <-timeout:
-			tb.Fatalf("waited %s for %s", patience, what)
-		}
-	}
+	await.True(tb, what, holds)
 }

@@ -18,6 +18,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"rayexecutor/tests/await"
 )
 
 // orphanVenv makes the test binary start a Ray and wait to be killed.
@@ -43,7 +45,7 @@ func realVenv(t *testing.T) string {
 // alone.
 func TestRealTwo(t *testing.T) {
 	venv, logs := realVenv(t), t.TempDir()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	rays := make([]*Ray, 2)
 	var starting sync.WaitGroup
@@ -94,7 +96,7 @@ func TestRealTwo(t *testing.T) {
 // it.
 func TestRealNodes(t *testing.T) {
 	venv := realVenv(t)
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	var nodes []*Ray
 	for i := range 3 {
@@ -165,18 +167,16 @@ func TestRealOrphan(t *testing.T) {
 // awaitGone waits until processes have ended, whether or not they were reaped.
 func awaitGone(t *testing.T, processes []int) {
 	t.Helper()
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(poll) {
+	await.NoError(t, "the end of all processes", func() error {
 		processes = slices.DeleteFunc(processes, func(pid int) bool {
 			text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
 			return err != nil || bytes.Contains(text, []byte(") Z "))
 		})
-		if len(processes) == 0 {
-			return
+		if len(processes) > 0 {
+			return fmt.Errorf("processes left: %v", processes)
 		}
-		if time.Now().After(end) {
-			t.Fatalf("processes left: %v", processes)
-		}
-	}
+		return nil
+	})
 }
 
 // processesOf are a Ray's processes.
@@ -241,18 +241,19 @@ func TestRealVenvWithASpace(t *testing.T) {
 		t.Fatal(response, err)
 	}
 	response.Body.Close()
-	for begun := time.Now(); ; time.Sleep(poll) {
+	await.NoError(t, "the job", func() error {
 		response, err := r.HTTP().Get(r.Address() + "/api/jobs/seven")
 		if err != nil {
-			t.Fatal(err)
+			return err
 		}
+		defer response.Body.Close()
 		body, err := io.ReadAll(response.Body)
-		response.Body.Close()
-		if bytes.Contains(body, []byte(`"SUCCEEDED"`)) {
-			return
+		if bytes.Contains(body, []byte(`"FAILED"`)) {
+			t.Fatalf("%s", body)
 		}
-		if err != nil || bytes.Contains(body, []byte(`"FAILED"`)) || time.Since(begun) > time.Minute {
-			t.Fatalf("%s, %v", body, err)
+		if !bytes.Contains(body, []byte(`"SUCCEEDED"`)) {
+			return fmt.Errorf("%s, %w", body, err)
 		}
-	}
+		return nil
+	})
 }

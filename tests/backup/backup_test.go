@@ -25,10 +25,9 @@ import (
 	"rayexecutor/journal/journaltest"
 	"rayexecutor/keeper"
 	pb "rayexecutor/proto/ray_executor/v1"
+	"rayexecutor/tests/await"
 	"rayexecutor/tests/system"
 )
-
-const patience = 60 * time.Second
 
 // world is a journal on a server of its own.
 type world struct {
@@ -83,15 +82,7 @@ func (w world) keep() (stop func()) {
 // await repeats until it holds.
 func (w world) await(what string, holds func() bool) {
 	w.t.Helper()
-	timeout, ticker := time.After(patience), time.NewTicker(50*time.Millisecond)
-	defer ticker.Stop()
-	for !holds() {
-		select {
-		case <-ticker.C:
-		case <-timeout:
-			w.t.Fatalf("waited in vain for %s", what)
-		}
-	}
+	await.True(w.t, what, holds)
 }
 
 // announced is how often each event id stands among the announcements.
@@ -154,7 +145,7 @@ func (w world) take(n int, acknowledge bool) (ids []string) {
 	consumer, err := w.js.Consumer(w.t.Context(), journal.Stream, "pool-default")
 	w.must(err)
 	for len(ids) < n {
-		batch, err := consumer.Fetch(n-len(ids), jetstream.FetchMaxWait(patience))
+		batch, err := consumer.Fetch(n-len(ids), jetstream.FetchMaxWait(await.Limit))
 		w.must(err)
 		for message := range batch.Messages() {
 			_, _, id, _ := events.ParseSubject(message.Subject())

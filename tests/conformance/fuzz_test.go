@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -20,6 +21,7 @@ import (
 	"rayexecutor/config"
 	"rayexecutor/journal/journaltest"
 	pb "rayexecutor/proto/ray_executor/v1"
+	"rayexecutor/tests/await"
 )
 
 // Whatever bytes come to a door, it answers as is documented, and never with
@@ -42,9 +44,12 @@ func door(f *testing.F) http.HandlerFunc {
 		f.Fatal(err)
 	}
 	f.Cleanup(func() { _ = served.Stop(context.Background()) })
-	for ready := false; !ready; time.Sleep(10 * time.Millisecond) {
-		ready, _ = served.Ready(f.Context())
-	}
+	await.NoError(f, "the function", func() error {
+		if ready, err := served.Ready(f.Context()); !ready {
+			return fmt.Errorf("it is not ready: %w", err)
+		}
+		return nil
+	})
 	return served.Handle
 }
 

@@ -3,7 +3,6 @@
 package dev_test
 
 import (
-	"bufio"
 	"bytes"
 	"errors"
 	"fmt"
@@ -13,23 +12,24 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
 
 	"rayexecutor/minder"
+	"rayexecutor/tests/await"
 	"rayexecutor/tests/system"
 )
 
 func TestMakeRunAndTheREADME(t *testing.T) {
 	run := start(t)
-	run.await(t, "Ctrl-C stops everything")
+	// Ray is downloaded and started.
+	run.output.WaitFor(t, 10*time.Minute, "Ctrl-C stops everything")
 	for _, want := range []string{
 		"NATS ", "stand-in model on", "Ray on", "worker: RUNNING", "serving on http://localhost:8080",
 		"agent architect proposed in", "agent developer proposed in", "agent tester proposed in",
 	} {
-		if !strings.Contains(run.printed(), want) {
+		if !strings.Contains(run.output.String(), want) {
 			t.Errorf("it did not print %q", want)
 		}
 	}
@@ -43,7 +43,7 @@ func TestMakeRunAndTheREADME(t *testing.T) {
 	}
 	run.interrupt(t)
 	if t.Failed() {
-		t.Log(run.printed())
+		t.Log(run.output.String())
 	}
 	for pid, line := range ours {
 		if line != "" && commandLine(pid) == line {
@@ -110,9 +110,7 @@ func commandLine(pid int) string {
 // running is `make run` while it runs.
 type running struct {
 	family *minder.Family
-	lines  chan string
-	mu     sync.Mutex
-	text   strings.Builder
+	output await.Output
 }
 
 func start(t *testing.T) *running {
@@ -138,43 +136,13 @@ func start(t *testing.T) *running {
 			t.Error(err)
 		}
 	})
-	r := &running{family: family, lines: make(chan string, 1000)}
-	go r.read(output)
+	r := &running{family: family}
+	go func() {
+		defer r.output.Close()
+		defer output.Close()
+		_, _ = io.Copy(&r.output, output)
+	}()
 	return r
-}
-
-func (r *running) read(output io.Reader) {
-	defer close(r.lines)
-	for scanner := bufio.NewScanner(output); scanner.Scan(); {
-		r.mu.Lock()
-		r.text.WriteString(scanner.Text() + "\n")
-		r.mu.Unlock()
-		r.lines <- scanner.Text()
-	}
-}
-
-func (r *running) printed() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.text.String()
-}
-
-func (r *running) await(t *testing.T, want string) {
-	t.Helper()
-	patience := time.After(5 * time.Minute)
-	for {
-		select {
-		case line, ok := <-r.lines:
-			if !ok {
-				t.Fatalf("it ended without %q:\n%s", want, r.printed())
-			}
-			if strings.Contains(line, want) {
-				return
-			}
-		case <-patience:
-			t.Fatalf("it never printed %q:\n%s", want, r.printed())
-		}
-	}
 }
 
 func (r *running) interrupt(t *testing.T) {
@@ -193,9 +161,8 @@ func (r *running) interrupt(t *testing.T) {
 	if err := r.family.Signal(leader, syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
-	for range r.lines { // until its end
-	}
 	<-r.family.Exited()
+	r.output.Drain()
 }
 
 // readme returns the blocks of the README that are to be run as they stand.

@@ -13,6 +13,7 @@ import (
 	"rayexecutor/events"
 	pb "rayexecutor/proto/ray_executor/v1"
 	"rayexecutor/standin"
+	"rayexecutor/tests/await"
 )
 
 // TestWhatIsGivenUpIsKeptUntilItIsRetried has five workers lost with a
@@ -34,18 +35,13 @@ func TestWhatIsGivenUpIsKeptUntilItIsRetried(t *testing.T) {
 	if !strings.Contains(status.GetErrorMessage(), "given up after 5 attempts") {
 		t.Errorf("it failed because %q", status.GetErrorMessage())
 	}
-	timeout := time.After(time.Minute)
-	for {
+	await.NoError(t, "the dead letter", func() error {
 		listed, err := sys.Run(t.Context(), "dead", "list")
-		if err == nil && strings.Contains(listed, "deadly") {
-			break
+		if err != nil || !strings.Contains(listed, "deadly") {
+			return fmt.Errorf("the list is %q: %w", listed, err)
 		}
-		select {
-		case <-timeout:
-			t.Fatalf("the list is %s, %v", listed, err)
-		case <-time.After(100 * time.Millisecond):
-		}
-	}
+		return nil
+	})
 	if printed, err := sys.Run(t.Context(), "dead", "retry", "deadly", "--server", sys.URL()); err != nil {
 		t.Fatalf("retry: %v\n%s", err, printed)
 	}

@@ -6,12 +6,11 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
-	"time"
 
 	"rayexecutor/deliberation"
+	"rayexecutor/tests/await"
 	"rayexecutor/tests/system"
 )
 
@@ -20,12 +19,12 @@ import (
 func TestDevUsesWhatIsThere(t *testing.T) {
 	command := exec.Command(filepath.Join(system.Root(), "bin", "ray-executor"), "dev", "--venv", "/nowhere", "--data", t.TempDir())
 	command.Env = append(sys.Environ(), "PORT=0")
-	output := &lines{}
+	output := &await.Output{}
 	command.Stdout, command.Stderr = output, output
 	if err := command.Start(); err != nil {
 		t.Fatal(err)
 	}
-	awaitLine(t, output, "Ctrl-C stops everything")
+	output.Wait(t, "Ctrl-C stops everything")
 	if err := command.Process.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
@@ -44,35 +43,6 @@ func TestDevUsesWhatIsThere(t *testing.T) {
 	}
 	sys.Note(match[1])
 	expectState(t, sys.AwaitEnd(t, match[1]), deliberation.Completed)
-}
-
-// lines is what a process has printed so far.
-type lines struct {
-	mu   sync.Mutex
-	text strings.Builder
-}
-
-func (l *lines) Write(data []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(data)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
-func awaitLine(t *testing.T, output *lines, want string) {
-	t.Helper()
-	for deadline := time.Now().Add(time.Minute); !strings.Contains(output.String(), want); {
-		if time.Now().After(deadline) {
-			t.Errorf("it never printed %q", want)
-			return
-		}
-		time.Sleep(20 * time.Millisecond)
-	}
 }
 
 // workerNeedsNoInternet looks at what Serve was told: the package comes from

@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"net/http"
 	"regexp"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	pb "rayexecutor/proto/ray_executor/v1"
+	"rayexecutor/tests/await"
 )
 
 // stats asks the server how it is.
@@ -44,15 +46,12 @@ func metric(t *testing.T, name string) string {
 // awaitMetric waits for the keeper's next look, which is 15 s away at the most.
 func awaitMetric(t *testing.T, name, want string) {
 	t.Helper()
-	ticker, timeout := time.NewTicker(200*time.Millisecond), time.After(time.Minute)
-	defer ticker.Stop()
-	for metric(t, name) != want {
-		select {
-		case <-ticker.C:
-		case <-timeout:
-			t.Fatalf("%s is %q, not %q", name, metric(t, name), want)
+	await.NoError(t, name, func() error {
+		if got := metric(t, name); got != want {
+			return fmt.Errorf("it is %q, not %q", got, want)
 		}
-	}
+		return nil
+	})
 }
 
 func wantHeard(t *testing.T) {
@@ -74,12 +73,12 @@ func wantHeard(t *testing.T) {
 func TestAWorkerThatCannotReachNATSIsSaidEverywhere(t *testing.T) {
 	wantHeard(t)
 	t.Cleanup(func() { deployWorker(t, 2) })
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	started := time.Now()
 	printed, err := sys.RunWith(ctx, []string{"WORKER_NATS_URL=nats://127.0.0.1:9"}, "deploy", "--only", "worker")
 	t.Logf("deploy took %s:\n%s", time.Since(started), printed)
-	if err == nil || time.Since(started) > 2*time.Minute {
+	if err == nil || ctx.Err() != nil {
 		t.Errorf("deploy took %s and says %v", time.Since(started), err)
 	}
 	for _, want := range []string{"no heartbeat of 2 of 2 replicas", "WORKER_NATS_URL=nats://127.0.0.1:9", "its log", "Connect"} {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/protobuf/proto"
@@ -12,6 +11,7 @@ import (
 	"rayexecutor/deliberation"
 	pb "rayexecutor/proto/ray_executor/v1"
 	"rayexecutor/standin"
+	"rayexecutor/tests/await"
 	"rayexecutor/tests/system"
 )
 
@@ -36,7 +36,7 @@ func expectRefusal(t *testing.T, request *pb.ExecuteDeliberationRequest, status 
 // is as wanted.
 func awaitModel(t *testing.T, name string, wanted func(standin.Request) bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), await.Limit)
 	defer cancel()
 	err := model.Wait(ctx, func(standin.Snapshot) bool {
 		for _, seen := range model.Requests() {

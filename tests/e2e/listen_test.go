@@ -9,6 +9,7 @@ import (
 
 	"rayexecutor/deliberation"
 	"rayexecutor/standin"
+	"rayexecutor/tests/await"
 )
 
 // heard is an announcement as the Orchestrator reads it.
@@ -76,7 +77,7 @@ func theSinkIsSentEachEnd(t *testing.T) {
 		t.Errorf("posted %+v", end)
 	}
 	for told := 0; told < 2; { // others' agents are heard too
-		message, err := responses.NextMsg(30 * time.Second)
+		message, err := responses.NextMsg(await.Limit)
 		if err != nil {
 			t.Fatalf("%d agents were told of: %v", told, err)
 		}
@@ -125,7 +126,7 @@ func listen(t *testing.T) *nats.Subscription {
 func collect(t *testing.T, listener *nats.Subscription, ids ...string) map[string][]heard {
 	t.Helper()
 	ends := make(map[string][]heard)
-	for wait := 60 * time.Second; ; {
+	for wait := await.Limit; ; {
 		message, err := listener.NextMsg(wait)
 		if err != nil {
 			break

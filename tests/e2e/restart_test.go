@@ -4,13 +4,13 @@ import (
 	"context"
 	"fmt"
 	"testing"
-	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	"rayexecutor/deliberation"
 	pb "rayexecutor/proto/ray_executor/v1"
 	"rayexecutor/standin"
+	"rayexecutor/tests/await"
 )
 
 // TestWhatAWorkerHeldIsRunAgain kills the worker's replicas in the middle.
@@ -61,7 +61,7 @@ func restart(t *testing.T, what string, stop func() error, start func(context.Co
 	if err := stop(); err != nil {
 		t.Fatalf("stop the %s: %v", what, err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), await.Limit)
 	defer cancel()
 	if err := start(ctx); err != nil {
 		t.Fatalf("start the %s: %v", what, err)

@@ -49,7 +49,7 @@ func TestARolloutLosesAndRepeatsNoAgent(t *testing.T) {
 
 func deployWorker(t *testing.T, replicas int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	setting := fmt.Sprintf("WORKER_REPLICAS=%d", replicas)
 	if printed, err := sys.RunWith(ctx, []string{setting}, "deploy", "--only", "worker"); err != nil {

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"rayexecutor/events"
+	"rayexecutor/tests/await"
 )
 
 // ends is an HTTP sink that the suite's system posts every end to.
@@ -50,7 +51,7 @@ func (s *ends) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // await waits for the event of an id.
 func (s *ends) await(t *testing.T, id string) sunk {
 	t.Helper()
-	timeout := time.After(60 * time.Second)
+	timeout := time.After(await.Limit)
 	for {
 		s.mu.Lock()
 		end, there := s.posted[id]

@@ -26,16 +26,15 @@ const first, count = 61_000, 4_000
 
 var (
 	mu sync.Mutex
-	// next is where the search goes on: no process gets a port twice, so that
-	// a part that is stopped finds its port free when it starts again.
+	// next is where the search goes on: a port comes again only after all others.
 	next = rand.IntN(count)
-	// claims are the locked files. The kernel unlocks them when this process
-	// ends, however it ends.
-	claims []*os.File
+	// claims are the locked files, by port. The kernel unlocks them when this
+	// process ends, however it ends.
+	claims = make(map[int]*os.File)
 )
 
-// Take returns a port that nothing listens on, and that no other process gets
-// from this package while this one runs.
+// Take returns a port that nothing listens on. It belongs to this process until
+// that ends: a part that is stopped finds its port free when it starts again.
 func Take() (int, error) {
 	mu.Lock()
 	defer mu.Unlock()
@@ -46,24 +45,29 @@ func Take() (int, error) {
 	for range count {
 		port := first + next
 		next = (next + 1) % count
-		claimed, err := claim(filepath.Join(folder, strconv.Itoa(port)))
+		claimed, err := claim(port, filepath.Join(folder, strconv.Itoa(port)))
 		if err != nil {
 			return 0, fmt.Errorf("claim port %d: %w", port, err)
 		}
 		if claimed && isFree(port) {
 			return port, nil
 		}
+		if claimed {
+			drop(port)
+		}
 	}
 	return 0, fmt.Errorf("no free port from %d to %d", first, first+count-1)
 }
 
-// For is Take for a test, which fails where no port is free.
+// For is Take for a test: the port is the test's until its end. The test fails
+// where no port is free.
 func For(tb testing.TB) int {
 	tb.Helper()
 	port, err := Take()
 	if err != nil {
 		tb.Fatal(err)
 	}
+	tb.Cleanup(func() { release(port) })
 	return port
 }
 
@@ -73,8 +77,8 @@ func Address(tb testing.TB) string {
 	return net.JoinHostPort("127.0.0.1", strconv.Itoa(For(tb)))
 }
 
-// claim locks a file; it returns false where another process has the lock.
-func claim(path string) (bool, error) {
+// claim locks a port's file; it returns false where somebody has the lock.
+func claim(port int, path string) (bool, error) {
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return false, err
@@ -86,8 +90,19 @@ func claim(path string) (bool, error) {
 	if err != nil {
 		return false, err
 	}
-	claims = append(claims, file)
+	claims[port] = file
 	return true, nil
+}
+
+func release(port int) {
+	mu.Lock()
+	defer mu.Unlock()
+	drop(port)
+}
+
+func drop(port int) {
+	_ = claims[port].Close() // unlocks; nothing was written
+	delete(claims, port)
 }
 
 // isFree reports whether the port can be listened on now: a program outside

@@ -30,6 +30,17 @@ func TestMain(m *testing.M) {
 	_, _ = os.Stdin.Read(make([]byte, 1))
 }
 
+// A test's ports come back with its end, so that many tests do not use them up.
+func TestPortsComeBack(t *testing.T) {
+	for range 10 {
+		t.Run("", func(t *testing.T) {
+			for range 500 {
+				freeport.For(t)
+			}
+		})
+	}
+}
+
 func TestProcessesAtOnceGetDifferentPorts(t *testing.T) {
 	t.Parallel()
 	seen := make(map[string]bool)

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"rayexecutor/minder"
+	"rayexecutor/tests/await"
 	"rayexecutor/tests/freeport"
 )
 
@@ -28,7 +29,7 @@ const (
 	// minutes, and func itself gives the start 60 s.
 	startLimit = 8 * time.Minute
 	// stopLimit is more than the 30 s that func-go gives requests to end.
-	stopLimit = 40 * time.Second
+	stopLimit = 90 * time.Second
 	// invokeLimit is more than the minute that func invoke waits.
 	invokeLimit = 70 * time.Second
 )
@@ -81,7 +82,7 @@ type Function struct {
 	Dir string
 
 	family *minder.Family // func and the function
-	output *output
+	output await.Output
 	stop   func() error
 }
 
@@ -126,10 +127,7 @@ func Run(tb testing.TB, dir, address string, settings ...string) *Function {
 
 // start starts func, which ends with the test binary, even one that is killed.
 func start(binary, work, address, home string) (*Function, error) {
-	f := &Function{
-		URL: "http://" + address, Dir: work,
-		output: newOutput(),
-	}
+	f := &Function{URL: "http://" + address, Dir: work}
 	f.stop = sync.OnceValue(f.stopOnce)
 	printed, printing, err := os.Pipe()
 	if err != nil {
@@ -144,8 +142,9 @@ func start(binary, work, address, home string) (*Function, error) {
 		return nil, errors.Join(err, printed.Close())
 	}
 	go func() {
+		defer f.output.Close()
 		defer printed.Close()
-		_, _ = io.Copy(f.output, printed)
+		_, _ = io.Copy(&f.output, printed)
 	}()
 	return f, nil
 }
@@ -160,7 +159,7 @@ func (f *Function) waitReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, startLimit, fmt.Errorf("not ready within %v", startLimit))
 	defer cancel()
 	for {
-		text, changed := f.output.watch()
+		text, _, changed := f.output.Watch()
 		switch {
 		case strings.Contains(text, failed): // func itself would wait on
 			return errors.New("the function failed to start")
@@ -194,10 +193,7 @@ func (f *Function) checkReady(ctx context.Context) error {
 }
 
 // Output is what func, the build and the function have printed so far.
-func (f *Function) Output() string {
-	text, _ := f.output.watch()
-	return text
-}
+func (f *Function) Output() string { return f.output.String() }
 
 // Stop stops the function as a host does, with SIGTERM, so that its Stop is
 // called; func then ends by itself. Stopping twice is fine.
@@ -211,6 +207,7 @@ func (f *Function) stopOnce() error {
 	}
 	select {
 	case <-f.family.Exited():
+		f.output.Drain()
 		return nil
 	case <-time.After(stopLimit):
 		return errors.Join(fmt.Errorf("not stopped within %v", stopLimit), f.family.Kill())
@@ -339,29 +336,4 @@ func copyFile(from, to string) error {
 		return err
 	}
 	return os.WriteFile(to, data, info.Mode().Perm())
-}
-
-// output collects what is printed, and tells when there is more.
-type output struct {
-	mu      sync.Mutex
-	text    bytes.Buffer
-	changed chan struct{}
-}
-
-func newOutput() *output { return &output{changed: make(chan struct{})} }
-
-// Write implements [io.Writer].
-func (o *output) Write(p []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.text.Write(p)
-	close(o.changed)
-	o.changed = make(chan struct{})
-	return len(p), nil
-}
-
-func (o *output) watch() (string, <-chan struct{}) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.text.String(), o.changed
 }

@@ -5,8 +5,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
+	"rayexecutor/tests/await"
 	"rayexecutor/tests/freeport"
 )
 
@@ -48,15 +48,9 @@ func (f *Function) Handle(http.ResponseWriter, *http.Request)    {}
 	if err := f.waitReady(t.Context()); err == nil || !strings.Contains(err.Error(), "failed to start") {
 		t.Errorf("got %v", err)
 	}
-	if text := f.Output(); !strings.Contains(text, "FAIL: is set") {
-		t.Errorf("the output: %s", text)
-	}
 	if err := f.Stop(); err != nil {
 		t.Error(err)
 	}
-	select {
-	case <-f.family.Exited():
-	case <-time.After(10 * time.Second):
-		t.Error("func goes on")
-	}
+	f.output.Wait(t, "FAIL: is set")
+	await.Receive(t, "func's end", f.family.Exited())
 }

@@ -23,6 +23,7 @@ import (
 
 	"rayexecutor/deliberation"
 	pb "rayexecutor/proto/ray_executor/v1"
+	"rayexecutor/tests/await"
 	"rayexecutor/tests/system"
 )
 
@@ -385,7 +386,9 @@ func (c *cluster) whileSending(t *testing.T, do func()) (ids []string) {
 	defer sending.Wait()
 	defer stop()
 	sending.Go(func() {
-		for ctx.Err() == nil {
+		pace := time.NewTicker(200 * time.Millisecond)
+		defer pace.Stop()
+		for ; ctx.Err() == nil; <-pace.C {
 			id := deliberation.NewID()
 			// Not ctx: the last one is sent, too.
 			if err := system.Post(t.Context(), http.DefaultClient, c.broker, id, request(id, 2)); err != nil {
@@ -393,7 +396,6 @@ func (c *cluster) whileSending(t *testing.T, do func()) (ids []string) {
 				return
 			}
 			ids = append(ids, id)
-			time.Sleep(200 * time.Millisecond)
 		}
 	})
 	do()
@@ -516,15 +518,9 @@ func nodeAddress(t *testing.T) string {
 
 func eventually(t *testing.T, within time.Duration, try func() error) {
 	t.Helper()
-	ends := time.Now().Add(within)
-	for {
-		err := try()
-		if err == nil {
-			return
-		}
-		if time.Now().After(ends) {
-			t.Fatalf("after %v: %v", within, err)
-		}
-		time.Sleep(200 * time.Millisecond)
+	ctx, cancel := context.WithTimeout(t.Context(), within)
+	defer cancel()
+	if err := await.Until(ctx, "the cluster", try); err != nil {
+		t.Fatal(err)
 	}
 }

@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"rayexecutor/tests/await"
 	"rayexecutor/tests/freeport"
 	"rayexecutor/tests/system"
 )
@@ -29,11 +30,11 @@ type emulator interface {
 	// invoke hands over one invocation and returns what was answered.
 	invoke(ctx context.Context, payload []byte) ([]byte, error)
 	// log is what the function wrote.
-	log() string
+	log() *await.Output
 }
 
 // timeout is the function's, as its operator would set it.
-const timeout = 20 * time.Second
+const timeout = 40 * time.Second
 
 // bootstrap is the program that `make lambda` builds for this machine.
 func bootstrap(tb testing.TB) string {
@@ -54,28 +55,15 @@ func launch(tb testing.TB, environ []string) emulator {
 	return launchStandIn(tb, environ)
 }
 
-// output keeps what a process writes.
-type output struct {
-	mu   sync.Mutex
-	kept bytes.Buffer
-}
+// logger has the output of a process.
+type logger struct{ output *await.Output }
 
-func (o *output) Write(data []byte) (int, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.kept.Write(data)
-}
-
-func (o *output) log() string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return o.kept.String()
-}
+func (l logger) log() *await.Output { return l.output }
 
 // run starts a program that dies with this one.
-func run(tb testing.TB, environ []string, name string, args ...string) (*exec.Cmd, *output) {
+func run(tb testing.TB, environ []string, name string, args ...string) (*exec.Cmd, *await.Output) {
 	tb.Helper()
-	out := &output{}
+	out := &await.Output{}
 	command := exec.Command(name, args...)
 	command.Env, command.Stdout, command.Stderr = environ, out, out
 	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
@@ -90,7 +78,8 @@ func run(tb testing.TB, environ []string, name string, args ...string) (*exec.Cm
 
 // rie is the real emulator. It starts the bootstrap at the first invocation.
 type rie struct {
-	*output
+	logger
+
 	url string
 }
 
@@ -104,18 +93,14 @@ func launchRIE(tb testing.TB, program string, environ []string) *rie {
 		_ = command.Process.Signal(syscall.SIGTERM)
 		_ = command.Wait()
 	})
-	for {
+	await.NoError(tb, "the emulator to listen", func() error {
 		conn, err := net.Dial("tcp", address)
-		if err == nil {
-			conn.Close()
-			return &rie{output: out, url: "http://" + address}
+		if err != nil {
+			return fmt.Errorf("%w\n%s", err, out)
 		}
-		select {
-		case <-tb.Context().Done():
-			tb.Fatal("the emulator does not listen: ", out.log())
-		case <-time.After(10 * time.Millisecond):
-		}
-	}
+		return conn.Close()
+	})
+	return &rie{logger{out}, "http://" + address}
 }
 
 func (r *rie) invoke(ctx context.Context, payload []byte) ([]byte, error) {
@@ -141,7 +126,8 @@ func post(ctx context.Context, url string, payload []byte) ([]byte, error) {
 // documents it ("Using the Lambda runtime API", "Extensions API"). Besides, it
 // freezes and thaws the process, which the emulator does not.
 type standIn struct {
-	*output
+	logger
+
 	command *exec.Cmd
 	ended   chan error
 	queue   chan *pending
@@ -172,7 +158,10 @@ func launchStandIn(tb testing.TB, environ []string) *standIn {
 	server := httptest.NewServer(mux)
 	environ = append(environ, "AWS_LAMBDA_RUNTIME_API="+strings.TrimPrefix(server.URL, "http://"))
 	s.command, s.output = run(tb, environ, bootstrap(tb))
-	go func() { s.ended <- s.command.Wait() }()
+	go func() {
+		s.ended <- s.command.Wait() // once the output is read to its end
+		s.output.Close()
+	}()
 	tb.Cleanup(func() {
 		_ = s.command.Process.Kill()
 		server.CloseClientConnections()

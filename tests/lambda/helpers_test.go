@@ -6,9 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"maps"
-	"strings"
 	"testing"
-	"time"
 
 	"github.com/aws/aws-lambda-go/events"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -61,21 +59,6 @@ func (f function) call(payload, into any) (failure string) {
 		f.tb.Fatalf("%v: %s\n%s", err, answer, f.log())
 	}
 	return ""
-}
-
-// logged waits until the function's log holds all of the texts. The log comes
-// through a pipe, so that an answer can arrive before the lines written ahead of it.
-func (f function) logged(texts ...string) {
-	f.tb.Helper()
-	for _, text := range texts {
-		for deadline := time.Now().Add(20 * time.Second); !strings.Contains(f.log(), text); {
-			if time.Now().After(deadline) {
-				f.tb.Errorf("the log lacks %s:\n%s", text, f.log())
-				break
-			}
-			<-time.After(10 * time.Millisecond)
-		}
-	}
 }
 
 // http invokes with an HTTP request.

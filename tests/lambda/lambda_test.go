@@ -3,6 +3,7 @@ package lambda_test
 import (
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
@@ -13,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	pb "rayexecutor/proto/ray_executor/v1"
+	"rayexecutor/tests/await"
 )
 
 func TestLambda(t *testing.T) {
@@ -192,7 +194,7 @@ func fromSQS(t *testing.T, f function) {
 			t.Errorf("%s is %s", id, status)
 		}
 	}
-	f.logged(`"message":"bad"`, `"retryable":false`)
+	f.log().Wait(t, `"message":"bad"`, `"retryable":false`)
 }
 
 // redelivery sends what names no id, twice: whether by queue or bus, the same
@@ -261,7 +263,7 @@ func TestNATSAway(t *testing.T) {
 	if failed := f.batch(messages...); !slices.Equal(failed, []string{"1", "2"}) {
 		t.Errorf("failed: %v", failed)
 	}
-	f.logged(`"retryable":true`)
+	f.log().Wait(t, `"retryable":true`)
 	response := f.http(functionURL("3", request("third")))
 	if response.StatusCode != http.StatusServiceUnavailable || response.Headers["Retry-After"] == "" || !strings.Contains(response.Body, "NATS") {
 		t.Errorf("over HTTP it answers %+v", response)
@@ -269,7 +271,10 @@ func TestNATSAway(t *testing.T) {
 	if err := sys.StartNATS(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if failed := f.batch(messages...); len(failed) != 0 {
-		t.Errorf("failed after NATS came back: %v\n%s", failed, f.log())
-	}
+	await.NoError(t, "the redelivered batch", func() error { // the client reconnects in its own time
+		if failed := f.batch(messages...); len(failed) != 0 {
+			return fmt.Errorf("failed after NATS came back: %v\n%s", failed, f.log())
+		}
+		return nil
+	})
 }

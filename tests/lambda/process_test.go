@@ -32,7 +32,7 @@ func TestThaw(t *testing.T) {
 		t.Fatal(err)
 	}
 	network.forget()
-	<-time.After(6 * time.Second) // being frozen takes its time
+	<-time.After(6 * time.Second) // the subject is time itself: how long a process is frozen
 	if err := s.thaw(); err != nil {
 		t.Fatal(err)
 	}
@@ -173,7 +173,5 @@ func TestMalformedSetting(t *testing.T) {
 	if _, err := s.invoke(t.Context(), []byte("{}")); !errors.Is(err, errEnded) {
 		t.Errorf("it goes on: %v", err)
 	}
-	if log := s.log(); !strings.Contains(log, "POOLS") {
-		t.Errorf("the log does not name the setting: %s", log)
-	}
+	s.log().Wait(t, "POOLS")
 }

@@ -3,6 +3,7 @@ package lambda_test
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net/rpc"
 	"os/exec"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/aws/aws-lambda-go/lambda/messages"
 
+	"rayexecutor/tests/await"
 	"rayexecutor/tests/freeport"
 	"rayexecutor/tests/system"
 )
@@ -19,7 +21,7 @@ import (
 // rpcEntry is aws-lambda-go's own entry for local runs. The program that is
 // shipped leaves it out, so one is built that has it.
 type rpcEntry struct {
-	*output
+	logger
 	client *rpc.Client
 }
 
@@ -38,16 +40,16 @@ func launchRPC(tb testing.TB, environ []string) rpcEntry {
 		_ = command.Process.Kill()
 		_ = command.Wait() // killed
 	})
-	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(10 * time.Millisecond) {
-		client, err := rpc.Dial("tcp", address)
-		if err == nil {
-			tb.Cleanup(func() { client.Close() })
-			return rpcEntry{output: out, client: client}
+	var client *rpc.Client
+	await.NoError(tb, "the function to listen", func() (err error) {
+		client, err = rpc.Dial("tcp", address)
+		if err != nil {
+			return fmt.Errorf("%w\n%s", err, out)
 		}
-		if time.Now().After(deadline) {
-			tb.Fatalf("%v\n%s", err, out.log())
-		}
-	}
+		return nil
+	})
+	tb.Cleanup(func() { client.Close() })
+	return rpcEntry{logger{out}, client}
 }
 
 func (r rpcEntry) invoke(_ context.Context, payload []byte) ([]byte, error) {

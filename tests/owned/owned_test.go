@@ -12,9 +12,9 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"time"
 
 	"rayexecutor/minder/mindertest"
+	"rayexecutor/tests/await"
 )
 
 func owned(t *testing.T, args ...string) (string, error) {
@@ -41,10 +41,10 @@ func TestStopEndsTheSession(t *testing.T) {
 		if printed, err := owned(t, "record", record, strconv.Itoa(leader.Process.Pid)); err != nil {
 			t.Fatal(err, printed)
 		}
-		for text := ""; !strings.HasSuffix(text, "\n"); time.Sleep(10 * time.Millisecond) {
+		await.True(t, "the member's pid", func() bool {
 			data, _ := os.ReadFile(pids)
-			text = string(data)
-		}
+			return strings.HasSuffix(string(data), "\n")
+		})
 		if printed, err := owned(t, "alive", record); err != nil || printed != strconv.Itoa(leader.Process.Pid) {
 			t.Errorf("alive: %s, %v", printed, err)
 		}

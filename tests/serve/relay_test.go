@@ -1,21 +1,22 @@
 package serve_test
 
 import (
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
 	"sync/atomic"
 	"testing"
-	"time"
 
+	"rayexecutor/tests/await"
 	"rayexecutor/tests/system"
 )
 
 // post is what a sink was sent.
 type post struct{ id, kind, team, body string }
 
-// sink is an HTTP endpoint that refuses for good what it is told to.
+// sink is an HTTP endpoint that answers 400 while refuses is set.
 type sink struct {
 	*httptest.Server
 	posts   chan post
@@ -41,13 +42,7 @@ func newSink(t *testing.T) *sink {
 
 func (s *sink) next(t *testing.T) post {
 	t.Helper()
-	select {
-	case p := <-s.posts:
-		return p
-	case <-time.After(30 * time.Second):
-		t.Fatal("nothing was posted")
-		panic("unreachable")
-	}
+	return await.Receive(t, "a post", s.posts)
 }
 
 // TestSink posts ends to a sink. An end that the sink refused is stored, and sent
@@ -91,20 +86,15 @@ func cancelled(t *testing.T, sys *system.System, id string) {
 	sys.Cancel(t, id, "enough")
 }
 
-// run repeats a command until it prints what is wanted: what it looks at comes
-// about by itself.
-func run(t *testing.T, sys *system.System, want string, args ...string) string {
+// run repeats a command until it prints some words: the keeper and the relay
+// change what it reads in their own time.
+func run(t *testing.T, sys *system.System, want string, args ...string) (printed string) {
 	t.Helper()
-	timeout := time.After(30 * time.Second)
-	for {
-		printed, err := sys.Run(t.Context(), args...)
-		if strings.Contains(printed, want) {
-			return printed
+	await.NoError(t, strings.Join(args, " "), func() (err error) {
+		if printed, err = sys.Run(t.Context(), args...); !strings.Contains(printed, want) {
+			return fmt.Errorf("printed %q, not %q: %w", printed, want, err)
 		}
-		select {
-		case <-timeout:
-			t.Fatalf("%v printed %q, not %q: %v", args, printed, want, err)
-		case <-time.After(50 * time.Millisecond):
-		}
-	}
+		return nil
+	})
+	return printed
 }

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	pb "rayexecutor/proto/ray_executor/v1"
+	"rayexecutor/tests/await"
 	"rayexecutor/tests/system"
 )
 
@@ -47,7 +48,7 @@ func TestHTTP2WithoutTLS(t *testing.T) {
 	}
 }
 
-func TestNotReadyUntilTheJournalIsThere(t *testing.T) {
+func TestNotReadyUntilTheJournalExists(t *testing.T) {
 	t.Parallel()
 	sys := system.Make(t, system.Options{})
 	if err := sys.LaunchServer(); err != nil {
@@ -75,7 +76,8 @@ func TestNotReadyUntilTheJournalIsThere(t *testing.T) {
 	}
 }
 
-// A NATS that goes away after the start is answered 503, not by going unready.
+// Where NATS is lost after the start, calls are answered 503 and the server stays
+// ready.
 func TestStaysReadyWhenNATSGoesAway(t *testing.T) {
 	t.Parallel()
 	sys := setup(t)
@@ -93,8 +95,8 @@ func TestStaysReadyWhenNATSGoesAway(t *testing.T) {
 	sys.Submit(t, request("lost"))
 }
 
-// SIGTERM lets what is under way end: a submit that waits for a NATS which
-// does not answer is still told so.
+// SIGTERM lets requests in flight end: a submit that waits for a NATS server
+// without answers is still answered 503.
 func TestDrainsOnSIGTERM(t *testing.T) {
 	t.Parallel()
 	sys := setup(t)
@@ -169,7 +171,7 @@ func TestASlowBodyIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer response.Body.Close()
-	if took := time.Since(started); response.StatusCode != http.StatusServiceUnavailable || response.Header.Get("Retry-After") == "" || took > 40*time.Second {
+	if took := time.Since(started); response.StatusCode != http.StatusServiceUnavailable || response.Header.Get("Retry-After") == "" || took > 2*time.Minute {
 		t.Errorf("answered %s after %v", response.Status, took)
 	}
 }
@@ -183,12 +185,12 @@ func TestAMalformedSettingRefusesTheStart(t *testing.T) {
 	}
 }
 
-// A NATS that is too old ends the process: no waiting mends it.
+// A NATS server that is too old ends the process: waiting cannot help.
 func TestAnOldNATSIsRefused(t *testing.T) {
 	t.Parallel()
 	url := oldNATS(t)
 	for _, command := range [][]string{{"serve"}, {"deploy", "--only", "journal"}} {
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), await.Limit)
 		printed, err := system.Make(t, system.Options{}).RunWith(ctx, []string{"NATS_URL=" + url}, command...)
 		cancel()
 		if err == nil || !strings.Contains(printed, "2.12") || !strings.Contains(printed, "2.11.9") {
@@ -234,29 +236,21 @@ func greet(conn net.Conn) {
 
 func expectHealth(t *testing.T, sys *system.System, probe string, status int, reason string) {
 	t.Helper()
-	var said string
-	deadline := time.Now().Add(10 * time.Second)
-	for time.Now().Before(deadline) {
+	await.NoError(t, fmt.Sprintf("%s to answer %d with %q", probe, status, reason), func() error {
 		code, body, err := get(sys.URL() + "/health/" + probe)
-		said = fmt.Sprint(code, body, err)
-		if err == nil && code == status && strings.Contains(body, reason) {
-			return
+		if err != nil || code != status || !strings.Contains(body, reason) {
+			return fmt.Errorf("it answers %d %q: %w", code, body, err)
 		}
-		time.Sleep(50 * time.Millisecond)
-	}
-	t.Errorf("%s says %s, not %d with %q", probe, said, status, reason)
+		return nil
+	})
 }
 
 func awaitMetric(t *testing.T, sys *system.System, line string) {
 	t.Helper()
-	deadline := time.Now().Add(10 * time.Second)
-	for time.Now().Before(deadline) {
-		if _, body, err := get(sys.URL() + "/metrics"); err == nil && strings.Contains(body, line) {
-			return
-		}
-		time.Sleep(10 * time.Millisecond)
-	}
-	t.Fatalf("the metrics never said %s", line)
+	await.True(t, "the metric "+line, func() bool {
+		_, body, err := get(sys.URL() + "/metrics")
+		return err == nil && strings.Contains(body, line)
+	})
 }
 
 func get(url string) (status int, body string, err error) {

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	pb "rayexecutor/proto/ray_executor/v1"
+	"rayexecutor/tests/await"
 )
 
 // Refusal is an answer other than 200.
@@ -94,9 +95,9 @@ func event(ctx context.Context, client *http.Client, url, id string, request pro
 // callers are told to.
 func (s *System) ask(tb testing.TB, id string, request, reply proto.Message) {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(tb.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(tb.Context(), await.Limit)
 	defer cancel()
-	err := until(ctx, "the server takes "+id, func() error {
+	err := await.Until(ctx, "an answer to "+id, func() error {
 		err := s.Call(ctx, id, request, reply)
 		if refusal, ok := errors.AsType[*Refusal](err); err == nil || ok && refusal.Status == http.StatusServiceUnavailable {
 			return err
@@ -154,9 +155,9 @@ func (s *System) Status(tb testing.TB, id string) *pb.GetDeliberationStatusRespo
 	return status
 }
 
-// patience is how long Await waits: what a killed worker held comes again
-// after the ack wait of 15 s, and Serve needs its time to replace it.
-const patience = 2 * time.Minute
+// patience is how long Await waits. What a killed worker had is redelivered
+// after the ack wait of 15 s, and Serve needs time to replace the replica.
+const patience = 4 * time.Minute
 
 // Await waits until a deliberation's status is as wanted.
 func (s *System) Await(tb testing.TB, id string, wanted func(*pb.GetDeliberationStatusResponse) bool) *pb.GetDeliberationStatusResponse {
@@ -164,7 +165,7 @@ func (s *System) Await(tb testing.TB, id string, wanted func(*pb.GetDeliberation
 	ctx, cancel := context.WithTimeout(tb.Context(), patience)
 	defer cancel()
 	var status *pb.GetDeliberationStatusResponse
-	err := until(ctx, "deliberation "+id+" is as wanted", func() error {
+	err := await.Until(ctx, "deliberation "+id, func() error {
 		if status = s.Status(tb, id); !wanted(status) {
 			return fmt.Errorf("it is %v", status)
 		}

@@ -23,6 +23,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"rayexecutor/ray/local"
+	"rayexecutor/tests/await"
 	"rayexecutor/tests/freeport"
 )
 
@@ -123,7 +124,7 @@ func (s *System) StartNATS(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("%w; run `make test-go`, which builds it", err)
 	}
-	return until(ctx, "NATS answers", func() error {
+	return await.Until(ctx, "NATS", func() error {
 		conn, err := net.Dial("tcp", "127.0.0.1:"+strconv.Itoa(s.natsPort))
 		if err == nil {
 			err = conn.Close()
@@ -166,7 +167,7 @@ func (s *System) StartServer(ctx context.Context) error {
 	if err := s.LaunchServer(); err != nil {
 		return err
 	}
-	return until(ctx, "the server is ready", func() error {
+	return await.Until(ctx, "the server to be ready", func() error {
 		response, err := s.http.Get(s.URL() + "/health/readiness")
 		if err != nil {
 			return err
@@ -259,19 +260,4 @@ func (s *System) Logs() string {
 		fmt.Fprintf(&report, "--- %s\n%s\n", name, data[max(0, len(data)-4000):])
 	}
 	return report.String()
-}
-
-// until asks again and again until it is so, or ctx ends.
-func until(ctx context.Context, what string, ask func() error) error {
-	for {
-		err := ask()
-		if err == nil {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("waiting until %s: %w: %w", what, ctx.Err(), err)
-		case <-time.After(20 * time.Millisecond):
-		}
-	}
 }
