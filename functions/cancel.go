@@ -24,7 +24,8 @@ func (f *Functions) Cancel(ctx context.Context, request *pb.CancelDeliberationRe
 	}
 	id := request.GetDeliberationId()
 	// The leader is read: a replica may not have the end yet, and the answer would
-	// contradict one that the caller has seen. Model: CancelLook.
+	// contradict one that the caller has seen.
+	// Model: CancelLook.
 	history, err := f.journal.ReadLeader(ctx, id)
 	if err != nil {
 		return nil, about(id, err)

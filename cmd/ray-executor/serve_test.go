@@ -48,7 +48,7 @@ func TestStopEndsStreams(t *testing.T) {
 	stopped := time.Now()
 	cancel()
 	told, err := io.ReadAll(stream.Body)
-	if err != nil || !strings.Contains(string(told), "the server stops") {
+	if err != nil || !strings.Contains(string(told), "the server is stopping") {
 		t.Errorf("%v %s", err, told)
 	}
 	<-ended
