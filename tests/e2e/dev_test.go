@@ -37,7 +37,7 @@ func TestDevUsesWhatIsThere(t *testing.T) {
 			t.Errorf("it started a part of its own (%q):\n%s", own, text)
 		}
 	}
-	match := regexp.MustCompile(`submitted deliberation (\S+) of three agents`).FindStringSubmatch(text)
+	match := regexp.MustCompile(`submitted deliberation (\S+) with three agents`).FindStringSubmatch(text)
 	if match == nil || !strings.Contains(text, "agent tester proposed in") {
 		t.Fatalf("it sent no deliberation through:\n%s", text)
 	}
