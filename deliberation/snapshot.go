@@ -84,25 +84,24 @@ func setTime(timestamp *timestamppb.Timestamp, nanoseconds int64) {
 	timestamp.Seconds, timestamp.Nanos = nanoseconds/int64(time.Second), int32(nanoseconds%int64(time.Second))
 }
 
+// SnapshotRef returns the name that WithRef gave a snapshot; empty if it has none,
+// or cannot be read.
+func SnapshotRef(data []byte) string {
+	counts, err := decodeCounts(data)
+	if err != nil {
+		return ""
+	}
+	return counts.GetOpenRef()
+}
+
 // DecodeLedger starts from a snapshot's data. It decodes one open deliberation
 // after the other.
 func DecodeLedger(data []byte) (*Ledger, error) {
-	var counts []byte
-	for rest := data; len(rest) > 0; {
-		number, _, n := protowire.ConsumeField(rest)
-		if n < 0 {
-			return nil, fmt.Errorf("decode a snapshot: %w", protowire.ParseError(n))
-		}
-		if number != openField {
-			counts = append(counts, rest[:n]...)
-		}
-		rest = rest[n:]
+	counts, err := decodeCounts(data)
+	if err != nil {
+		return nil, err
 	}
-	var snapshot pb.StatsSnapshot
-	if err := proto.Unmarshal(counts, &snapshot); err != nil {
-		return nil, fmt.Errorf("decode a snapshot: %w", err)
-	}
-	ledger := NewLedger(&snapshot)
+	ledger := NewLedger(counts)
 	var open pb.StatsSnapshot_Open
 	for rest := data; len(rest) > 0; {
 		number, kind, n := protowire.ConsumeTag(rest)
@@ -117,6 +116,27 @@ func DecodeLedger(data []byte) (*Ledger, error) {
 		rest = rest[n+size:]
 	}
 	return ledger, nil
+}
+
+// decodeCounts decodes a snapshot without its open deliberations. The data's
+// fields are complete if it returns no error.
+func decodeCounts(data []byte) (*pb.StatsSnapshot, error) {
+	var counts []byte
+	for rest := data; len(rest) > 0; {
+		number, _, n := protowire.ConsumeField(rest)
+		if n < 0 {
+			return nil, fmt.Errorf("decode a snapshot: %w", protowire.ParseError(n))
+		}
+		if number != openField {
+			counts = append(counts, rest[:n]...)
+		}
+		rest = rest[n:]
+	}
+	snapshot := &pb.StatsSnapshot{}
+	if err := proto.Unmarshal(counts, snapshot); err != nil {
+		return nil, fmt.Errorf("decode a snapshot: %w", err)
+	}
+	return snapshot, nil
 }
 
 // putMessage adds an open deliberation of a snapshot.

@@ -7,11 +7,9 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"google.golang.org/protobuf/proto"
 
 	"rayexecutor/deliberation"
 	"rayexecutor/events"
-	pb "rayexecutor/proto/ray_executor/v1"
 )
 
 // snapshotKey is the only key of the bucket.
@@ -122,27 +120,21 @@ func (j *Journal) snapshot(ctx context.Context) (data []byte, revision uint64, e
 	return value.Value(), value.Revision(), nil
 }
 
-// openRef returns the name of a snapshot's object; empty if it has none, or cannot
-// be read.
-func openRef(data []byte) string {
-	var snapshot pb.StatsSnapshot
-	if proto.Unmarshal(data, &snapshot) != nil {
-		return ""
-	}
-	return snapshot.GetOpenRef()
-}
-
 // completeSnapshot returns a snapshot with its open deliberations: the data, or
 // the object that it refers to. complete is false if that object cannot be read.
 //
 // The object does not count at the gate: it is as large as the backlog, and no
 // caller chooses that. Callers read one at a time.
 func (j *Journal) completeSnapshot(ctx context.Context, data []byte) (whole []byte, complete bool, err error) {
-	name := openRef(data)
+	name := deliberation.SnapshotRef(data)
 	if name == "" {
 		return data, true, nil
 	}
-	whole, err = j.getObject(ctx, j.name(Results), name)
+	store, err := j.js.ObjectStore(ctx, j.name(Results))
+	if err != nil {
+		return nil, false, j.failed("reach the object store "+j.name(Results), err)
+	}
+	whole, err = j.getObject(ctx, store, name)
 	if errors.Is(err, jetstream.ErrObjectNotFound) || errors.Is(err, errCorrupt) {
 		return nil, false, nil
 	}
@@ -182,7 +174,7 @@ func (j *Journal) SaveSnapshot(ctx context.Context, snapshot deliberation.Snapsh
 	}
 	// The old object is deleted after the new snapshot is stored. A reader that holds
 	// the old snapshot finds its object missing, and reads again; see Ledger.
-	if old := openRef(before); old != name {
+	if old := deliberation.SnapshotRef(before); old != name {
 		j.deleteObject(ctx, old)
 	}
 	return newRevision, true, nil

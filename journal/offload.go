@@ -197,16 +197,12 @@ func (j *Journal) getCounted(ctx context.Context, bucket, name string) ([]byte, 
 	if err := countObject(ctx, store, name); err != nil {
 		return nil, err
 	}
-	return j.getObject(ctx, bucket, name)
+	return j.getObject(ctx, store, name)
 }
 
 // getObject reads an object. jetstream.ErrObjectNotFound: it has expired.
 // errCorrupt: its parts were changed.
-func (j *Journal) getObject(ctx context.Context, bucket, name string) ([]byte, error) {
-	store, err := j.js.ObjectStore(ctx, bucket)
-	if err != nil {
-		return nil, j.failed("reach the object store "+bucket, err)
-	}
+func (j *Journal) getObject(ctx context.Context, store jetstream.ObjectStore, name string) ([]byte, error) {
 	// A replica may lag behind the writer of the object: "not found" counts only
 	// after some attempts.
 	data, err := backoff.Retry(ctx, func() ([]byte, error) {

@@ -22,6 +22,7 @@ import (
 	"rayexecutor/journal/journaltest"
 	"rayexecutor/keeper/relay"
 	pb "rayexecutor/proto/ray_executor/v1"
+	"rayexecutor/tests/await"
 )
 
 // posted is a request as the sink has seen it.
@@ -146,7 +147,7 @@ func (w world) kept(t *testing.T) []journal.Undelivered {
 func (w world) awaitKept(t *testing.T, n int) []journal.Undelivered {
 	t.Helper()
 	var list []journal.Undelivered
-	again(t, func() error {
+	await.NoError(t, "the list of undelivered ends", func() error {
 		if list = w.kept(t); len(list) != n {
 			return fmt.Errorf("%d are kept, not %d", len(list), n)
 		}
@@ -158,7 +159,7 @@ func (w world) awaitKept(t *testing.T, n int) []journal.Undelivered {
 // settled waits until the relay owes nothing.
 func (w world) settled(t *testing.T) {
 	t.Helper()
-	again(t, func() error {
+	await.NoError(t, "an idle relay", func() error {
 		consumer, err := w.js.Consumer(t.Context(), journal.Stream, "relay")
 		if err != nil {
 			return err
@@ -309,7 +310,7 @@ func TestRelayLosesNothing(t *testing.T) {
 	for i := range n / 2 {
 		w.end(t, fmt.Sprint("d", i))
 	}
-	again(t, func() error { return w.handedOver(t, n/2) })
+	await.NoError(t, "the relay's deliveries", func() error { return w.handedOver(t, n/2) })
 	stop()
 	s.answers(func(rw http.ResponseWriter, attempt int) {
 		if attempt == 1 {
@@ -382,12 +383,12 @@ func TestTwoRelaysShare(t *testing.T) {
 	for range 2 {
 		defer w.relay(t, options)()
 	}
-	again(t, func() error { return w.handedOver(t, 0) })
+	await.NoError(t, "the relay's deliveries", func() error { return w.handedOver(t, 0) })
 	const n = 60
 	for i := range n {
 		w.end(t, fmt.Sprint("d", i))
 	}
-	again(t, func() error { return w.handedOver(t, n) }) // the server is a little behind in what it tells
+	await.NoError(t, "the relay's deliveries", func() error { return w.handedOver(t, n) }) // the server is a little behind in what it tells
 	w.settled(t)
 	if got := s.attempts(); len(got) != n {
 		t.Errorf("%d of %d arrived", len(got), n)

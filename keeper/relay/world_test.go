@@ -14,6 +14,7 @@ import (
 	"rayexecutor/journal/journaltest"
 	"rayexecutor/keeper"
 	pb "rayexecutor/proto/ray_executor/v1"
+	"rayexecutor/tests/await"
 )
 
 // TestMain ignores a goroutine that nats.go leaks now and then: it reads its
@@ -84,31 +85,7 @@ func (w world) status(t *testing.T, id string) *pb.GetDeliberationStatusResponse
 // next waits for a value.
 func next[T any](t testing.TB, values <-chan T) T {
 	t.Helper()
-	select {
-	case value := <-values:
-		return value
-	case <-time.After(30 * time.Second):
-		t.Fatal("nothing came within 30 s")
-		panic("unreachable")
-	}
-}
-
-// again repeats until it works.
-func again(t *testing.T, call func() error) {
-	t.Helper()
-	timeout, ticker := time.After(45*time.Second), time.NewTicker(100*time.Millisecond)
-	defer ticker.Stop()
-	for {
-		err := call()
-		if err == nil {
-			return
-		}
-		select {
-		case <-ticker.C:
-		case <-timeout:
-			t.Fatalf("it did not happen within 45 s: %v", err)
-		}
-	}
+	return await.Receive(t, "a value", values)
 }
 
 func (w world) submit(t *testing.T, id string, agents int, timeoutSeconds int32) {

@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
-	"golang.org/x/sync/errgroup"
 
 	"rayexecutor/deliberation"
 	"rayexecutor/journal"
@@ -38,7 +36,7 @@ type Gap struct {
 // the journal evicts them while they are open. Healing starts the keepers, and
 // then the function servers again: all count from the same snapshot.
 func (r *run) expire(ctx context.Context, f Fault) (heal, error) {
-	events, err := journal.Connect(journal.Settings{URL: r.rig.nats.urls(), Name: "age", Log: slog.New(slog.DiscardHandler)})
+	events, err := r.connect("age")
 	if err != nil {
 		return nil, err
 	}
@@ -74,16 +72,13 @@ func (r *run) beginExpiry(ctx context.Context, events *journal.Journal, f Fault)
 
 // doom stores what will be evicted, and waits until a snapshot has it.
 func (r *run) doom(ctx context.Context, events *journal.Journal, f Fault) error {
-	group, storing := errgroup.WithContext(ctx)
-	group.SetLimit(backlogWriters)
-	for i := range doomedSize {
-		ask := Ask{
+	err := r.storeAll(ctx, events, doomedSize, func(i int) Ask {
+		return Ask{
 			ID: fmt.Sprintf("f%d-doomed-%d-%d", r.plan.Seed, f.Which, i), Models: []string{Quick}, Backlog: true,
 			Timeout: 60*time.Second + time.Duration(i%56)*time.Second,
 		}
-		group.Go(func() error { return r.store(storing, events, ask) })
-	}
-	if err := group.Wait(); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	return until(ctx, "a snapshot has what is stored", func(ctx context.Context) error {
@@ -193,22 +188,10 @@ func (t *tail) read(ctx context.Context, nats *natsCluster) error {
 	if err != nil {
 		return err
 	}
-	messages, err := consumer.Messages(jetstream.PullHeartbeat(2 * time.Second))
-	if err != nil {
-		return err
-	}
-	defer messages.Stop()
-	for {
-		message, err := messages.Next(jetstream.NextContext(ctx))
-		if err != nil {
-			return err
-		}
-		raw, err := rawOf(message)
-		if err != nil {
-			return err
-		}
-		t.add(raw)
-	}
+	return handleAll(ctx, consumer, func(message *jetstream.RawStreamMsg) error {
+		t.add(message)
+		return nil
+	}, jetstream.PullHeartbeat(2*time.Second))
 }
 
 func (t *tail) add(message *jetstream.RawStreamMsg) {

@@ -120,21 +120,18 @@ func (r *run) backlog(f Fault) heal {
 	return func(ctx context.Context) error {
 		ctx, cancel := context.WithTimeout(ctx, backlogTime)
 		defer cancel()
-		events, err := journal.Connect(journal.Settings{URL: r.rig.nats.urls(), Name: "backlog", Log: slog.New(slog.DiscardHandler)})
+		events, err := r.connect("backlog")
 		if err != nil {
 			return err
 		}
 		defer events.Close()
 		began := time.Now()
-		group, accepting := errgroup.WithContext(ctx)
-		group.SetLimit(backlogWriters)
-		for i := range backlogSize {
-			ask := Ask{
+		err = r.storeAll(ctx, events, backlogSize, func(i int) Ask {
+			return Ask{
 				ID: fmt.Sprintf("f%d-backlog-%d-%d", r.plan.Seed, f.Which, i), Models: []string{Quick}, Timeout: backlogTimeout, Backlog: true,
 			}
-			group.Go(func() error { return r.store(accepting, events, ask) })
-		}
-		if err := group.Wait(); err != nil {
+		})
+		if err != nil {
 			return fmt.Errorf("store the backlog: %w", err)
 		}
 		r.notef("  backlog: %d stored in %s", backlogSize, time.Since(began).Round(time.Second))
@@ -146,6 +143,21 @@ func (r *run) backlog(f Fault) heal {
 			return err
 		})
 	}
+}
+
+// connect connects to the journal past all doors.
+func (r *run) connect(name string) (*journal.Journal, error) {
+	return journal.Connect(journal.Settings{URL: r.rig.nats.urls(), Name: name, Log: slog.New(slog.DiscardHandler)})
+}
+
+// storeAll stores n requests, backlogWriters at the same time.
+func (r *run) storeAll(ctx context.Context, events *journal.Journal, n int, ask func(i int) Ask) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(backlogWriters)
+	for i := range n {
+		group.Go(func() error { return r.store(ctx, events, ask(i)) })
+	}
+	return group.Wait()
 }
 
 // store stores a request until the journal confirms it.

@@ -198,7 +198,28 @@ func (c *natsCluster) each(ctx context.Context, stream string, tell func(*jetstr
 	if err != nil {
 		return err
 	}
-	messages, err := consumer.Messages()
+	err = handleAll(ctx, consumer, func(raw *jetstream.RawStreamMsg) error {
+		if err := tell(raw); err != nil {
+			return err
+		}
+		if raw.Sequence >= last {
+			return errAllRead
+		}
+		return nil
+	})
+	if errors.Is(err, errAllRead) {
+		return nil
+	}
+	return err
+}
+
+// errAllRead ends handleAll behind the last message.
+var errAllRead = errors.New("all is read")
+
+// handleAll handles a consumer's messages, as the stream stores them, until handle
+// or the consumer returns an error.
+func handleAll(ctx context.Context, consumer jetstream.Consumer, handle func(*jetstream.RawStreamMsg) error, options ...jetstream.PullMessagesOpt) error {
+	messages, err := consumer.Messages(options...)
 	if err != nil {
 		return err
 	}
@@ -212,11 +233,8 @@ func (c *natsCluster) each(ctx context.Context, stream string, tell func(*jetstr
 		if err != nil {
 			return err
 		}
-		if err := tell(raw); err != nil {
+		if err := handle(raw); err != nil {
 			return err
-		}
-		if raw.Sequence >= last {
-			return nil
 		}
 	}
 }
