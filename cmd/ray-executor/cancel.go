@@ -24,11 +24,14 @@ nothing.`,
 	})
 	c.Flags().StringVar(&reason, "reason", "", "`REASON` of the cancellation, published with the end")
 	c.RunE = func(_ *cobra.Command, args []string) error {
-		var cancelled pb.CancelDeliberationResponse
-		if err := c.call(&pb.CancelDeliberationRequest{DeliberationId: args[0], Reason: reason}, &cancelled); err != nil {
+		cancelled, err := c.client().CancelDeliberation(c.Context(), &pb.CancelDeliberationRequest{DeliberationId: args[0], Reason: reason})
+		if exitCode(err) == exitNotFound {
+			return noSuch(args[0])
+		}
+		if err != nil {
 			return err
 		}
-		return c.show(&cancelled, func(w io.Writer) {
+		return c.show(cancelled, func(w io.Writer) {
 			fmt.Fprintf(w, "%s %s: %s\n", cancelled.GetDeliberationId(), cancelled.GetStatus(), cancelled.GetMessage())
 		})
 	}

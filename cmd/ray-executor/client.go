@@ -1,12 +1,10 @@
-// What the client commands share: the flags that all of them have, the call of
-// a function server, and its errors.
+// What the client commands share: their flags, the connection to a function
+// server, and the meaning of its errors.
 
 package main
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -14,35 +12,36 @@ import (
 	"strings"
 	"time"
 
-	"github.com/cloudevents/sdk-go/v2/binding"
-	"github.com/cloudevents/sdk-go/v2/event"
-	cehttp "github.com/cloudevents/sdk-go/v2/protocol/http"
-	"github.com/google/uuid"
+	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/proto"
 
 	"rayexecutor/events"
+	pb "rayexecutor/proto/ray_executor/v1"
+	"rayexecutor/proto/ray_executor/v1/rayexecutorv1connect"
 )
+
+// callTimeout bounds one call. A stream has no bound.
+const callTimeout = 30 * time.Second
 
 // caller is a client command with --server and --output.
 type caller struct {
 	*cobra.Command
+	program
 	server string
 	output string
-	out    io.Writer
 }
 
 func (p program) newCaller(command *cobra.Command) *caller {
-	c := &caller{Command: command, out: p.out}
+	c := &caller{Command: command, program: p}
 	c.Flags().StringVar(&c.server, "server", "", serverUsage)
 	c.Flags().StringVarP(&c.output, "output", "o", "text", outputUsage)
 	c.PreRunE = func(*cobra.Command, []string) error { return checkOutput(c.output) }
 	return c
 }
 
-func (c *caller) call(request, reply proto.Message) error {
-	return newClient(serverURL(c.server)).call(c.Context(), request, reply)
-}
+// client returns a client of the command's server.
+func (c *caller) client() *client { return c.newClient(c.server) }
 
 // show writes a reply by the function text, or as one line of JSON with -o json.
 func (c *caller) show(reply proto.Message, text func(io.Writer)) error {
@@ -62,70 +61,99 @@ const outputUsage = "`FORMAT` of the output: text or json"
 
 func checkOutput(output string) error {
 	if output != "text" && output != "json" {
-		return fmt.Errorf("--output=%s: must be text or json", output)
+		return usagef("--output=%s: must be text or json", output)
 	}
 	return nil
 }
 
-// client calls a function server by CloudEvents.
+// client calls a function server by Connect: its errors have a code and details,
+// and its streams work over HTTP/1.1 too.
 type client struct {
+	rayexecutorv1connect.RayExecutorServiceClient
 	server string
-	http   *http.Client
 }
 
-func newClient(server string) *client {
-	return &client{server: strings.TrimRight(server, "/") + "/", http: &http.Client{Timeout: 30 * time.Second}}
+// newClient returns a client of the server that --server, RAY_EXECUTOR_SERVER or
+// the running dev names.
+func (p program) newClient(flag string) *client {
+	return dial(p.serverURL(flag), p.environment("RAY_EXECUTOR_TOKEN"))
 }
 
-// call sends a request and reads the response into a message.
-func (c *client) call(ctx context.Context, request, reply proto.Message) error {
-	httpRequest, err := c.request(ctx, request)
-	if err != nil {
+func dial(server, token string) *client {
+	c := &client{server: strings.TrimRight(server, "/")}
+	transport := http.DefaultTransport
+	if token != "" {
+		transport = bearer{token}
+	}
+	c.RayExecutorServiceClient = rayexecutorv1connect.NewRayExecutorServiceClient(
+		&http.Client{Transport: transport}, c.server, connect.WithInterceptors(connect.UnaryInterceptorFunc(c.intercept)))
+	return c
+}
+
+// bearer adds a token to each request. A redirect to another host gets none:
+// RoundTrip adds it only to requests that do not follow a response.
+type bearer struct{ token string }
+
+// RoundTrip implements http.RoundTripper.
+func (b bearer) RoundTrip(request *http.Request) (*http.Response, error) {
+	if request.Response == nil {
+		request = request.Clone(request.Context())
+		request.Header.Set("Authorization", "Bearer "+b.token)
+	}
+	return http.DefaultTransport.RoundTrip(request)
+}
+
+// intercept bounds each call and explains its error.
+func (c *client) intercept(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, request connect.AnyRequest) (connect.AnyResponse, error) {
+		ctx, cancel := context.WithTimeout(ctx, callTimeout)
+		defer cancel()
+		response, err := next(ctx, request)
+		return response, c.explain(err)
+	}
+}
+
+// explain returns an error with an exit code and with what to do. The server's
+// own errors say what to do themselves, and have a detail.
+func (c *client) explain(err error) error {
+	remote, ok := errors.AsType[*connect.Error](err)
+	if !ok {
 		return err
 	}
-	response, err := c.http.Do(httpRequest)
-	if err != nil {
-		return fmt.Errorf("%w: start the server, or name another one with --server", err)
+	if errors.Is(err, context.Canceled) {
+		return context.Canceled
 	}
-	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		return refused(response)
+	code, known := rpcExits[remote.Code()]
+	if !known {
+		code = exitFailed
 	}
-	answer, err := binding.ToEvent(ctx, cehttp.NewMessageFromHttpResponse(response))
-	if err != nil {
-		return fmt.Errorf("%s did not answer with a CloudEvent: name a ray-executor server with --server: %w", c.server, err)
+	for _, detail := range remote.Details() {
+		if message, err := detail.Value(); err == nil {
+			if _, ok := message.(*pb.Error); ok {
+				return &exitError{code, errors.New(remote.Message())}
+			}
+		}
 	}
-	return events.Decode(answer, reply)
+	switch remote.Code() {
+	case connect.CodeUnavailable, connect.CodeDeadlineExceeded:
+		return &exitError{code, fmt.Errorf("%s does not answer: %s: start the server, or name another one with --server", c.server, remote.Message())}
+	case connect.CodeUnauthenticated, connect.CodePermissionDenied:
+		return &exitError{code, fmt.Errorf("%s does not allow the call: %s: set RAY_EXECUTOR_TOKEN to a valid token", c.server, remote.Message())}
+	default:
+		return &exitError{code, fmt.Errorf("%s answers: %s: check that --server names a ray-executor server", c.server, remote.Message())}
+	}
 }
 
-func (c *client) request(ctx context.Context, request proto.Message) (*http.Request, error) {
-	data, err := proto.Marshal(request)
-	if err != nil {
-		return nil, fmt.Errorf("marshal the request: %w", err)
-	}
-	e := event.New()
-	e.SetID(uuid.NewString())
-	e.SetSource("/ray-executor/client")
-	e.SetType(events.Type(request))
-	e.SetDataContentType(events.Protobuf)
-	e.DataEncoded = data
-	httpRequest, err := http.NewRequestWithContext(ctx, http.MethodPost, c.server, http.NoBody)
-	if err != nil {
-		return nil, fmt.Errorf("--server: %w", err)
-	}
-	err = cehttp.WriteRequest(ctx, (*binding.EventMessage)(&e), httpRequest)
-	return httpRequest, err
-}
-
-// refused returns the server's own explanation, which says what to do.
-func refused(response *http.Response) error {
-	body, _ := io.ReadAll(io.LimitReader(response.Body, 1<<16))
-	var problem struct {
-		Detail string `json:"detail"`
-	}
-	if json.Unmarshal(body, &problem) == nil && problem.Detail != "" {
-		return errors.New(problem.Detail)
-	}
-	line, _, _ := bytes.Cut(body, []byte("\n"))
-	return fmt.Errorf("the server answered %s: %s", response.Status, line)
+// rpcExits has the exit code of each RPC code.
+var rpcExits = map[connect.Code]int{
+	connect.CodeNotFound:           exitNotFound,
+	connect.CodeUnauthenticated:    exitDenied,
+	connect.CodePermissionDenied:   exitDenied,
+	connect.CodeInvalidArgument:    exitRefused,
+	connect.CodeAlreadyExists:      exitRefused,
+	connect.CodeResourceExhausted:  exitRefused,
+	connect.CodeFailedPrecondition: exitRefused,
+	connect.CodeUnimplemented:      exitRefused,
+	connect.CodeUnavailable:        exitUnavailable,
+	connect.CodeDeadlineExceeded:   exitUnavailable,
 }

@@ -32,6 +32,7 @@ request until it is submitted again, or until an operator deletes it with
   ray-executor dead show my-first-1
   ray-executor dead retry my-first-1`,
 	}
+	command.Args, command.RunE = cobra.ArbitraryArgs, subcommandNeeded
 	command.AddCommand(p.deadListCommand(), p.deadShowCommand(), p.deadRetryCommand())
 	return command
 }
@@ -95,7 +96,7 @@ func (p program) deadShowCommand() *cobra.Command {
 
 func writeDead(w io.Writer, dead journal.DeadLetter) error {
 	writeStatus(w, dead.Status)
-	fmt.Fprintf(w, "\ndead letter of pool %s%s, %d attempts\n", dead.Status.GetPool(), elapsed(dead.Status), dead.Status.GetAttempts())
+	fmt.Fprintf(w, "\ndead letter of pool %s after %s, %d attempts\n", dead.Status.GetPool(), elapsed(dead.Status), dead.Status.GetAttempts())
 	request, err := events.MarshalJSON(dead.Request)
 	if err != nil {
 		return err
@@ -130,7 +131,8 @@ The command is safe to repeat: a second retry is the same deliberation.`,
 		defer journal.Close()
 		results := tally{out: p.out}
 		submit := func(ctx context.Context, request *pb.ExecuteDeliberationRequest) error {
-			return newClient(serverURL(server)).call(ctx, request, &pb.ExecuteDeliberationResponse{})
+			_, err := p.newClient(server).ExecuteDeliberation(ctx, request)
+			return err
 		}
 		if err := retryDeadLetters(ctx, journal, id, submit, func(id, retryID string, refused error) {
 			results.add(id, "submitted as "+retryID, refused)
@@ -173,6 +175,9 @@ func retryDeadLetters(ctx context.Context, store deadLetterStore, id string,
 		err := retryDeadLetter(ctx, store, one, submit)
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		if id != "" && deliberation.AsError(err).Code == deliberation.NotFound {
+			return err
 		}
 		report(one, deliberation.RetryID(one), err)
 	}

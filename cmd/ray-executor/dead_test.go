@@ -12,7 +12,7 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// A deliberation that was given up is listed, shown, and submitted anew, once.
+// TestDead lists and shows a dead letter, and submits it again, once.
 func TestDead(t *testing.T) {
 	t.Parallel()
 	call, nats := setup(t)
@@ -37,7 +37,7 @@ func TestDead(t *testing.T) {
 		t.Errorf("shown is %s, %v", printed, err)
 	}
 	if _, err := operate("dead", "show", "other"); err == nil || !strings.Contains(err.Error(), "dead list") {
-		t.Errorf("an unknown one is told as %v", err)
+		t.Errorf("an unknown one is reported as %v", err)
 	}
 
 	printed, err = operate("dead", "retry", "d1", "--server", "http://127.0.0.1:9")
@@ -71,30 +71,33 @@ func TestRetryDeadLetters(t *testing.T) {
 		submitted = append(submitted, request)
 		return nil
 	}
-	told := map[string]error{}
-	tell := func(id, anew string, refused error) {
+	reported := map[string]error{}
+	report := func(id, anew string, refused error) {
 		if anew != id+"-retry" {
 			t.Errorf("%s is submitted as %s", id, anew)
 		}
-		told[id] = refused
+		reported[id] = refused
 	}
-	for _, id := range []string{"d1", "", "nobody"} {
-		if err := retryDeadLetters(t.Context(), from, id, submit, tell); err != nil {
+	if err := retryDeadLetters(t.Context(), from, "nobody", submit, report); deliberation.AsError(err).Code != deliberation.NotFound {
+		t.Errorf("an unknown id: %v", err)
+	}
+	for _, id := range []string{"d1", ""} {
+		if err := retryDeadLetters(t.Context(), from, id, submit, report); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if len(submitted) != 2 || submitted[0].GetDeliberationId() != "d1-retry" || submitted[0].GetTaskDescription() != "Decide." {
 		t.Errorf("submitted are %v", submitted)
 	}
-	if told["d1"] != nil || told["d3"] != nil || told["d2"] == nil || deliberation.AsError(told["nobody"]).Code != deliberation.NotFound {
-		t.Errorf("told is %v", told)
+	if reported["d1"] != nil || reported["d3"] != nil || reported["d2"] == nil || len(reported) != 3 {
+		t.Errorf("reported are %v", reported)
 	}
 	if list, err := from.ListDeadLetters(t.Context()); err != nil || len(list) != 1 || list[0].ID != "d2" {
 		t.Errorf("left is %v, %v", list, err)
 	}
 	stopped, stop := context.WithCancel(t.Context())
 	stop()
-	if err := retryDeadLetters(stopped, from, "d2", submit, tell); err == nil || strings.Contains(err.Error(), "d2") {
+	if err := retryDeadLetters(stopped, from, "d2", submit, report); err == nil || strings.Contains(err.Error(), "d2") {
 		t.Errorf("a retry that is stopped says %v", err)
 	}
 }

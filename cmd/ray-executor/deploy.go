@@ -36,7 +36,7 @@ application of the cluster.`,
 		Args: cobra.NoArgs,
 		PreRunE: func(*cobra.Command, []string) error {
 			if only != "" && only != "journal" && only != "worker" {
-				return fmt.Errorf("--only=%s: must be journal or worker", only)
+				return usagef("--only=%s: must be journal or worker", only)
 			}
 			return nil
 		},
@@ -66,7 +66,7 @@ func (p program) deploy(ctx context.Context, only string) error {
 }
 
 func deployJournal(ctx context.Context, settings config.Config, log *slog.Logger, report func(string)) error {
-	journal, err := connect(settings, "deploy", log)
+	journal, err := connectJournal(settings, "deploy", log)
 	if err != nil {
 		return err
 	}
@@ -86,7 +86,7 @@ func deployWorker(ctx context.Context, settings config.Config, log *slog.Logger,
 	if err != nil {
 		return err
 	}
-	journal, err := connect(settings, "deploy", log)
+	journal, err := connectJournal(settings, "deploy", log)
 	if err != nil {
 		return err
 	}

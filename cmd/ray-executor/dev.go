@@ -178,22 +178,21 @@ func (d *dev) demonstrate(ctx context.Context, url string) error {
 	case len(d.open.grpc) > 0:
 		d.reportf("serving gRPC also on %s", d.open.grpc[0].Addr())
 	}
-	client := newClient(url)
+	client := dial(url, "")
 	err := during(d.report, "waiting for the server", func() error { return awaitServer(ctx, url) })
 	if err != nil {
 		return err
 	}
-	var receipt pb.ExecuteDeliberationResponse
-	err = client.call(ctx, &pb.ExecuteDeliberationRequest{
+	receipt, err := client.ExecuteDeliberation(ctx, &pb.ExecuteDeliberationRequest{
 		TaskId: "hello", Role: "DEV",
 		TaskDescription: "Say how a cache in front of the catalogue would be built, and what could go wrong.",
 		Agents:          []*pb.Agent{{Id: "architect", Role: "ARCHITECT"}, {Id: "developer"}, {Id: "tester", Role: "QA"}},
-	}, &receipt)
+	})
 	if err != nil {
 		return err
 	}
 	d.reportf("submitted deliberation %s with three agents", receipt.GetDeliberationId())
-	status, err := follow(ctx, client, receipt.GetDeliberationId(), newProgress(d.out, true).show)
+	status, err := client.follow(ctx, receipt.GetDeliberationId(), time.Minute, newProgress(d.out, true).show, d.report)
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/protobuf/types/known/timestamppb"
+
 	"rayexecutor/journal"
 	"rayexecutor/journal/journaltest"
 	pb "rayexecutor/proto/ray_executor/v1"
@@ -165,12 +167,22 @@ func TestProgressOfADeliberation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var printed strings.Builder
 		progress := newProgress(&printed, true)
-		for range 25 {
-			progress.show(&pb.GetDeliberationStatusResponse{Status: "queued"})
-			time.Sleep(time.Second)
+		submitted := time.Now()
+		progress.show(nil) // before the first event
+		progress.show(&pb.WatchDeliberationResponse{
+			Status: "queued", Time: timestamppb.New(submitted), Event: &pb.WatchDeliberationResponse_Requested{Requested: &pb.DeliberationRequested{}},
+		})
+		for range 2 {
+			time.Sleep(reportEvery)
+			progress.show(nil)
 		}
-		progress.show(&pb.GetDeliberationStatusResponse{Status: "running"})
-		if want := "  queued\n  still queued, 10 s\n  still queued, 20 s\n  running"; !strings.HasPrefix(printed.String(), want) {
+		for attempt := range 2 {
+			progress.show(&pb.WatchDeliberationResponse{
+				Status: "running", Time: timestamppb.New(submitted.Add(time.Minute)),
+				Event: &pb.WatchDeliberationResponse_Started{Started: &pb.DeliberationStarted{Attempt: int32(attempt + 1)}},
+			})
+		}
+		if want := "  queued\n  still queued, 10 s\n  still queued, 20 s\n  running after 1m0s in the queue\n  running, attempt 2, after 1m0s\n"; printed.String() != want {
 			t.Errorf("printed %q", printed.String())
 		}
 	})

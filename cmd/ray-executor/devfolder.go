@@ -8,6 +8,7 @@
 package main
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -27,10 +28,10 @@ const (
 	// devData is the folder of dev's journal and logs.
 	devData = ".ray-executor"
 	devFile = "dev.env"
-	// devServer is the name in devFile for the function server's URL.
+	// devServer names the function server's URL, in the environment and in devFile.
 	devServer     = "RAY_EXECUTOR_SERVER"
 	defaultServer = "http://localhost:8080"
-	serverUsage   = "`URL` of the function server (default: that of the dev that runs in this folder, else " + defaultServer + ")"
+	serverUsage   = "`URL` of the function server (default: RAY_EXECUTOR_SERVER, else that of the dev that runs in this folder, else " + defaultServer + ")"
 )
 
 // errLocked means that another process has the lock.
@@ -146,11 +147,11 @@ func addDevSettings(given map[string]string) bool {
 	return added
 }
 
-// serverURL is the function server to call: that of --server, else that of the
-// running dev, else the default.
-func serverURL(flag string) string {
-	if flag != "" {
-		return flag
+// serverURL is the function server to call: that of --server, else that of
+// RAY_EXECUTOR_SERVER, else that of the running dev, else the default.
+func (p program) serverURL(flag string) string {
+	if given := cmp.Or(flag, p.environment(devServer)); given != "" {
+		return given
 	}
 	if settings, ok := runningDev(devData); ok {
 		return settings[devServer]

@@ -51,7 +51,7 @@ failed, the reason and what to do. It exits with 1 if a check failed.`,
 				return err
 			}
 			return runChecks(command.Context(), p.out, []check{
-				{"server", func(ctx context.Context) (string, error) { return checkServer(ctx, serverURL(server)) }},
+				{"server", func(ctx context.Context) (string, error) { return checkServer(ctx, p.serverURL(server)) }},
 				{"journal", func(ctx context.Context) (string, error) { return checkJournal(ctx, settings, log) }},
 				{"worker", func(ctx context.Context) (string, error) { return checkWorker(ctx, settings, log) }},
 				{"model", func(ctx context.Context) (string, error) { return checkModel(ctx, settings) }},

@@ -72,7 +72,7 @@ func serveKeeper(ctx context.Context, settings config.Config, log *slog.Logger, 
 // Its journal's metrics have the label part=keeper: in serve, the functions have
 // a connection and metrics of their own.
 func runKeeper(ctx context.Context, settings config.Config, metrics prometheus.Registerer, log *slog.Logger) error {
-	journal, err := connect(settings, "keeper", log)
+	journal, err := connectJournal(settings, "keeper", log)
 	if err != nil {
 		return err
 	}

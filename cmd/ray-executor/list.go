@@ -27,11 +27,11 @@ last line of a page names the flag for the next page.`,
 	c.Flags().Int32Var(&request.PageSize, "page-size", 50, "at most `N` deliberations, up to 200")
 	c.Flags().StringVar(&request.PageToken, "page-token", "", "`TOKEN` of the page, from the last line of the page before")
 	c.RunE = func(*cobra.Command, []string) error {
-		var list pb.ListDeliberationsResponse
-		if err := c.call(&request, &list); err != nil {
+		list, err := c.client().ListDeliberations(c.Context(), &request)
+		if err != nil {
 			return err
 		}
-		return c.show(&list, func(w io.Writer) { writeList(w, &list) })
+		return c.show(list, func(w io.Writer) { writeList(w, list) })
 	}
 	return c.Command
 }

@@ -6,11 +6,15 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"runtime/debug"
+	"slices"
+	"strings"
 
 	"github.com/spf13/cobra"
 	_ "golang.org/x/crypto/x509roots/fallback" // certificate authorities for images without any
@@ -22,8 +26,8 @@ func main() {
 	err := program.run(ctx)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "ray-executor:", err)
-		os.Exit(1)
 	}
+	os.Exit(exitCode(err))
 }
 
 // program is one run of the command. A test makes one with its own arguments,
@@ -47,10 +51,15 @@ func (p program) run(ctx context.Context) error {
 outcome on NATS.
 
 Settings come from the environment, or from ray-executor.env in the working
-directory; docs/settings.md lists them.`,
+directory; docs/settings.md lists them. The client commands read only
+RAY_EXECUTOR_SERVER and RAY_EXECUTOR_TOKEN.
+
+` + exitCodes,
 		Example: `  ray-executor dev
   ray-executor submit "Name three risks of caching" --wait`,
 		SilenceUsage: true, SilenceErrors: true,
+		Version: version(),
+		Args:    cobra.ArbitraryArgs, RunE: subcommandNeeded,
 	}
 	root.SetArgs(p.args)
 	root.SetOut(p.out)
@@ -58,11 +67,50 @@ directory; docs/settings.md lists them.`,
 	root.AddGroup(&cobra.Group{ID: "run", Title: "Run the service:"}, &cobra.Group{ID: "call", Title: "Call the service:"})
 	p.add(root, "run", p.devCommand, p.serveCommand, p.keeperCommand, p.relayCommand, p.deadCommand, p.brokerDeadLettersCommand, p.deployCommand, p.packageCommand, p.modelCommand)
 	p.add(root, "call", p.submitCommand, p.statusCommand, p.watchCommand, p.cancelCommand, p.listCommand, p.statsCommand, p.doctorCommand)
-	err := root.ExecuteContext(ctx)
-	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
-		return nil //nolint:nilerr // a signal stopped it, which is a normal end
+	markUsage(root)
+	ran, err := root.ExecuteContextC(ctx)
+	switch {
+	case err == nil || ctx.Err() == nil:
+		return err
+	case errors.Is(err, context.Canceled) && slices.Contains(services, ran.CommandPath()):
+		return nil
+	default:
+		return interrupted(ctx, err)
 	}
-	return err
+}
+
+// services run until a signal stops them, which is a normal end. The other
+// commands have work to finish: a signal is an error of theirs.
+var services = []string{
+	"ray-executor dev", "ray-executor serve", "ray-executor keeper", "ray-executor relay",
+	"ray-executor broker-dead-letters", "ray-executor model",
+}
+
+// version is the build: its commit, its Go and whether the sources were changed.
+func version() string {
+	build, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "unknown"
+	}
+	settings := make(map[string]string)
+	for _, setting := range build.Settings {
+		settings[setting.Key] = setting.Value
+	}
+	commit := cmp.Or(settings["vcs.revision"], "unknown commit")
+	if settings["vcs.modified"] == "true" {
+		commit += " with changes"
+	}
+	return fmt.Sprintf("%s (%s, %s)", build.Main.Version, commit, build.GoVersion)
+}
+
+// environment returns a variable of the environment, or an empty string.
+func (p program) environment(name string) string {
+	for _, variable := range slices.Backward(p.environ) { // the last one wins, as in a shell
+		if value, found := strings.CutPrefix(variable, name+"="); found {
+			return value
+		}
+	}
+	return ""
 }
 
 func (p program) add(root *cobra.Command, group string, commands ...func() *cobra.Command) {

@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 
@@ -42,7 +41,7 @@ func retrying(command *cobra.Command, retry func(ctx context.Context, id string)
 	command.Args = cobra.MaximumNArgs(1)
 	command.RunE = func(command *cobra.Command, args []string) error {
 		if all == (len(args) == 1) {
-			return errors.New("name either a deliberation's ID or --all")
+			return usagef("name either a deliberation's ID or --all")
 		}
 		return retry(command.Context(), append(args, "")[0])
 	}
@@ -54,11 +53,13 @@ func retrying(command *cobra.Command, retry func(ctx context.Context, id string)
 type tally struct {
 	out               io.Writer
 	accepted, refused int
+	code              int // the exit code of the last refusal
 }
 
 func (t *tally) add(id, done string, refused error) {
 	if refused != nil {
 		t.refused++
+		t.code = max(exitCode(refused), exitRefused) // a refusal without a code is one too
 		fmt.Fprintf(t.out, "%s was refused and remains on the list: %v\n", id, refused)
 		return
 	}
@@ -69,7 +70,7 @@ func (t *tally) add(id, done string, refused error) {
 // err is an error if any retry was refused, so that a script notices it.
 func (t *tally) err() error {
 	if t.refused > 0 {
-		return fmt.Errorf("%d of %d were refused and remain on the list: each line above has the reason", t.refused, t.refused+t.accepted)
+		return &exitError{t.code, fmt.Errorf("%d of %d were refused and remain on the list: each line above has the reason", t.refused, t.refused+t.accepted)}
 	}
 	return nil
 }

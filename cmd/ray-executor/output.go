@@ -15,52 +15,53 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// progress prints how a deliberation proceeds: each change once, and a line for
-// every ten seconds without a change.
+// progress prints how a deliberation proceeds: each event, and a line for every
+// ten seconds without one.
 type progress struct {
-	out     io.Writer
-	visible bool
-	state   string
-	changed time.Time       // when the state changed
-	printed time.Time       // when the last line was printed
-	agents  map[string]bool // whose outcome has been printed
+	out       io.Writer
+	visible   bool
+	state     string
+	changed   time.Time              // when the state changed, by this machine's clock
+	submitted *timestamppb.Timestamp // by the journal's clock
 }
 
 func newProgress(out io.Writer, visible bool) *progress {
-	return &progress{out: out, visible: visible, agents: make(map[string]bool)}
+	return &progress{out: out, visible: visible}
 }
 
-func (p *progress) show(status *pb.GetDeliberationStatusResponse) {
+// show prints an event. nil: ten seconds have passed without one.
+func (p *progress) show(event *pb.WatchDeliberationResponse) {
 	if !p.visible {
 		return
 	}
-	now := time.Now()
-	switch {
-	case status.GetStatus() != p.state:
-		p.state, p.changed, p.printed = status.GetStatus(), now, now
-		fmt.Fprintf(p.out, "  %s%s\n", p.state, elapsed(status))
-	case now.Sub(p.printed) >= reportEvery:
-		p.printed = now
-		fmt.Fprintf(p.out, "  still %s, %.0f s\n", p.state, now.Sub(p.changed).Seconds())
-	}
-	for _, result := range status.GetResults() {
-		if !p.agents[result.GetAgentId()] {
-			p.agents[result.GetAgentId()] = true
-			fmt.Fprintf(p.out, "  agent %s %s\n", result.GetAgentId(), outcome(result))
+	if event == nil {
+		if p.state != "" {
+			fmt.Fprintf(p.out, "  still %s, %.0f s\n", p.state, time.Since(p.changed).Seconds())
 		}
+		return
+	}
+	if event.GetStatus() != p.state {
+		p.state, p.changed = event.GetStatus(), time.Now()
+	}
+	after := between(p.submitted, event.GetTime())
+	switch {
+	case event.GetRequested() != nil:
+		p.submitted = event.GetTime()
+		fmt.Fprintln(p.out, "  queued")
+	case event.GetStarted().GetAttempt() > 1:
+		fmt.Fprintf(p.out, "  running, attempt %d, after %s\n", event.GetStarted().GetAttempt(), after)
+	case event.GetStarted() != nil:
+		fmt.Fprintf(p.out, "  running after %s in the queue\n", after)
+	case event.GetAgent() != nil:
+		fmt.Fprintf(p.out, "  agent %s %s\n", event.GetAgent().GetResult().GetAgentId(), outcome(event.GetAgent().GetResult()))
+	default:
+		fmt.Fprintf(p.out, "  %s after %s\n", p.state, after)
 	}
 }
 
-// elapsed is how long a deliberation took to its state, by the journal's clock.
+// elapsed is how long a deliberation took to its end, by the journal's clock.
 func elapsed(status *pb.GetDeliberationStatusResponse) string {
-	switch deliberation.State(status.GetStatus()) {
-	case deliberation.Running:
-		return " after " + between(status.GetSubmittedAt(), status.GetStartedAt()) + " in the queue"
-	case deliberation.Completed, deliberation.Failed, deliberation.Cancelled:
-		return " after " + between(status.GetSubmittedAt(), status.GetEndedAt())
-	default:
-		return ""
-	}
+	return between(status.GetSubmittedAt(), status.GetEndedAt())
 }
 
 func between(from, to *timestamppb.Timestamp) string {

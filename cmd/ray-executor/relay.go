@@ -151,7 +151,7 @@ func retryUndelivered(ctx context.Context, settings config.Config, log *slog.Log
 		return err
 	}
 	if id != "" && results.accepted+results.refused == 0 {
-		return fmt.Errorf("deliberation %s has no undelivered end: `ray-executor relay list` lists them", id)
+		return &exitError{exitNotFound, fmt.Errorf("deliberation %s has no undelivered end: `ray-executor relay list` lists them", id)}
 	}
 	return results.err()
 }

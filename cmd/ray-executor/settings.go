@@ -14,7 +14,7 @@ import (
 func (p program) load() (config.Config, *slog.Logger, error) {
 	given, err := config.Given(p.environ)
 	if err != nil {
-		return config.Config{}, nil, err
+		return config.Config{}, nil, &exitError{exitUsage, err}
 	}
 	return p.parse(given)
 }
@@ -24,7 +24,7 @@ func (p program) load() (config.Config, *slog.Logger, error) {
 func (p program) loadWithDev() (config.Config, *slog.Logger, error) {
 	given, err := config.Given(p.environ)
 	if err != nil {
-		return config.Config{}, nil, err
+		return config.Config{}, nil, &exitError{exitUsage, err}
 	}
 	if addDevSettings(given) {
 		fmt.Fprintf(p.errors, "using the settings of the dev that runs in this folder (%s)\n", devData)
@@ -35,7 +35,7 @@ func (p program) loadWithDev() (config.Config, *slog.Logger, error) {
 func (p program) parse(given map[string]string) (config.Config, *slog.Logger, error) {
 	settings, err := config.Parse(given)
 	if err != nil {
-		return config.Config{}, nil, err
+		return config.Config{}, nil, &exitError{exitUsage, err}
 	}
 	return settings, newLogger(p.errors, settings, inCluster(given)), nil
 }

@@ -18,7 +18,7 @@ import (
 const secondAfter = 500 * time.Millisecond
 
 // untilStopped returns a context that ends at the first signal: SIGINT (Ctrl-C),
-// SIGTERM, or SIGHUP of a closed terminal. force is closed at the second one.
+// SIGTERM, or SIGHUP of a closed terminal. Its cause is a signalError. force is closed at the second one.
 // The third ends the process by the system's default.
 func untilStopped() (ctx context.Context, force <-chan struct{}) {
 	signals := make(chan os.Signal, 4)
@@ -27,11 +27,10 @@ func untilStopped() (ctx context.Context, force <-chan struct{}) {
 		stopping = append(stopping, syscall.SIGHUP)
 	}
 	signal.Notify(signals, stopping...)
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancelCause(context.Background())
 	second := make(chan struct{})
 	go func() {
-		<-signals
-		cancel()
+		cancel(signalError{<-signals})
 		for first := time.Now(); ; {
 			<-signals
 			if time.Since(first) >= secondAfter {

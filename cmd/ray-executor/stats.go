@@ -20,11 +20,11 @@ func (p program) statsCommand() *cobra.Command {
 		Args:    cobra.NoArgs,
 	})
 	c.RunE = func(*cobra.Command, []string) error {
-		var stats pb.GetStatusResponse
-		if err := c.call(&pb.GetStatusRequest{IncludeStats: true}, &stats); err != nil {
+		stats, err := c.client().GetStatus(c.Context(), &pb.GetStatusRequest{IncludeStats: true})
+		if err != nil {
 			return err
 		}
-		return c.show(&stats, func(w io.Writer) { writeStats(w, &stats) })
+		return c.show(stats, func(w io.Writer) { writeStats(w, stats) })
 	}
 	return c.Command
 }

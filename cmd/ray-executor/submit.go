@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 	"unicode/utf8"
 
 	"github.com/spf13/cobra"
@@ -24,6 +25,7 @@ func (p program) submitCommand() *cobra.Command {
 	var (
 		submitted submission
 		wait      bool
+		reconnect time.Duration
 	)
 	c := p.newCaller(&cobra.Command{
 		Use:   "submit [DESCRIPTION]",
@@ -33,35 +35,38 @@ func (p program) submitCommand() *cobra.Command {
 DESCRIPTION and the flags describe the task. --file names a file with a request in
 JSON (docs/requests.md); DESCRIPTION and each flag on the command line replace its
 field. The command prints the deliberation's id and state. A repeated submit with
-the same --id is one deliberation.`,
+the same --id is one deliberation.
+
+With --wait the id goes to standard error at once, and the results to standard
+output at the end. An interrupted wait does not stop the deliberation: watch ID
+follows it again.`,
 		Example: `  ray-executor submit "Name three risks of caching" --agent a --agent b=big-model --wait
   ray-executor submit --file request.json --id my-first-1 --timeout 60`,
 		Args: cobra.MaximumNArgs(1),
 	})
 	submitted.addFlags(c.Flags())
 	c.Flags().BoolVar(&wait, "wait", false, "follow the deliberation until its end, and print the proposals")
+	addReconnect(c.Command, &reconnect)
 	c.RunE = func(command *cobra.Command, args []string) error {
 		built, err := submitted.build(command.InOrStdin(), args)
 		if err != nil {
 			return err
 		}
-		return c.submit(built, wait)
+		receipt, err := c.client().ExecuteDeliberation(c.Context(), built)
+		if err != nil {
+			return err
+		}
+		if wait {
+			// The id comes first: it survives an interrupted wait. It goes to standard
+			// error, because standard output is for the result.
+			fmt.Fprintf(c.errors, "%s %s\n", receipt.GetDeliberationId(), receipt.GetStatus())
+			return c.watch(receipt.GetDeliberationId(), reconnect)
+		}
+		return c.show(receipt, func(w io.Writer) {
+			fmt.Fprintf(w, "%s %s\n", receipt.GetDeliberationId(), receipt.GetStatus())
+		})
 	}
 	return c.Command
-}
-
-// submit sends a request and prints the receipt, or follows the deliberation.
-func (c *caller) submit(request *request, wait bool) error {
-	var receipt pb.ExecuteDeliberationResponse
-	if err := c.call(request, &receipt); err != nil {
-		return err
-	}
-	if wait {
-		return c.watch(receipt.GetDeliberationId())
-	}
-	return c.show(&receipt, func(w io.Writer) {
-		fmt.Fprintf(w, "%s %s\n", receipt.GetDeliberationId(), receipt.GetStatus())
-	})
 }
 
 // submission builds a request from a file and the flags.
@@ -144,7 +149,7 @@ func (s *submission) build(stdin io.Reader, args []string) (*request, error) {
 			continue
 		}
 		if err := field.set(built); err != nil {
-			return nil, fmt.Errorf("--%s: %w", field.flag, err)
+			return nil, usagef("--%s: %w", field.flag, err)
 		}
 	}
 	return built, nil
@@ -174,11 +179,11 @@ func readRequest(stdin io.Reader, path string) (*request, error) {
 		text, err = decodeText(text)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("--file: %w", err)
+		return nil, usagef("--file: %w", err)
 	}
 	var read request
 	if err := events.UnmarshalJSON(text, &read); err != nil {
-		return nil, fmt.Errorf("--file: %w", err)
+		return nil, usagef("--file: %w", err)
 	}
 	return &read, nil
 }

@@ -6,7 +6,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"time"
 
@@ -20,17 +19,17 @@ import (
 // doctorWait bounds how long one call of doctor waits for NATS.
 const doctorWait = 3 * time.Second
 
-// connect returns the journal for a part of the service, such as the keeper.
+// connectJournal returns the journal for a part of the service, such as the keeper.
 // It does not wait for NATS: the connection is made, and made again after a
 // loss, in the background.
-func connect(settings config.Config, part string, log *slog.Logger) (*journal.Journal, error) {
+func connectJournal(settings config.Config, part string, log *slog.Logger) (*journal.Journal, error) {
 	return journal.Connect(function.NATS(settings, part, log))
 }
 
-// reach is connect for a command with a user who waits. It returns when NATS has
+// reach is connectJournal for a command with a user who waits. It returns when NATS has
 // answered, or soon with the reason why it cannot be reached.
 func reach(ctx context.Context, settings config.Config, part string, log *slog.Logger) (*journal.Journal, error) {
-	journal, err := connect(settings, part, log)
+	journal, err := connectJournal(settings, part, log)
 	if err != nil {
 		return nil, err
 	}
@@ -41,7 +40,7 @@ func reach(ctx context.Context, settings config.Config, part string, log *slog.L
 	return journal, nil
 }
 
-// connectDoctor is connect with a short wait: a check must end soon.
+// connectDoctor is connectJournal with a short wait: a check must end soon.
 func connectDoctor(settings config.Config, log *slog.Logger) (*journal.Journal, error) {
 	reached := function.NATS(settings, "doctor", log)
 	reached.Wait = doctorWait
@@ -59,7 +58,7 @@ func connectFleet(settings config.Config, heartbeats ray.Heartbeats) (*ray.Fleet
 	return fleet, nil
 }
 
-var errNoSink = errors.New("K_SINK is not set: set it to the URL that ends are posted to")
+var errNoSink = usagef("K_SINK is not set: set it to the URL that ends are posted to")
 
 // connectRelay returns a relay from the journal to K_SINK. The caller closes the
 // journal after it.
@@ -73,7 +72,7 @@ func connectRelay(settings config.Config, log *slog.Logger) (*journal.Journal, *
 	if err != nil {
 		return nil, nil, err
 	}
-	journal, err := connect(settings, "relay", log)
+	journal, err := connectJournal(settings, "relay", log)
 	if err != nil {
 		return nil, nil, err
 	}
