@@ -59,8 +59,9 @@ func begin(ctx context.Context, environ []string, args ...string) (out, errors *
 	return out, errors, result
 }
 
-// served returns the environment of a server on a port that can be used again.
-func served(t *testing.T) (environ []string, url string) {
+// served returns the environment of a server on a port that can be used again,
+// its URL, and that of its NATS.
+func served(t *testing.T) (environ []string, url, natsURL string) {
 	t.Helper()
 	nats := journaltest.Start(t)
 	journaltest.Connect(t, nats.URL)
@@ -68,14 +69,14 @@ func served(t *testing.T) (environ []string, url string) {
 	return []string{
 		"NATS_URL=" + nats.URL, "RAY_ADDRESS=http://127.0.0.1:9", "VLLM_URL=http://127.0.0.1:9", "VLLM_MODEL=none",
 		"KEEPER=false", "LOG_LEVEL=ERROR", "GRPC_PORT=0", "PORT=" + strconv.Itoa(port),
-	}, "http://localhost:" + strconv.Itoa(port)
+	}, "http://localhost:" + strconv.Itoa(port), nats.URL
 }
 
 // TestWaitSurvivesARestart stops the server while a command waits, and starts it
 // again. The command continues: it shows each event once, and the end.
 func TestWaitSurvivesARestart(t *testing.T) {
 	t.Parallel()
-	environ, url := served(t)
+	environ, url, _ := served(t)
 	_, stop := startServer(t, environ)
 	out, errors, ended := begin(t.Context(), nil, "submit", "Describe it", "--id", "d", "--wait", "--server", url)
 	out.await(t, "queued")
@@ -97,7 +98,7 @@ func TestWaitSurvivesARestart(t *testing.T) {
 // to continue.
 func TestWaitEndsWithoutAServer(t *testing.T) {
 	t.Parallel()
-	environ, url := served(t)
+	environ, url, _ := served(t)
 	_, stop := startServer(t, environ)
 	out, _, ended := begin(t.Context(), nil, "submit", "Describe it", "--id", "d", "--wait", "--reconnect", "300ms", "--server", url)
 	out.await(t, "queued")
@@ -112,7 +113,7 @@ func TestWaitEndsWithoutAServer(t *testing.T) {
 // status at the end.
 func TestAWatchAsksOnce(t *testing.T) {
 	t.Parallel()
-	environ, server := served(t)
+	environ, server, nats := served(t)
 	startServer(t, environ)
 	target, err := url.Parse(server)
 	if err != nil {
@@ -128,7 +129,10 @@ func TestAWatchAsksOnce(t *testing.T) {
 	defer counting.Close()
 	out, _, ended := begin(t.Context(), nil, "submit", "Describe it", "--id", "d", "--wait", "--server", counting.URL)
 	out.await(t, "queued")
-	time.Sleep(time.Second) // a poll would ask again
+	if _, started, err := journaltest.NewWorker(t, nats).Started(t.Context(), "d", 1, time.Time{}, 0); err != nil || !started {
+		t.Fatal(started, err)
+	}
+	out.await(t, "running") // a poll needs a call for each state that it prints
 	if _, err := runProgram(t.Context(), nil, "cancel", "d", "--server", server); err != nil {
 		t.Fatal(err)
 	}
@@ -142,7 +146,7 @@ func TestAWatchAsksOnce(t *testing.T) {
 // exits with 130 after Ctrl-C. Standard output has no line that is not JSON.
 func TestAnInterruptedWait(t *testing.T) {
 	t.Parallel()
-	environ, server := served(t)
+	environ, server, _ := served(t)
 	startServer(t, environ)
 	for signal, code := range map[syscall.Signal]int{syscall.SIGINT: 130, syscall.SIGTERM: 143} {
 		ctx, cancel := context.WithCancelCause(t.Context())
