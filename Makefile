@@ -89,8 +89,12 @@ SYSTEM := build $(TOOLS)/nats-server
 
 test: test-python test-manifests test-go ## Test everything, on real Ray and real NATS
 
-# Clients that are not ours, for the tests.
-CLIENTS := $(TOOLS)/clients-venv/.made $(TOOLS)/grpcurl $(TOOLS)/nats $(TOOLS)/knative-sender
+# The Python client's environment. Another Python needs another one:
+# make test-python-client PYTHON=python3.13 PYTHON_CLIENT=.tools/python-client-3.13
+PYTHON_CLIENT ?= $(TOOLS)/python-client
+
+# Clients that the tests call.
+CLIENTS := $(PYTHON_CLIENT)/.made $(TOOLS)/clients-venv/.made $(TOOLS)/grpcurl $(TOOLS)/nats $(TOOLS)/knative-sender
 
 test-go: $(SYSTEM) lambda $(VENV)/.made $(TOOLS)/func $(CLIENTS) ## Test the Go side, end to end on real Ray
 	$(GO) run ./tools/gotest -timeout 20m $$($(GO) list ./... | grep -v /tests/) -- -timeout 30m -p 1 ./tests/... # one Ray at a time
@@ -99,12 +103,9 @@ test-python: test-python-client $(TOOLS)/worker-venv/.made $(TOOLS)/nats-server 
 	cd ray/worker && export PATH="$(HERE)/$(TOOLS)/worker-venv/bin:$$PATH" NATS_SERVER="$(HERE)/$(TOOLS)/nats-server" && \
 	  ruff check . && ruff format --check . && mypy && python -m pytest -q -rs
 
-# An environment for each Python: make test-python-client PYTHON=/path/to/python3.13
-PYTHON_CLIENT = $(TOOLS)/python-client-$(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2> /dev/null)
-
 test-python-client: $(SYSTEM) $(PYTHON_CLIENT)/.made ## Test, lint and type-check the Python client, on PYTHON
 	cd clients/python && export PATH="$(HERE)/$(PYTHON_CLIENT)/bin:$$PATH" && \
-	  ruff check . && ruff format --check . && mypy && python -m pytest -q -rs
+	  ruff check . && ruff format --check . && python -m mypy && python -m pytest -q -rs
 
 # The date is the archive format's first: a wheel's bytes depend on the source alone.
 python-client: $(PYTHON_CLIENT)/.made ## Build the Python client's wheel into dist/python, the same bytes every time

@@ -1,12 +1,13 @@
 // Package conformance runs the same cases through every face: the five ways of
-// CloudEvents, gRPC, gRPC-Web, Connect, REST, and AWS Lambda. No face is called by code of
-// ours: what goes over the wire is written by hand. The run writes the table
+// CloudEvents, gRPC, gRPC-Web, Connect, REST, AWS Lambda, and the Python client. Of these only the
+// last is code of ours: what the others send is written by hand. The run writes the table
 // in docs/conformance.md (`-update`), and fails when it is stale.
 package conformance_test
 
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -43,7 +44,7 @@ func setup(t *testing.T, settings ...string) *house {
 	})
 	h := &house{System: sys, worker: journaltest.NewWorker(t, sys.NATSURL()), lambdaTime: new(atomic.Int64)}
 	h.lambdaTime.Store(int64(invocationTime))
-	h.faces = append(facesOf(sys.URL()), lambdaFaces(t, sys, h.lambdaTime)...)
+	h.faces = slices.Concat(facesOf(sys.URL()), pythonFaces(t, sys.URL()), lambdaFaces(t, sys, h.lambdaTime))
 	return h
 }
 

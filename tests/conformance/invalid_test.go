@@ -165,7 +165,7 @@ func invalidRows() []row {
 				ask(t, f, &pb.GetDeliberationStatusRequest{DeliberationId: sent.GetDeliberationId()}, notFound)
 			}
 		}},
-		row{name: "no message at all", run: func(t *testing.T, _ *house, f face) {
+		row{name: "no message at all", about: sendsBytes, run: func(t *testing.T, _ *house, f face) {
 			askAs(t, f, call{request: request(fresh(t)), broken: true}, invalid)
 		}},
 	)
