@@ -9,7 +9,7 @@ import (
 )
 
 // slot is an Open in the ledger's own form. It has no pointers, so that the garbage
-// collector need not scan it: a million take some 130 MB with their ids. Times are
+// collector need not scan it: a million take some 180 MB with their ids. Times are
 // nanoseconds since 1970.
 type slot struct {
 	sequence  uint64

@@ -8,9 +8,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// A request is accepted only while the journal is below its watermark. The rest of
-// the journal is reserved for the events of accepted deliberations: each must be
-// able to end.
+// A request is accepted only while the journal is below its watermark and at most
+// MaxOpen deliberations are open. The rest of the journal is reserved for the events
+// of accepted deliberations: each must be able to end.
 
 const (
 	// watermarkShare of the journal's bytes and messages is for requests too.
@@ -42,6 +42,7 @@ type capacity struct {
 	maxMsgs  int64
 	objects  int64 // bytes of the object store
 	maxObjs  int64
+	open     int64 // deliberations, as a keeper has published
 }
 
 // add counts a message that this process has stored since the last refresh.
@@ -57,6 +58,13 @@ func (c *capacity) setObjects(info *jetstream.StreamInfo) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.objects, c.maxObjs = int64(info.State.Bytes), info.Config.MaxBytes
+}
+
+// setOpen caches how many deliberations are open.
+func (c *capacity) setOpen(open int64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.open = open
 }
 
 // set caches the journal's state, and discards what add has counted: the state has it.
@@ -90,6 +98,8 @@ func (c *capacity) refusal(needsStore bool) error {
 		return fullOf("the journal", raise+"JOURNAL_MAX_MESSAGES", nil)
 	case above(c.objects, c.maxObjs, watermarkShare), needsStore && above(c.objects, c.maxObjs, storeShare):
 		return fullOf("the store of large requests and results", raise+"JOURNAL_MAX_BYTES", nil)
+	case c.open > MaxOpen:
+		return fullOf("the backlog", "500,000 deliberations are open: try again later, cancel some, or ask the operator for more workers", nil)
 	default:
 		return nil
 	}
@@ -130,6 +140,7 @@ func (j *Journal) refresh(ctx context.Context, briefly bool) error {
 		if err == nil {
 			j.capacity.set(info)
 			j.refreshObjects(context.WithoutCancel(ctx))
+			j.refreshOpen(context.WithoutCancel(ctx), info.TimeStamp)
 		}
 		return nil, err
 	})

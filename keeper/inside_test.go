@@ -8,6 +8,8 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -140,5 +142,49 @@ func TestLargeSnapshotsAreSeldom(t *testing.T) {
 		if got := snapshotPause(open); got != want {
 			t.Errorf("with %d open: %s, want %s", open, got, want)
 		}
+	}
+}
+
+// publications records the numbers of open deliberations that a keeper publishes.
+type publications struct {
+	Journal
+
+	open []int64
+}
+
+func (p *publications) PublishOpen(_ context.Context, open int64) error {
+	p.open = append(p.open, open)
+	return nil
+}
+
+// TestPublishOpen: the number is published near the limit, and once below it.
+func TestPublishOpen(t *testing.T) {
+	t.Parallel()
+	published := &publications{}
+	k := New(published, slog.New(slog.DiscardHandler))
+	current := &openLedger{ledger: deliberation.NewLedger(nil)}
+	sequence := uint64(0)
+	apply := func(kind deliberation.Kind, qualifier, id string) {
+		sequence++
+		current.ledger.Apply(deliberation.Mark{Sequence: sequence, Kind: kind, Qualifier: qualifier, DeliberationID: id})
+	}
+	tell := func() {
+		t.Helper()
+		if err := k.publishOpen(t.Context(), current); err != nil {
+			t.Fatal(err)
+		}
+	}
+	const half = journal.MaxOpen / 2
+	for i := range half {
+		apply(deliberation.KindRequested, "default", strconv.Itoa(i))
+	}
+	tell()
+	apply(deliberation.KindRequested, "default", "last")
+	tell()
+	apply(deliberation.KindDone, "completed", "last")
+	tell()
+	tell()
+	if want := []int64{half + 1, half}; !slices.Equal(published.open, want) {
+		t.Errorf("published %v, want %v", published.open, want)
 	}
 }

@@ -36,6 +36,10 @@ type Journal interface {
 	// is false if another keeper has replaced it.
 	SaveSnapshot(ctx context.Context, snapshot deliberation.Snapshot, revision uint64) (newRevision uint64, saved bool, err error)
 
+	// PublishOpen publishes how many deliberations are open, for the limit of
+	// journal.MaxOpen. It is safe to repeat.
+	PublishOpen(ctx context.Context, open int64) error
+
 	// State is the range of the journal, with the time on its clock.
 	State(ctx context.Context) (journal.State, error)
 	// ReadLeader reads one deliberation from the leader, for decisions.

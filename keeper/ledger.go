@@ -24,6 +24,9 @@ const (
 	snapshotEvery   = 5 * time.Second
 	snapshotOpen    = 20_000
 	snapshotSlowest = 5 * time.Minute
+	// publishOpenEvery is how often the number of open deliberations is published,
+	// if it is near its limit.
+	publishOpenEvery = 5 * time.Second
 )
 
 // openLedger is the ledger that a keeper folds the journal into, with the state
@@ -34,6 +37,7 @@ type openLedger struct {
 	revision uint64 // of the last snapshot
 	saved    uint64 // its sequence
 	tried    time.Time
+	near     bool // the last published number of open ones was near the limit
 
 	warnings journal.Throttle // of ends that cannot be written
 }
@@ -57,6 +61,7 @@ func (k *Keeper) followJournal(ctx context.Context) error {
 	})
 	group.Go(func() error { return every(ctx, deadlineEvery, func() error { return k.endOverdue(ctx, current) }) })
 	group.Go(func() error { return every(ctx, snapshotEvery, func() error { return k.snapshot(ctx, current) }) })
+	group.Go(func() error { return every(ctx, publishOpenEvery, func() error { return k.publishOpen(ctx, current) }) })
 	return group.Wait()
 }
 
@@ -106,6 +111,23 @@ func (k *Keeper) snapshot(ctx context.Context, current *openLedger) error {
 		return err
 	}
 	current.revision, current.saved = revision, theirs.Sequence()
+	return nil
+}
+
+// publishOpen publishes how many deliberations are open, if that is near the limit
+// or was at the last time.
+func (k *Keeper) publishOpen(ctx context.Context, current *openLedger) error {
+	current.mu.Lock()
+	open := current.ledger.Stats().GetActiveDeliberations()
+	current.mu.Unlock()
+	near := open > journal.MaxOpen/2
+	if !near && !current.near {
+		return nil
+	}
+	if err := k.journal.PublishOpen(ctx, open); err != nil {
+		return err
+	}
+	current.near = near
 	return nil
 }
 

@@ -107,18 +107,21 @@ func (w world) keepFar(t testing.TB, way time.Duration) *far {
 	return j
 }
 
-// TestKeepersShareABacklog has two keepers at the same backlog: hardly anything
-// is looked at twice.
+// TestKeepersShareABacklog has two keepers at the same backlog. Where they wait
+// for the network, not for a processor, the time is that of the keeper that looks
+// at more. So two are at least 1.5 times as fast as one if neither looks at more
+// than two thirds.
 func TestKeepersShareABacklog(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
-	const n = 1000
+	const n = 2000
 	w.submitMany(t, n)
 	w.snapshot(t)
-	one, two := w.keepFar(t, 10*time.Millisecond), w.keepFar(t, 10*time.Millisecond)
+	one, two := w.keepFar(t, 20*time.Millisecond), w.keepFar(t, 20*time.Millisecond)
 	w.awaitEnds(t, n)
 	a, b := one.looks.Load(), two.looks.Load()
-	if a+b > n*13/10 || min(a, b) < n/5 {
+	t.Logf("of %d one keeper looked at %d, the other at %d", n, a, b)
+	if a+b > n*13/10 || max(a, b) > n*2/3 {
 		t.Errorf("of %d one keeper looked at %d, the other at %d", n, a, b)
 	}
 }

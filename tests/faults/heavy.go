@@ -30,7 +30,7 @@ const (
 	// backlogTimeout is longer than it takes to store them.
 	backlogTimeout = 90 * time.Second
 	// backlogTime bounds how long a backlog delays ends.
-	backlogTime = 5 * time.Minute
+	backlogTime = 12 * time.Minute
 	// backlogPool has no workers.
 	backlogPool = "backlog"
 	// backlogWriters store at the same time.

@@ -109,7 +109,7 @@ var tracks = []track{
 		{KillNode, 2, 2 * s, 10 * s, false},
 		{KillHead, 1, 1 * s, 5 * s, false},
 	}},
-	{"callers", 30 * s, 90 * s, []choice{
+	{"callers", 60 * s, 150 * s, []choice{
 		{Flood, 1, 2 * s, 5 * s, true},
 	}},
 	{"masses", 60 * s, 180 * s, []choice{

@@ -111,6 +111,9 @@ func times(ctx context.Context, n, atOnce int, do func(i int)) {
 
 const execute = "/ray_executor.v1.RayExecutorService/ExecuteDeliberation"
 
+// slowBodies is the attack whose connections the server must cut.
+const slowBodies = "slow bodies"
+
 // attacks are all that the outside review has tried, and their kin.
 func attacks(tb testing.TB) []attack {
 	zeros, agents := zip(tb, make([]byte, 512<<20)), bytes.Repeat([]byte{0x2a, 0}, 4<<20)
@@ -154,7 +157,7 @@ func attacks(tb testing.TB) []attack {
 		{"streams", func(ctx context.Context, t *target) { streams(ctx, t, 4000, "/v1/deliberations/quiet/events", true) }},
 		{"streams that are not read", func(ctx context.Context, t *target) { streams(ctx, t, 100, "/v1/deliberations/large-0/events", false) }},
 		{"idle connections", idle},
-		{"slow bodies", slow},
+		{slowBodies, slow},
 	}
 }
 
@@ -227,6 +230,7 @@ func slow(ctx context.Context, t *target) {
 		fmt.Fprint(conn, "POST /v1/deliberations HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000000\r\n\r\n{")
 		for ctx.Err() == nil {
 			if _, err := conn.Write([]byte(" ")); err != nil {
+				t.count(slowBodies, "cut")
 				return
 			}
 			select {

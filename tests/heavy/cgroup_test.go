@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -19,6 +20,9 @@ type pod struct {
 	v2  bool
 }
 
+// pods numbers the cgroups of this process.
+var pods atomic.Int64
+
 // newPod makes a cgroup of a size. Where that is not allowed the test is
 // skipped: without a limit in the kernel it would only measure.
 func newPod(t *testing.T, size int) *pod {
@@ -27,7 +31,7 @@ func newPod(t *testing.T, size int) *pod {
 		{dir: filepath.Join("/sys/fs/cgroup", own("0::")), v2: true},
 		{dir: filepath.Join("/sys/fs/cgroup/memory", own(":memory:"))},
 	} {
-		p.dir = filepath.Join(p.dir, "ray-executor-heavy-"+strconv.Itoa(os.Getpid()))
+		p.dir = filepath.Join(p.dir, fmt.Sprintf("ray-executor-heavy-%d-%d", os.Getpid(), pods.Add(1)))
 		if p.make(size) == nil {
 			t.Cleanup(p.remove)
 			return p
@@ -77,11 +81,17 @@ func (p *pod) remove() {
 }
 
 // wrap is the command that runs another within the pod.
-func (p *pod) wrap() []string {
-	run := `exec "$@"`
+func (p *pod) wrap() []string { return p.command(`exec "$@"`) }
+
+// wrapServer is wrap for the server, and for HEAVY_BINARY in its place.
+func (p *pod) wrapServer() []string {
 	if program := os.Getenv("HEAVY_BINARY"); program != "" {
-		run = "exec " + program + " serve"
+		return p.command("exec " + program + " serve")
 	}
+	return p.wrap()
+}
+
+func (p *pod) command(run string) []string {
 	return []string{"sh", "-c", "echo $$ > " + filepath.Join(p.dir, "cgroup.procs") + " && " + run, "sh"}
 }
 
@@ -101,18 +111,23 @@ func (p *pod) killed() string {
 }
 
 // peak is the most memory that a process has had, in bytes.
-func peak(t *testing.T, pid int) int {
+func peak(t *testing.T, pid int) int { return memory(t, pid, "VmHWM:") }
+
+// resident is the memory that a process has, in bytes.
+func resident(t *testing.T, pid int) int { return memory(t, pid, "VmRSS:") }
+
+func memory(t *testing.T, pid int, field string) int {
 	t.Helper()
 	said, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
 		t.Fatalf("the server is gone: %v", err)
 	}
 	for line := range strings.Lines(string(said)) {
-		if fields := strings.Fields(line); len(fields) == 3 && fields[0] == "VmHWM:" {
+		if fields := strings.Fields(line); len(fields) == 3 && fields[0] == field {
 			kilobytes, _ := strconv.Atoi(fields[1])
 			return kilobytes << 10
 		}
 	}
-	t.Fatal("the kernel does not tell the peak")
+	t.Fatal("the kernel does not report " + field)
 	return 0
 }

@@ -39,6 +39,9 @@ func Start(logPath string, environ []string, name string, args ...string) (*Proc
 	return p, nil
 }
 
+// PID is the process's number.
+func (p *Process) PID() int { return p.command.Process.Pid }
+
 // Terminate asks the process to end, and kills it after 30 s.
 func (p *Process) Terminate() error {
 	if p.paused {

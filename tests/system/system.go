@@ -41,6 +41,8 @@ type Options struct {
 	RayCPUs int
 	// Wrap is a command that runs the server, whose own stands behind it.
 	Wrap []string
+	// WrapNATS is the same for nats-server.
+	WrapNATS []string
 }
 
 // System is the whole system. Its parts start one by one: a test may want to
@@ -119,8 +121,9 @@ func (s *System) rayAddress() string {
 func (s *System) StartNATS(ctx context.Context) error {
 	binary := filepath.Join(s.root, ".tools", "nats-server")
 	var err error
-	s.nats, err = Start(filepath.Join(s.options.Dir, "nats.log"), os.Environ(), binary,
+	command := append(slices.Clone(s.options.WrapNATS), binary,
 		"-a", "127.0.0.1", "-p", strconv.Itoa(s.natsPort), "-js", "-sd", filepath.Join(s.options.Dir, "nats"))
+	s.nats, err = Start(filepath.Join(s.options.Dir, "nats.log"), os.Environ(), command[0], command[1:]...)
 	if err != nil {
 		return fmt.Errorf("%w; run `make test-go`, which builds it", err)
 	}
@@ -182,7 +185,10 @@ func (s *System) StartServer(ctx context.Context) error {
 }
 
 // ServerPID is the server's process.
-func (s *System) ServerPID() int { return s.server.command.Process.Pid }
+func (s *System) ServerPID() int { return s.server.PID() }
+
+// NATSPID is nats-server's process.
+func (s *System) NATSPID() int { return s.nats.PID() }
 
 // StopServer ends `ray-executor serve` as Kubernetes does, by SIGTERM.
 func (s *System) StopServer() error { return s.server.Terminate() }

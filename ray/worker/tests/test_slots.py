@@ -124,6 +124,18 @@ async def test_no_more_agents_than_slots_are_in_flight(
     assert 8 < model.most <= 16
 
 
+async def test_calls_to_one_server_are_bounded(
+    journalist: Journalist, model: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray_executor_worker.endpoint._CALLS", 3)
+    async with working(journalist, slots=100):
+        await journalist.submit("d1", agents("a", 12, "pause"), model.url)
+        assert (await journalist.end("d1"))[0] == "completed"
+        await journalist.settled()
+    assert len(model.requests) == 12
+    assert model.most == 3
+
+
 async def test_what_waits_and_is_cancelled_is_never_started(
     journalist: Journalist, model: FakeModel
 ) -> None:
