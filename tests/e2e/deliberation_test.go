@@ -81,7 +81,7 @@ func emptyContentIsAFailure(t *testing.T) {
 
 func retries(t *testing.T) {
 	submitted := request("retries", agents(1)...)
-	submitted.VllmModel = behave(t, "flaky", standin.Behaviour{Status: 503, FailFirst: 2, RetryAfter: "0"})
+	submitted.VllmModel = behave(t, "flaky", standin.Behaviour{Status: 500, FailFirst: 2, RetryAfter: "0"})
 	status := sys.AwaitEnd(t, sys.Submit(t, submitted))
 	expectState(t, status, deliberation.Completed)
 	if got := status.GetResult().GetMetadata()["attempts"]; got != "3" {

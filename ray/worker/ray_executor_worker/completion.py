@@ -118,6 +118,7 @@ def _failure(status: int, error: Any, headers: Mapping[str, str]) -> CallError:
         retryable=retryable or full,
         retry_after=retry_after(headers) if retryable or full else None,
         broken=code >= 500 and not full,
+        away=full or code == 503,
     )
 
 

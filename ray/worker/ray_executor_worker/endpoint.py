@@ -9,9 +9,11 @@ under calls made again, and one that comes back is not run over.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Awaitable, Callable, Optional
 
 log = logging.getLogger(f"ray.serve.{__name__}")
@@ -21,7 +23,7 @@ log = logging.getLogger(f"ray.serve.{__name__}")
 _FAILURES = 20
 _FAILING_S = 1.0
 # One call is let through in so long; it doubles while those fail.
-_PAUSE_S = (5.0, 30.0)
+_PAUSE_S = (5.0, 15.0)
 # Retries that may go out together, and each second, whatever the server says.
 _BURST = 100.0
 _REFILL = 10.0
@@ -43,7 +45,7 @@ _ENDPOINTS = 256
 class CallError(Exception):
     """One call of a model failed."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - one for each fact about it
         self,
         error_type: str,
         text: str,
@@ -51,6 +53,8 @@ class CallError(Exception):
         retryable: bool = False,
         retry_after: Optional[float] = None,
         broken: bool = False,
+        away: bool = False,
+        sent: bool = True,
     ) -> None:
         super().__init__(text)
         self.error_type = error_type
@@ -62,6 +66,10 @@ class CallError(Exception):
         # answer, and 429 that of one that lives and has much to do, as is 503
         # by the server's own admission.
         self.broken = broken
+        # Whether the server refuses connections or answers 503: it is waited for.
+        self.away = away
+        # Whether the call was sent.
+        self.sent = sent
 
 
 class Budget:
@@ -109,6 +117,8 @@ class Endpoint:
         self.calls = asyncio.Semaphore(_CALLS)
         # Those who hold it or wait: it is not forgotten meanwhile.
         self.users = 0
+        # Set when the breaker closes: what the agents that wait for it wait on.
+        self._awaited: set[asyncio.Event] = set()
         self._now = now
         self._failures = 0
         self._failing_since = 0.0
@@ -116,11 +126,39 @@ class Endpoint:
         self._pause = 0.0
         self._due = 0.0
         self._why = ""
+        self._away = False
 
     @property
     def left_alone(self) -> bool:
         """Whether its breaker is open."""
         return bool(self._pause)
+
+    @property
+    def due_in(self) -> float:
+        """Seconds until a call is let through; 0 if one is now."""
+        return max(0.0, self._due - self._now()) if self._pause else 0.0
+
+    @contextlib.contextmanager
+    def awaited(self, back: asyncio.Event) -> Iterator[None]:
+        """Sets the event when the breaker closes."""
+        self._awaited.add(back)
+        self.users += 1
+        try:
+            yield
+        finally:
+            self._awaited.discard(back)
+            self.users -= 1
+
+    def refusal(self) -> CallError:
+        """Why it is not called while its breaker is open."""
+        return CallError(
+            "breaker_open",
+            f"{self.name} was not called: it keeps failing, the last time with: {self._why}",
+            retryable=True,
+            retry_after=self.due_in,
+            away=self._away,
+            sent=False,
+        )
 
     def admit(self) -> bool:
         """Raises CallError where the server is to be left alone.
@@ -130,16 +168,10 @@ class Endpoint:
         """
         if not self._pause:
             return False
-        left = self._due - self._now()
-        if left > 0:
+        if self.due_in:
             # What a retry has paid for its turn.
             self.budget.earn(1)
-            raise CallError(
-                "breaker_open",
-                f"{self.name} was not called: it keeps failing, the last time with: {self._why}",
-                retryable=True,
-                retry_after=left,
-            )
+            raise self.refusal()
         self._due = self._now() + self._pause
         return True
 
@@ -154,11 +186,13 @@ class Endpoint:
         if self._pause:
             self._pause = 0.0
             log.warning("model server %s answers again", self.name)
+            for back in self._awaited:
+                back.set()
 
-    def failed(self, why: str, *, probe: bool) -> None:
+    def failed(self, error: CallError, *, probe: bool) -> None:
         """Notes a call that the server failed."""
         now = self._now()
-        self._why = why
+        self._why, self._away = error.text, error.away
         if self._pause:
             # Calls from before it opened may fail late: they say nothing new.
             if probe:
@@ -175,7 +209,7 @@ class Endpoint:
                 "model server %s failed %d times in a row and is left alone: %s",
                 self.name,
                 self._failures,
-                why,
+                error.text,
             )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Callable, Optional, Union
 
 import aiohttp
@@ -15,10 +15,12 @@ from aiohttp.tracing import Trace
 from yarl import URL
 
 from .answers import SHORT_BYTES, Room
+from .asking import Asking, Server
 from .chat import Chat
 from .completion import Answer, read_completion, read_refusal
-from .endpoint import CallError, Endpoints
+from .endpoint import CallError, Endpoint, Endpoints
 from .hosts import AllowedHosts, model_base
+from .reach import unreachable
 from .response_format import FormatChecker, ResponseFormat
 from .retry import Progress, Retrier
 
@@ -41,9 +43,10 @@ _JSON = "application/json"
 class Question:
     """One agent's call, and its bounds."""
 
-    base_url: str
-    # Called for each try: the prompts themselves are not held while it waits.
-    chat: Callable[[], Chat]
+    # The base URL and the model of each server, in the order in which they are asked.
+    servers: Sequence[tuple[str, str]]
+    # Called with the model for each try: the prompts are not held while it waits.
+    chat: Callable[[str], Chat]
     # Whether its body is sent in chunks, as it is made.
     large: bool
     max_retries: int
@@ -100,19 +103,26 @@ class ModelClient:
         await self._formats.close()
         await self._session.close()
 
-    def ask(self, question: Question, progress: Progress) -> Awaitable[Answer]:
+    async def ask(self, question: Question, progress: Progress) -> Answer:
         """Asks until there is an answer or no use in asking; raises CallError.
 
         Cancelling closes the connection, by which vLLM stops generating.
         """
-        url = self._endpoint(question.base_url)
-        return self._retrier.run(
-            lambda: self._call(url, question, progress),
-            endpoint=self._endpoints.at(_name(url)),
-            max_retries=question.max_retries,
-            deadline=question.deadline,
-            progress=progress,
-        )
+        servers = [self._server(*server, question, progress) for server in question.servers]
+        number, answer = await Asking(
+            servers, self._retrier, question.max_retries, question.deadline, progress
+        ).answer()
+        if not number:
+            return answer
+        return replace(answer, metadata={**answer.metadata, "model": question.servers[number][1]})
+
+    def _server(self, base_url: str, model: str, question: Question, progress: Progress) -> Server:
+        try:
+            url = self._endpoint(base_url)
+        except CallError as error:
+            return Server(Endpoint(""), _never, error=error)
+        call = partial(self._call, url, model, question, progress)
+        return Server(self._endpoints.at(_name(url)), call)
 
     def _allowed(self, base_url: str) -> URL:
         if not base_url:
@@ -127,12 +137,10 @@ class ModelClient:
             )
         return url
 
-    async def _call(self, url: URL, question: Question, progress: Progress) -> Answer:
-        chat = question.chat()
-        headers = {
-            **self._headers,
-            "X-Request-Id": f"{question.request_id}.{progress.attempts}",
-        }
+    async def _call(self, url: URL, model: str, question: Question, progress: Progress) -> Answer:
+        chat = question.chat(model)
+        progress.calls += 1
+        headers = {**self._headers, "X-Request-Id": f"{question.request_id}.{progress.calls}"}
         if question.traceparent:
             headers["traceparent"] = question.traceparent
         body: Union[bytes, AsyncIterator[bytes]]
@@ -155,16 +163,16 @@ class ModelClient:
             return answer
         except CallError as error:
             question.room.release()
+            progress.usage.requests -= not error.sent
             error.text = self._clean(error.text)
             log.debug("call of %s failed: %s", url.host, error.text)
             raise
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
             question.room.release()
-            if isinstance(error, aiohttp.ClientConnectorError):
-                progress.usage.requests -= 1  # it was not sent
-            failure = CallError(
+            failure = unreachable(error, _name(url)) or CallError(
                 "connection", self._clean(_text(error)), retryable=True, broken=True
             )
+            progress.usage.requests -= not failure.sent
             log.debug("call of %s failed: %s", url.host, failure.text)
             raise failure from error
 
@@ -228,8 +236,12 @@ class _Connector(aiohttp.TCPConnector):
         waits = endpoint.opening.locked()
         async with endpoint.opening:
             if waits and endpoint.left_alone:
-                raise aiohttp.ClientConnectionError(f"{endpoint.name} keeps failing")
+                raise endpoint.refusal()
             return await super()._create_connection(req, traces, timeout)
+
+
+async def _never() -> Answer:
+    raise AssertionError("a server that must not be asked")
 
 
 def _name(url: URL) -> str:

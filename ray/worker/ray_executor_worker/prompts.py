@@ -58,7 +58,7 @@ class Prompts:
         if index in self._unfit:
             raise CallError("too_large", self._unfit[index])
         return Question(
-            base_url=requested.vllm_url,
+            servers=((requested.vllm_url, agent.model or requested.vllm_model),),
             chat=partial(self._chat, index),
             large=index in self._large,
             max_retries=requested.max_retries,
@@ -69,11 +69,11 @@ class Prompts:
             traceparent=traceparent,
         )
 
-    def _chat(self, index: int) -> Chat:
+    def _chat(self, index: int, model: str) -> Chat:
         agent, form = self._requested.agents[index], self._requested.response_format
         asked = form.parameters() if form is not None else {}
         return Chat(
-            agent.model or self._requested.vllm_model,
+            model,
             prompt.messages(agent.prompt_template, self._named(index), agent.system_prompt),
             {**self._requested.sampling, **agent.sampling, **asked},
         )

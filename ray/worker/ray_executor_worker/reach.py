@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
+import os
+import socket
 from collections.abc import Sequence
+from typing import Optional
 
+import aiohttp
+
+from .endpoint import CallError
 from .throttle import ThrottledLog
 
 log = logging.getLogger(f"ray.serve.{__name__}")
@@ -45,6 +52,34 @@ class Reach:
         await asyncio.sleep(_EVERY_S)
 
 
+def unreachable(error: BaseException, name: str) -> Optional[CallError]:
+    """The failure of a call for which no connection could be opened; None for any other.
+
+    A certificate that is not accepted is another failure: waiting does not mend it.
+    """
+    if isinstance(error, aiohttp.ClientSSLError):
+        return None
+    if isinstance(error, aiohttp.ClientConnectorError):
+        why = _why(error.os_error)
+    elif isinstance(error, aiohttp.ServerTimeoutError):
+        why = "no connection in time"
+    else:
+        return None
+    return CallError(
+        "connection", f"{why} ({name})", retryable=True, broken=True, away=True, sent=False
+    )
+
+
+def _why(error: OSError) -> str:
+    # asyncio joins the errors of several addresses into one text, without a number.
+    number = error.errno
+    if number == errno.ECONNREFUSED or f"Errno {errno.ECONNREFUSED}]" in str(error):
+        return "connection refused"
+    if isinstance(error, socket.gaierror):
+        return "its name cannot be resolved"
+    return os.strerror(number).lower() if number else str(error)
+
+
 def _name(address: Address) -> str:
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
@@ -56,9 +91,7 @@ async def _connect(host: str, port: int) -> str:
         _, writer = await asyncio.wait_for(asyncio.open_connection(host, port), _CONNECT_S)
     except asyncio.TimeoutError:
         return f"no connection within {_CONNECT_S:.0f} s"
-    except ConnectionRefusedError:
-        return "connection refused"
     except OSError as error:
-        return error.strerror or str(error)
+        return _why(error)
     writer.close()
     return ""

@@ -81,11 +81,23 @@ class Backoff:
 class Progress:
     """How far a call has come; reported when the deadline cuts it off."""
 
+    # The first call of each server and its retries, not those after a wait.
     attempts: int = 0
+    # All calls; each has an X-Request-Id of its own.
+    calls: int = 0
     # Its text alone: an error holds on to all that was there when it was raised.
     last_error: str = ""
     # Of all its calls, those that failed included.
     usage: Usage = field(default_factory=Usage)
+
+
+@dataclass
+class Tries:
+    """How often one server was called, as its retries are counted."""
+
+    made: int = 0
+    # The server is away: the next call follows a wait, and is the same try.
+    away: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,7 +108,7 @@ class Retrier:
     now: Callable[[], float] = time.monotonic
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
-    async def run(
+    async def run(  # noqa: PLR0913 - a call and its bounds
         self,
         call: Callable[[], Awaitable[T]],
         *,
@@ -104,22 +116,29 @@ class Retrier:
         max_retries: int,
         deadline: float,
         progress: Progress,
+        tries: Tries,
     ) -> T:
         """Calls up to 1 + max_retries times; raises the last CallError.
 
-        A call that the breaker refuses counts. Whoever cancels at the deadline
-        also ends the wait for the retries' budget.
+        It raises at once where the server is away: the caller waits and calls
+        again, with the same tries. A call that the breaker refuses counts.
+        Whoever cancels at the deadline also ends the wait for the retries' budget.
         """
         while True:
-            progress.attempts += 1
+            if not tries.away:
+                tries.made += 1
+                progress.attempts += 1
+            tries.away = False
             try:
                 return await _call(call, endpoint)
             except CallError as error:
                 progress.last_error = error.text
-                retry = progress.attempts
-                if not error.retryable or retry > max_retries:
+                if error.away and max_retries:
+                    tries.away = True
                     raise
-                wait = self.backoff.wait(retry, error.retry_after)
+                if not error.retryable or tries.made > max_retries:
+                    raise
+                wait = self.backoff.wait(tries.made, error.retry_after)
                 if self.now() + wait >= deadline:
                     raise CallError(
                         error.error_type,
@@ -139,7 +158,7 @@ async def _call(call: Callable[[], Awaitable[T]], endpoint: Endpoint) -> T:
                 answer = await call()
             except CallError as error:
                 if error.broken:
-                    endpoint.failed(error.text, probe=probe)
+                    endpoint.failed(error, probe=probe)
                 else:
                     endpoint.refused()
                 raise

@@ -344,14 +344,14 @@ class FakeModel:
         self.url = ""
         self._runner: Optional[web.AppRunner] = None
 
-    async def start(self) -> None:
+    async def start(self, port: int = 0) -> None:
         app = web.Application(client_max_size=64 * 1024 * 1024)
         app.router.add_post("/v1/chat/completions", self._chat)
         app.router.add_post("/elsewhere", self._chat)
         # handler_cancellation: a cut connection is noticed as vLLM notices it.
         self._runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0)
+        site = web.TCPSite(self._runner, "127.0.0.1", port)
         await site.start()
         port = self._runner.addresses[0][1]
         self.url = f"http://127.0.0.1:{port}"
@@ -388,7 +388,7 @@ class FakeModel:
             raise web.HTTPTemporaryRedirect("/elsewhere")
         if name == "string-error":
             return web.json_response({"error": "Unauthorized"}, status=401)
-        if name.startswith("full") and self.calls[name] <= int(name[5:] or 1_000):
+        if name.startswith("full") and self.calls[name] <= _times(name):
             refusal = {"message": "The server is overloaded", "type": "Service Unavailable"}
             return web.json_response({"error": refusal}, status=503)
         failing, _, times = name.partition("-")[0].partition("x")
@@ -423,6 +423,10 @@ class FakeModel:
         assert request.transport is not None
         request.transport.abort()
         return response
+
+
+def _times(name: str) -> int:
+    return int(name.partition("-")[0].partition("x")[2] or 1_000)
 
 
 def completion(content: Optional[str], **message: str) -> dict[str, Any]:

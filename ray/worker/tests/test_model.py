@@ -55,7 +55,12 @@ async def ask(  # noqa: PLR0913
 ) -> Answer:
     deadline = asyncio.get_running_loop().time() + 20
     question = Question(
-        url, lambda: said(model, "x"), large, retries, deadline, room or Room(asyncio.Semaphore())
+        ((url, model),),
+        lambda name: said(name, "x"),
+        large,
+        retries,
+        deadline,
+        room or Room(asyncio.Semaphore()),
     )
     return await client.ask(question, progress or Progress())
 
@@ -83,8 +88,7 @@ async def test_an_answer(client: ModelClient, model: FakeModel) -> None:
     ("name", "error_type", "text", "calls"),
     [
         ("404", "http_status", "no 404 (HTTP 404)", 1),
-        ("503", "http_status", "no 503 (HTTP 503)", 3),
-        ("full", "overloaded", "The server is overloaded (HTTP 503)", 3),
+        ("500", "http_status", "no 500 (HTTP 500)", 3),
         ("429", "http_status", "no 429 (HTTP 429)", 3),
         ("string-error", "http_status", "Unauthorized (HTTP 401)", 1),
         ("moved", "http_status", "redirects are not followed (HTTP 307)", 1),
@@ -184,9 +188,10 @@ async def test_what_a_server_packs_is_not_unpacked(client: ModelClient, model: F
 async def test_nobody_listens(client: ModelClient) -> None:
     progress = Progress()
     with pytest.raises(CallError) as failure:
-        await ask(client, "http://127.0.0.1:1", "ok", retries=1, progress=progress)
+        await ask(client, "http://127.0.0.1:1", "ok", progress=progress)
     assert failure.value.error_type == "connection"
-    assert progress.attempts == 2
+    assert failure.value.text == "connection refused (127.0.0.1:1)"
+    assert progress.attempts == 1
 
 
 async def test_cancelling_closes_the_connection(client: ModelClient, model: FakeModel) -> None:
@@ -274,7 +279,7 @@ async def test_who_waits_for_a_connection_hears_that_the_server_is_left_alone(
     waiting = asyncio.create_task(ask(client, model.url, "ok"))
     await asyncio.sleep(0.1)
     while not endpoint.left_alone:
-        endpoint.failed("down (HTTP 503)", probe=False)
+        endpoint.failed(CallError("http_status", "down (HTTP 500)"), probe=False)
     endpoint.opening.release()
     with pytest.raises(CallError, match="keeps failing"):
         await waiting

@@ -12,6 +12,7 @@ from ray_executor_worker.retry import (
     Backoff,
     Progress,
     Retrier,
+    Tries,
     retry_after,
     retryable_status,
 )
@@ -63,6 +64,7 @@ async def run(clock: Clock, calls: Calls, *, retries: int = 3, deadline: float =
         max_retries=retries,
         deadline=deadline,
         progress=Progress(),
+        tries=Tries(),
     )
 
 
@@ -125,6 +127,7 @@ async def test_progress_is_told_while_it_runs() -> None:
         max_retries=3,
         deadline=1e6,
         progress=progress,
+        tries=Tries(),
     )
     assert progress.attempts == 2
     assert progress.last_error is not None

@@ -1,0 +1,134 @@
+"""A model server that is not there is waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from harness import FakeModel, Journalist, a, until, working
+
+from ray_executor_worker.endpoint import CallError, Endpoint
+from ray_executor_worker.worker import Worker
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray_executor_worker.asking._PAUSE_S", (0.01, 0.05))
+    monkeypatch.setattr("ray_executor_worker.endpoint._PAUSE_S", (0.05, 0.2))
+
+
+@pytest.fixture
+def late() -> str:
+    """The address of a server that has not started."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest_asyncio.fixture
+async def starting() -> AsyncIterator[FakeModel]:
+    model = FakeModel()
+    yield model
+    if model.url:
+        await model.stop()
+
+
+def waits(worker: Worker, name: str) -> int:
+    return len(worker._models._endpoints.at(name)._awaited)
+
+
+async def test_what_was_submitted_before_completes_without_a_retry(
+    journalist: Journalist, late: str, starting: FakeModel
+) -> None:
+    async with working(journalist) as worker:
+        for i in range(5):
+            agents = [a(f"a{j}") for j in range(10)]
+            await journalist.submit(f"d{i}", agents, f"http://{late}", max_retries=1)
+        await until(lambda: waits(worker, late), 50)
+        # Long enough for its breaker, which opens after a second.
+        await until(lambda: worker._models._endpoints.at(late)._pause > 0, wanted=True)
+        await starting.start(int(late.rpartition(":")[2]))
+        for i in range(5):
+            how, end = await journalist.end(f"d{i}")
+            assert how == "completed"
+            assert {r.metadata["status"] for r in end.results} == {"completed"}
+            assert {r.metadata["attempts"] for r in end.results} == {"1"}
+            assert (end.usage.requests, end.usage.prompt_tokens) == (10, 30)
+        assert waits(worker, late) == 0
+    assert len(starting.requests) == 50
+
+
+@pytest.mark.parametrize("name", ["503x6", "fullx6"])
+async def test_a_503_is_waited_for(journalist: Journalist, model: FakeModel, name: str) -> None:
+    async with working(journalist):
+        await journalist.submit("d1", [a("a", name)], model.url, max_retries=1)
+        how, end = await journalist.end("d1")
+    assert how == "completed"
+    assert end.results[0].metadata["attempts"] == "1"
+    assert end.results[0].usage.requests == 7
+    ids = [headers["X-Request-ID"] for headers in model.headers]
+    assert ids == [f"d1.1.a.{number}" for number in range(1, 8)]
+
+
+async def test_other_failures_cost_retries_beside_it(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    """A wait in between gives no retry back."""
+    answers = iter([503, 500, 503, 503, 500, 500])
+
+    model_answer = model._answer
+
+    async def answer(request: Any, _: str) -> Any:
+        return await model_answer(request, str(next(answers, 500)))
+
+    model._answer = answer  # type: ignore[assignment, method-assign]
+    async with working(journalist):
+        await journalist.submit("d1", [a("a")], model.url, max_retries=2)
+        how, end = await journalist.end("d1")
+    assert how == "failed"
+    assert end.results[0].metadata["error"] == "no 500 (HTTP 500)"
+    assert end.results[0].metadata["attempts"] == "3"
+    assert end.results[0].usage.requests == 6
+
+
+@pytest.mark.parametrize("name", ["503", "full"])
+async def test_without_retries_there_is_one_call_and_no_wait(
+    journalist: Journalist, model: FakeModel, name: str
+) -> None:
+    async with working(journalist):
+        await journalist.submit("d1", [a("a", name)], model.url, max_retries=0)
+        how, end = await journalist.end("d1")
+    assert how == "failed"
+    assert end.results[0].metadata["error_type"] in {"http_status", "overloaded"}
+    assert len(model.requests) == 1
+
+
+async def test_it_is_waited_for_until_the_deadline(journalist: Journalist, late: str) -> None:
+    async with working(journalist):
+        await journalist.submit("d1", [a("a")], f"http://{late}", max_retries=1, timeout_seconds=3)
+        how, end = await journalist.end("d1")
+    assert how == "failed"
+    metadata = end.results[0].metadata
+    assert metadata["error_type"] == "connection"
+    assert metadata["error"].startswith(f"connection refused ({late})")
+    assert "waited for it until the deadline" in metadata["error"]
+
+
+async def test_a_breaker_that_closes_ends_the_wait() -> None:
+    """One call finds out whether the server is back; no other is made meanwhile."""
+    endpoint = Endpoint("qwen:8000")
+    refused = CallError("connection", "connection refused", away=True, broken=True)
+    endpoint._pause, endpoint._due = 1.0, endpoint._now() + 60
+    endpoint.failed(refused, probe=True)
+    with pytest.raises(CallError) as failure:
+        endpoint.admit()
+    assert failure.value.away
+    back = asyncio.Event()
+    with endpoint.awaited(back):
+        endpoint.refused()
+        await asyncio.wait_for(back.wait(), 1)
+    assert endpoint.users == 0
