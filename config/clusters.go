@@ -37,6 +37,7 @@ func (c *Config) PoolsEverywhere() []Pool {
 			}
 		}
 		pools[i].InFlight *= max(1, serving)
+		pools[i].Parked *= max(1, serving)
 	}
 	return pools
 }

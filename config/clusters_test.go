@@ -30,10 +30,10 @@ clusters:
   - {name: east, address: "ray://east:10001", token: secret, pools: [large]}
   - {name: west, address: "https://west"}
 `)
-	large := config.Pool{Name: "large", InFlight: 5}
+	large := config.Pool{Name: "large", InFlight: 5, Parked: 1000}
 	want := []config.Cluster{
 		{Name: "east", Address: "ray://east:10001", Token: "secret", Pools: []config.Pool{large}},
-		{Name: "west", Address: "https://west", Pools: []config.Pool{{Name: "default", InFlight: config.DefaultInFlight}, large}},
+		{Name: "west", Address: "https://west", Pools: []config.Pool{{Name: "default", InFlight: 1000, Parked: 1000}, large}},
 	}
 	if err != nil || !reflect.DeepEqual(got, want) {
 		t.Errorf("%v, got %+v, want %+v", err, got, want)
@@ -48,11 +48,11 @@ func TestPoolsEverywhere(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, want := range map[string][]config.Pool{
-		file:      {{Name: "default", InFlight: 1000}, {Name: "large", InFlight: 10}, {Name: "idle", InFlight: 7}},
-		"":        {{Name: "default", InFlight: 1000}, {Name: "large", InFlight: 5}, {Name: "idle", InFlight: 7}},
-		"nowhere": {{Name: "default", InFlight: 1000}, {Name: "large", InFlight: 5}, {Name: "idle", InFlight: 7}},
+		file:      {{Name: "default", InFlight: 1000, Parked: 1000}, {Name: "large", InFlight: 10, Parked: 2000}, {Name: "idle", InFlight: 7, Parked: 1000}, {Name: "tiny", InFlight: 2}},
+		"":        {{Name: "default", InFlight: 1000, Parked: 1000}, {Name: "large", InFlight: 5, Parked: 1000}, {Name: "idle", InFlight: 7, Parked: 1000}, {Name: "tiny", InFlight: 2}},
+		"nowhere": {{Name: "default", InFlight: 1000, Parked: 1000}, {Name: "large", InFlight: 5, Parked: 1000}, {Name: "idle", InFlight: 7, Parked: 1000}, {Name: "tiny", InFlight: 2}},
 	} {
-		settings := config.Config{PoolList: []string{"default", "large:5", "idle:7"}, RayClusters: name}
+		settings := config.Config{PoolList: []string{"default", "large:5", "idle:7", "tiny:2"}, RayClusters: name, WorkerReplicas: 3}
 		if got := settings.PoolsEverywhere(); !reflect.DeepEqual(got, want) {
 			t.Errorf("%s: got %v, want %v", name, got, want)
 		}

@@ -269,6 +269,10 @@ type Pool struct {
 	Name string
 	// InFlight is how many of its agents are in flight at once in a cluster.
 	InFlight int
+	// Parked is how many of its agents may wait for model servers besides. It is 0
+	// if there are more replicas than slots: each replica has at least one slot, so
+	// only the journal's consumer limits such a pool.
+	Parked int
 }
 
 // Pools returns the declared pools, in the order of POOLS.
@@ -294,6 +298,9 @@ func (c *Config) pools() ([]Pool, error) {
 				return nil, fmt.Errorf("POOLS: %q: what a pool has in flight must be 1 to 100000", entry)
 			}
 			pool.InFlight = int(n)
+		}
+		if pool.InFlight >= c.WorkerReplicas {
+			pool.Parked = max(pool.InFlight, DefaultInFlight) // settings.py has the same
 		}
 		pools = append(pools, pool)
 	}

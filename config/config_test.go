@@ -69,7 +69,7 @@ func TestEverySettingIsRead(t *testing.T) {
 	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %+v\nwant %+v", got, want)
 	}
-	pools := []config.Pool{{Name: "default", InFlight: config.DefaultInFlight}, {Name: "gpu", InFlight: 7}}
+	pools := []config.Pool{{Name: "default", InFlight: 1000, Parked: 1000}, {Name: "gpu", InFlight: 7, Parked: 1000}}
 	if !slices.Equal(got.Pools(), pools) || !slices.Equal(got.PoolNames(), []string{"default", "gpu"}) {
 		t.Errorf("pools %v %v", got.Pools(), got.PoolNames())
 	}

@@ -24,9 +24,11 @@ const (
 // Pool is a queue of deliberations; each one has a consumer.
 type Pool struct {
 	Name string
-	// InFlight is how many of its deliberations the workers of all clusters may
-	// hold at once. It is the number of agents that may be in flight.
+	// InFlight is how many of its agents may be in flight in all clusters.
 	InFlight int
+	// Parked is how many of its agents may wait for model servers besides. Workers
+	// hold at most InFlight + Parked of its deliberations at once.
+	Parked int
 }
 
 // Layout is what Deploy creates.

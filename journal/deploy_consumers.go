@@ -49,7 +49,7 @@ func consumers(layout Layout) []jetstream.ConsumerConfig {
 		all = append(all, jetstream.ConsumerConfig{
 			Durable: "pool-" + pool.Name, Description: "The Ray workers': the requests of pool " + pool.Name + ".",
 			FilterSubject: events.PoolSubject(pool.Name), AckPolicy: jetstream.AckExplicitPolicy,
-			AckWait: ackWait(pool.InFlight), MaxDeliver: -1, MaxAckPending: pool.InFlight,
+			AckWait: ackWait(pool.InFlight), MaxDeliver: -1, MaxAckPending: pool.InFlight + pool.Parked,
 		})
 	}
 	if layout.AgentResponses {

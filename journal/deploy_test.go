@@ -32,7 +32,7 @@ func TestDeploy(t *testing.T) {
 	if err := w.Deploy(t.Context(), layout); err != nil {
 		t.Fatalf("again: %v", err)
 	}
-	layout.Pools = []journal.Pool{{Name: "default", InFlight: 7}, {Name: "gpu", InFlight: 10_000}}
+	layout.Pools = []journal.Pool{{Name: "default", InFlight: 7, Parked: 1000}, {Name: "gpu", InFlight: 10_000}}
 	layout.MaxAge, layout.MaxBytes = 24*time.Hour, 1<<30
 	if err := w.Deploy(t.Context(), layout); err != nil {
 		t.Fatalf("with changes: %v", err)
@@ -40,7 +40,7 @@ func TestDeploy(t *testing.T) {
 	if after := config(); after.MaxAge != 24*time.Hour || after.MaxBytes != 1<<30 {
 		t.Errorf("the journal is %+v", after)
 	}
-	if inFlight("pool-default") != 7 || inFlight("pool-gpu") != 10_000 {
+	if inFlight("pool-default") != 1007 || inFlight("pool-gpu") != 10_000 {
 		t.Errorf("in flight: %d and %d", inFlight("pool-default"), inFlight("pool-gpu"))
 	}
 	for pool, want := range map[string]time.Duration{"pool-default": 15 * time.Second, "pool-gpu": time.Minute} {

@@ -17,6 +17,8 @@ func TestDeliberations(t *testing.T) {
 		{"empty content is a failure", emptyContentIsAFailure},
 		{"retries", retries},
 		{"no retries where none are wanted", noRetriesWhereNoneAreWanted},
+		{"a model server that starts late", aModelServerThatStartsLate},
+		{"503 is waited for", unavailableIsWaitedFor},
 		{"timeout", timeout},
 		{"timeout with a proposal completes", timeoutWithAProposalCompletes},
 		{"templates and models", templatesAndModels},

@@ -56,7 +56,7 @@ func run(m *testing.M) (code int, err error) {
 	defer sink.Close()
 	sys, err = system.New(system.Options{
 		Dir: dir, ModelURL: url, Model: "echo",
-		Settings: []string{"POOLS=default,narrow:1", "WORKER_REPLICAS=2", "AGENT_RESPONSES=true", "K_SINK=" + sink.URL},
+		Settings: []string{"POOLS=default,narrow:1,pair:2", "WORKER_REPLICAS=2", "MODEL_HOSTS=127.0.0.1", "AGENT_RESPONSES=true", "K_SINK=" + sink.URL},
 	})
 	if err != nil {
 		return 1, err

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any, Callable, Optional
+from typing import Any, Optional
 
 from .answers import MAX_BYTES, Room
 from .attempt import Attempt
@@ -18,7 +18,7 @@ from .journal import AbandonedError, Event, Expectation, Record
 from .messages import AGENT, Result, UnreadableError, read_result
 from .prompts import Prompts
 from .retry import Progress
-from .slots import weight
+from .slots import Seat, weight
 from .tasks import cancel
 
 log = logging.getLogger(f"ray.serve.{__name__}")
@@ -29,13 +29,12 @@ TOO_MUCH = f"the answers of all agents exceed {MAX_BYTES} bytes"
 class Agents:
     """Asks the agents, and records and reads their results."""
 
-    __slots__ = ("_asked", "_attempt", "_journal", "_over", "_prompts", "_shrink")
+    __slots__ = ("_asked", "_attempt", "_journal", "_over", "_prompts", "_seat")
 
-    def __init__(self, attempt: Attempt, shrink: Callable[[int], None]) -> None:
+    def __init__(self, attempt: Attempt, seat: Seat) -> None:
         self._attempt = attempt
         self._journal = attempt.journal
-        # Called with the number of slots that are enough, as agents end.
-        self._shrink = shrink
+        self._seat = seat
         self._prompts: Prompts
         # How many agents are being asked, and what is set once none is or the
         # deadline has come.
@@ -123,7 +122,7 @@ class Agents:
             return
         # What asyncio.wait does with a timeout, in a kilobyte less: thousands wait here.
         self._asked, self._over = len(tasks), loop.create_future()
-        self._shrink(weight(self._asked, attempt.size))
+        self._seat.shrink(weight(self._asked, attempt.size), self._asked)
         for task in tasks:
             task.add_done_callback(self._answered)
         timer = loop.call_at(attempt.deadline, self._no_more)
@@ -135,7 +134,8 @@ class Agents:
 
     def _answered(self, _task: asyncio.Task[None]) -> None:
         self._asked -= 1
-        self._shrink(weight(self._asked, self._attempt.size + self._attempt.answers.held))
+        held = self._attempt.size + self._attempt.answers.held
+        self._seat.shrink(weight(self._asked, held), self._asked)
         if not self._asked:
             self._no_more()
 
@@ -194,6 +194,7 @@ class Agents:
             answer = await attempt.context.models.ask(
                 self._prompts.question(index, attempt.deadline, room, attempt.delivery.traceparent),
                 progress,
+                self._seat.idle,
             )
         except CallError as error:
             return attempt.failure(index, error.error_type, error.text, attempt.now() - begun)

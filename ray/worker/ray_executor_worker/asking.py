@@ -11,7 +11,7 @@ import contextlib
 import random
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
-from typing import Callable, Optional
+from typing import AsyncContextManager, Callable, Optional
 
 from .completion import Answer
 from .endpoint import CallError, Endpoint
@@ -22,6 +22,8 @@ _PAUSE_S = (0.5, 15.0)
 # With less time left there is no further call: the failure is recorded before the deadline.
 _LAST_S = 0.5
 _MAX_ERROR_CHARS = 500
+
+Idle = Callable[[], AsyncContextManager[None]]
 
 
 @dataclass
@@ -61,6 +63,8 @@ class Asking:
     max_retries: int
     deadline: float
     progress: Progress
+    # What the agent waits in.
+    idle: Idle
 
     async def answer(self) -> tuple[int, Answer]:
         """The first answer, and the number of its server; raises CallError."""
@@ -74,7 +78,7 @@ class Asking:
                 except CallError as error:
                     server.note(error)
             away = [server for server in self.servers if server.waits]
-            if not away or self._left() < _LAST_S:
+            if not away:
                 raise _why(self.servers)
             await self._wait(away, random.uniform(longest / 2, longest))  # noqa: S311
             longest = min(most, longest * 2)
@@ -90,13 +94,16 @@ class Asking:
         )
 
     async def _wait(self, away: Sequence[Server], pause: float) -> None:
-        """Waits until one of the servers may be called again."""
+        """Waits until one of the servers may be called again; raises CallError at the deadline."""
         pause = max(pause, min(*(server.left_alone_for() for server in away), _PAUSE_S[1]))
         back = asyncio.Event()
-        with contextlib.ExitStack() as awaited:
+        async with contextlib.AsyncExitStack() as waits:
             for server in away:
-                awaited.enter_context(server.endpoint.awaited(back))
-            while pause and not back.is_set() and self._left() >= _LAST_S:
+                waits.enter_context(server.endpoint.awaited(back))
+            await waits.enter_async_context(self.idle())
+            while pause and not back.is_set():
+                if self._left() < _LAST_S:
+                    raise _why(self.servers)
                 # One more call in the second half of what is left, whatever the pause.
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(back.wait(), min(pause, self._left() / 2))

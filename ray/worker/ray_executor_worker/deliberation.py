@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import enum
 import logging
-from typing import Callable
 
 from .agents import Agents
 from .attempt import Attempt, Context
@@ -18,7 +17,7 @@ from .ending import Ending
 from .journal import AbandonedError
 from .messages import REQUESTED, Requested, Schema, UnreadableError, read_requested
 from .puller import Delivery
-from .slots import MOST_AGENTS, weight
+from .slots import MOST_AGENTS, Seat, weight
 
 log = logging.getLogger(f"ray.serve.{__name__}")
 
@@ -37,13 +36,11 @@ class Deliberation:
 
     __slots__ = ("_agents", "_attempt", "_claimer", "_data", "_ending")  # thousands are held
 
-    def __init__(
-        self, context: Context, delivery: Delivery, data: bytes, shrink: Callable[[int], None]
-    ) -> None:
+    def __init__(self, context: Context, delivery: Delivery, data: bytes, seat: Seat) -> None:
         self._data = data
         self._attempt = Attempt(context, delivery, len(data))
         self._claimer = Claimer(self._attempt)
-        self._agents = Agents(self._attempt, shrink)
+        self._agents = Agents(self._attempt, seat)
         self._ending = Ending(self._attempt, self._agents)
 
     @property

@@ -22,7 +22,7 @@ from .deliberation import Deliberation, Settlement, weigh
 from .journal import AbandonedError
 from .messages import UnreadableError
 from .puller import ACK, IN_PROGRESS, Delivery, Puller
-from .slots import Place
+from .slots import Place, Seat
 from .tasks import cancel
 
 log = logging.getLogger(f"ray.serve.{__name__}")
@@ -83,9 +83,7 @@ class Holding:
         place = Place(
             weigh(self._context.schema, delivery, data), partial(self._start, delivery.id)
         )
-        deliberation = Deliberation(
-            self._context, delivery, data, partial(puller.slots.shrink, place)
-        )
+        deliberation = Deliberation(self._context, delivery, data, Seat(puller.slots, place))
         # Model: Take.
         self._items[delivery.id] = Held(
             delivery.id, deliberation, puller, delivery.reply, now, place

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from aiohttp.tracing import Trace
 from yarl import URL
 
 from .answers import SHORT_BYTES, Room
-from .asking import Asking, Server
+from .asking import Asking, Idle, Server
 from .chat import Chat
 from .completion import Answer, read_completion, read_refusal
 from .endpoint import CallError, Endpoint, Endpoints
@@ -37,6 +38,11 @@ _MAX_ERROR_CHARS = 500
 _KEEPALIVE_S = 3.0
 _CONNECT_S = 10.0
 _JSON = "application/json"
+
+
+@contextlib.asynccontextmanager
+async def _idle() -> AsyncIterator[None]:
+    yield
 
 
 @dataclass(frozen=True)
@@ -103,14 +109,15 @@ class ModelClient:
         await self._formats.close()
         await self._session.close()
 
-    async def ask(self, question: Question, progress: Progress) -> Answer:
+    async def ask(self, question: Question, progress: Progress, idle: Idle = _idle) -> Answer:
         """Asks until there is an answer or no use in asking; raises CallError.
 
-        Cancelling closes the connection, by which vLLM stops generating.
+        It waits in `idle` for a server that is away. Cancelling closes the
+        connection, by which vLLM stops generating.
         """
         servers = [self._server(*server, question, progress) for server in question.servers]
         number, answer = await Asking(
-            servers, self._retrier, question.max_retries, question.deadline, progress
+            servers, self._retrier, question.max_retries, question.deadline, progress, idle
         ).answer()
         if not number:
             return answer

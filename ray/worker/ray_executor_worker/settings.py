@@ -90,8 +90,19 @@ class Settings:
         )
 
     def slots(self) -> dict[str, int]:
-        """One replica's share of each pool, in agents."""
-        return {pool: -(-agents // self.replicas) for pool, agents in self.pools.items()}
+        """One replica's share of each pool, in agents, and at least one.
+
+        The replicas together never have more than the pool, unless it has fewer
+        slots than there are replicas: the consumer's limit holds then.
+        """
+        return {pool: self._share(agents) for pool, agents in self.pools.items()}
+
+    def parking(self, pool: str) -> int:
+        """How many agents of a pool may wait for model servers here, besides its slots."""
+        return self._share(max(self.pools[pool], IN_FLIGHT))
+
+    def _share(self, agents: int) -> int:
+        return max(1, agents // self.replicas)
 
 
 def _from_environment(environ: Mapping[str, str]) -> dict[str, Any]:

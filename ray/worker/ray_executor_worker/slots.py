@@ -2,13 +2,20 @@
 
 What has no room waits in a queue, first come, first served: nothing overtakes a
 wide deliberation, and one that is wider than all slots runs alone.
+
+A deliberation of which all agents wait for model servers is parked: it gives its
+slots back, and queues for them before an agent calls again. Otherwise a server
+that is away would block the pool for all others.
 """
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections import deque
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Callable
+from typing import Callable, Optional
 
 # The most agents that a request names.
 MOST_AGENTS = 256
@@ -30,16 +37,23 @@ class Place:
     # Called once there is room.
     start: Callable[[], None]
     started: bool = False
+    parked: bool = False
 
 
 class Slots:
     """Gives places out."""
 
-    def __init__(self, capacity: int, changed: Callable[[], None] = lambda: None) -> None:
+    def __init__(
+        self, capacity: int, parking: int = 0, changed: Callable[[], None] = lambda: None
+    ) -> None:
         self.capacity = capacity
         # Called when slots become free.
         self.changed = changed
         self._taken = 0
+        # The slots that parked deliberations would take, and the most of them: a
+        # bound of the memory that they use.
+        self._parked = 0
+        self._parking = parking
         self._waiting: deque[Place] = deque()
 
     @property
@@ -65,27 +79,84 @@ class Slots:
     def shrink(self, place: Place, to: int) -> None:
         """Gives a part of its slots back; more slots than it has are not given."""
         if to < place.weight:
-            if place.started:
-                self._taken -= place.weight - to
+            self._count(place, to - place.weight)
             place.weight = to
             self._admit()
 
+    def park(self, place: Place) -> None:
+        """Gives all its slots back for a time; it retains them where too much is parked."""
+        if not place.started or self._parked + place.weight > self._parking:
+            return
+        self._count(place, -place.weight)
+        place.started, place.parked = False, True
+        self._count(place, place.weight)
+        self._admit()
+
     def leave(self, place: Place) -> None:
         """Gives the place back, whether it was started or waits."""
-        if place.started:
-            self._taken -= place.weight
-        elif place in self._waiting:
+        self._count(place, -place.weight)
+        if not place.started and place in self._waiting:
             self._waiting.remove(place)
+        place.started = place.parked = False
         place.weight = 0
         self._admit()
+
+    def _count(self, place: Place, slots: int) -> None:
+        if place.started:
+            self._taken += slots
+        elif place.parked:
+            self._parked += slots
 
     def _admit(self) -> None:
         while self._waiting and self._fits(self._waiting[0]):
             place = self._waiting.popleft()
-            place.started = True
-            self._taken += place.weight
+            self._count(place, -place.weight)
+            place.started, place.parked = True, False
+            self._count(place, place.weight)
             place.start()
         self.changed()
 
     def _fits(self, place: Place) -> bool:
         return not self._taken or self._taken + place.weight <= self.capacity
+
+
+class Seat:
+    """A deliberation's place, as its agents use it."""
+
+    __slots__ = ("_asked", "_back", "_idle", "_place", "_slots")  # thousands are held
+
+    def __init__(self, slots: Slots, place: Place) -> None:
+        self._slots = slots
+        self._place = place
+        # The agents that are asked, and those of them that wait for model servers.
+        self._asked = MOST_AGENTS
+        self._idle = 0
+        # Set once a parked deliberation has its slots again; None while nobody asks for them.
+        self._back: Optional[asyncio.Event] = None
+
+    def shrink(self, to: int, asked: int) -> None:
+        """Gives a part of its slots back: so many agents are still asked."""
+        self._asked = asked
+        self._slots.shrink(self._place, to)
+        self._park()
+
+    @contextlib.asynccontextmanager
+    async def idle(self) -> AsyncIterator[None]:
+        """While an agent waits for a model server; it returns with slots."""
+        self._idle += 1
+        self._park()
+        try:
+            yield
+        finally:
+            self._idle -= 1
+        if self._place.parked:
+            if self._back is None:
+                self._back = asyncio.Event()
+                self._place.start = self._back.set
+                self._slots.enter(self._place)
+            await self._back.wait()
+
+    def _park(self) -> None:
+        if self._place.started and 0 < self._asked <= self._idle:
+            self._back = None
+            self._slots.park(self._place)

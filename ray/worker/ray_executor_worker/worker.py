@@ -81,7 +81,7 @@ class Worker:
                 self._connection,
                 settings.nats_prefix + STREAM,
                 pool,
-                Slots(slots),
+                Slots(slots, settings.parking(pool)),
                 self._holding.accept,
             )
             for pool, slots in settings.slots().items()

@@ -1,4 +1,4 @@
-"""A model server that is not there is waited for."""
+"""A model server that is not there is waited for, and holds up nobody else."""
 
 from __future__ import annotations
 
@@ -132,3 +132,59 @@ async def test_a_breaker_that_closes_ends_the_wait() -> None:
         endpoint.refused()
         await asyncio.wait_for(back.wait(), 1)
     assert endpoint.users == 0
+
+
+async def test_agents_that_wait_hold_up_nobody_else(
+    journalist: Journalist, model: FakeModel, late: str, starting: FakeModel
+) -> None:
+    """Four slots, and forty agents that wait for a server that is not there."""
+    async with working(journalist, slots=4) as worker:
+        slots = worker._pullers["default"].slots
+        for i in range(20):
+            agents = [a("a", "pause"), a("b", "pause")]
+            await journalist.submit(f"w{i}", agents, f"http://{late}", max_retries=1)
+        await until(lambda: waits(worker, late), 40)
+        for i in range(10):
+            await journalist.submit(f"d{i}", [a("a"), a("b")], model.url, max_retries=1)
+        for i in range(10):
+            assert (await journalist.end(f"d{i}"))[0] == "completed"
+        await starting.start(int(late.rpartition(":")[2]))
+        for i in range(20):
+            how, end = await journalist.end(f"w{i}")
+            assert how == "completed"
+            assert [r.metadata["attempts"] for r in end.results] == ["1", "1"]
+        await journalist.settled()
+        await until(lambda: (slots.taken, slots._parked), (0, 0))
+    # Those that waited take slots again: no more than there are.
+    assert 1 <= starting.most <= 4
+
+
+async def test_an_agent_in_a_call_retains_the_slots_of_its_deliberation(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    async with working(journalist, slots=2) as worker:
+        slots = worker._pullers["default"].slots
+        await journalist.submit("d1", [a("a", "503"), a("b", "slow")], model.url, max_retries=1)
+        await until(lambda: model.calls["503"] > 2, wanted=True)
+        assert (slots.taken, slots._parked) == (2, 0)
+        model.let_go.set()
+        # The one that waits is left, without a slot.
+        await until(lambda: slots._parked, 1)
+        await journalist.cancel("d1")
+        await journalist.settled()
+        await until(lambda: (slots.taken, slots._parked), (0, 0))
+
+
+async def test_a_wait_outlives_its_worker(
+    journalist: Journalist, late: str, starting: FakeModel
+) -> None:
+    async with working(journalist, "one") as worker:
+        await journalist.submit("d1", [a("a"), a("b")], f"http://{late}", max_retries=1)
+        await until(lambda: waits(worker, late), 2)
+    async with working(journalist, "two") as worker:
+        await until(lambda: waits(worker, late), 2)
+        await starting.start(int(late.rpartition(":")[2]))
+        how, end = await journalist.end("d1")
+    assert how == "completed"
+    assert [r.metadata["attempts"] for r in end.results] == ["1", "1"]
+    assert len(starting.requests) == 2

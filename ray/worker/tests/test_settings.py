@@ -124,4 +124,5 @@ def test_creds_without_nkeys_say_what_to_do(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_replicas_share_what_a_pool_has_in_flight() -> None:
     settings = Settings.read({**ARGS, "pools": {"default": 1000, "gpu": 1}, "replicas": 3}, {})
-    assert settings.slots() == {"default": 334, "gpu": 1}
+    assert settings.slots() == {"default": 333, "gpu": 1}
+    assert (settings.parking("default"), settings.parking("gpu")) == (333, 333)

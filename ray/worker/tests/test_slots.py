@@ -8,7 +8,7 @@ import hashlib
 import pytest
 from harness import FakeModel, Journalist, a, until, working
 
-from ray_executor_worker.slots import Place, Slots, weight
+from ray_executor_worker.slots import Place, Seat, Slots, weight
 
 MIB = 1024 * 1024
 
@@ -16,8 +16,8 @@ MIB = 1024 * 1024
 class Door:
     """Slots, and who was started in which order."""
 
-    def __init__(self, capacity: int) -> None:
-        self.slots = Slots(capacity)
+    def __init__(self, capacity: int, parking: int = 0) -> None:
+        self.slots = Slots(capacity, parking)
         self.started: list[str] = []
 
     def enter(self, name: str, agents: int) -> Place:
@@ -79,6 +79,58 @@ def test_what_waits_may_leave() -> None:
     door.slots.leave(first)
     assert door.started == ["first", "next"]
     assert door.slots.free == 1
+
+
+def test_a_parked_place_returns_behind_those_that_wait() -> None:
+    door = Door(2, parking=4)
+    first = door.enter("first", 2)
+    door.enter("second", 2)
+    door.slots.park(first)
+    assert door.started == ["first", "second"]
+    third = door.enter("third", 1)
+    door.slots.enter(first)
+    assert door.slots.waiting == 2
+    door.slots.shrink(first, 1)
+    door.slots.leave(third)
+    assert door.slots._parked == 1
+    door.slots.leave(first)
+    assert (door.slots.waiting, door.slots._parked, door.slots.taken) == (0, 0, 2)
+
+
+def test_what_is_parked_is_bounded() -> None:
+    door = Door(2, parking=3)
+    for name in "abcd":
+        door.slots.park(door.enter(name, 2))
+    # The second one retains its slots.
+    assert door.started == ["a", "b"]
+    assert (door.slots._parked, door.slots.taken) == (2, 2)
+
+
+async def test_a_seat_is_parked_while_all_its_agents_wait() -> None:
+    door = Door(2, parking=2)
+    seat = Seat(door.slots, door.enter("first", 2))
+    seat.shrink(2, 2)
+    turns = [asyncio.Event(), asyncio.Event()]
+
+    async def one(turn: asyncio.Event) -> None:
+        async with seat.idle():
+            await turn.wait()
+
+    waiting = [asyncio.create_task(one(turn)) for turn in turns]
+    await asyncio.sleep(0)
+    assert (door.slots.taken, door.slots._parked) == (0, 2)
+    busy = door.enter("busy", 1)
+    turns[0].set()
+    await asyncio.sleep(0.01)
+    assert door.slots.waiting == 1
+    assert not waiting[0].done()
+    waiting[0].cancel()  # its deadline has come: the other one returns nevertheless
+    turns[1].set()
+    await asyncio.sleep(0.01)
+    assert door.slots.waiting == 1
+    door.slots.leave(busy)
+    await waiting[1]
+    assert (door.slots.taken, door.slots._parked) == (2, 0)
 
 
 def agents(name: str, count: int, model: str = "slow") -> list[dict[str, str]]:
