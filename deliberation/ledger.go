@@ -31,8 +31,10 @@ type Mark struct {
 	DeliberationID string
 	// Timeout is set on KindRequested only.
 	Timeout time.Duration
-	// Usage is set on KindDone only, and nil if the end does not have it.
-	Usage *pb.Usage
+	// Usage is set on KindDone only, and nil if the end does not have it. Models is
+	// the same by model, as far as the end has it.
+	Usage  *pb.Usage
+	Models []*pb.StatsSnapshot_Model
 }
 
 // Open is a deliberation that has not ended.
@@ -70,6 +72,8 @@ type Ledger struct {
 	// them; the next scan does.
 	due    int64
 	oldest uint64
+	// totals are not in counts until the ledger is stored.
+	totals totals
 }
 
 // NewLedger starts from a snapshot; nil is the empty journal.
@@ -85,6 +89,7 @@ func NewLedger(snapshot *pb.StatsSnapshot) *Ledger {
 	ledger.counts.TimedMs = snapshot.GetTimedMs()
 	ledger.counts.JournalCreated = snapshot.GetJournalCreated()
 	ledger.counts.Usage = addUsage(nil, snapshot.GetUsage())
+	ledger.totals = newTotals(snapshot)
 	for _, o := range snapshot.GetOpen() {
 		ledger.putMessage(o)
 	}
@@ -120,6 +125,7 @@ func (l *Ledger) put(id string, open slot) {
 	if open.started == 0 {
 		l.queued++
 	}
+	l.pool(open).opened(open)
 }
 
 // take removes an open deliberation; ok is false if it is not open.
@@ -131,7 +137,16 @@ func (l *Ledger) take(id string) (open slot, ok bool) {
 	if open.started == 0 {
 		l.queued--
 	}
+	l.pool(open).closed(open)
 	return open, true
+}
+
+// pool returns the totals of an open deliberation's pool.
+func (l *Ledger) pool(open slot) *poolTotals {
+	for number := len(l.totals.numbered); number <= int(open.pool); number++ {
+		l.totals.numbered = append(l.totals.numbered, l.totals.pool(l.pools.all[number]))
+	}
+	return l.totals.numbered[open.pool]
 }
 
 // Apply applies one more mark. Marks must come in the order of their sequence. A
@@ -168,7 +183,10 @@ func (l *Ledger) start(mark Mark) {
 	}
 	open.attempts++
 	if open.started == 0 {
+		l.pool(open).closed(open)
 		open.started = mark.Time.UnixNano()
+		l.pool(open).opened(open)
+		l.totals.queue.observe(time.Duration(open.started - open.submitted))
 		l.queued--
 	}
 	l.open[mark.DeliberationID] = open
@@ -186,6 +204,10 @@ func (l *Ledger) end(mark Mark) {
 		return
 	}
 	addUsage(l.counts.GetUsage(), mark.Usage)
+	for _, used := range mark.Models {
+		l.totals.use(used.GetModel(), used.GetUsage())
+	}
+	l.pool(open).end(end, mark.Time.UnixNano()+int64(lateMargin) >= open.deadline())
 	switch end {
 	case Completed:
 		l.counts.Completed++
@@ -196,6 +218,7 @@ func (l *Ledger) end(mark Mark) {
 	}
 	// A cancelled one, or one that never ran, would distort the average duration.
 	if end != Cancelled && open.started != 0 {
+		l.totals.execution.observe(time.Duration(mark.Time.UnixNano() - open.started))
 		l.counts.Timed++
 		l.counts.TimedMs += (mark.Time.UnixNano() - open.started) / int64(time.Millisecond)
 	}

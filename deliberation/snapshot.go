@@ -39,6 +39,7 @@ func (s Snapshot) WithRef(name string) []byte {
 // Snapshot encodes the whole ledger, from which DecodeLedger can start. The open
 // deliberations are in no order.
 func (l *Ledger) Snapshot() (Snapshot, error) {
+	l.totals.save(&l.counts)
 	counts, err := proto.Marshal(&l.counts)
 	if err != nil {
 		return Snapshot{}, fmt.Errorf("encode the statistics: %w", err)

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/cloudevents/sdk-go/v2/event"
+	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -240,6 +241,52 @@ func TestUsageInTheHeader(t *testing.T) {
 		if got := events.Usage(map[string][]string{"ce-usage": {value}}); got != nil {
 			t.Errorf("%q: %v", value, got)
 		}
+	}
+}
+
+func TestUsageByModelInTheHeader(t *testing.T) {
+	t.Parallel()
+	end := &pb.DeliberationCompleted{DeliberationId: "d"}
+	names := []string{"a b/c=d&é\r\n", strings.Repeat("x", 129), ""}
+	for i := range 20 {
+		names = append(names, fmt.Sprint("m", i))
+	}
+	for _, name := range append(names, names...) {
+		end.Results = append(end.Results, &pb.DeliberationResult{
+			Metadata: map[string]string{"model": name}, Usage: &pb.Usage{PromptTokens: 2, Requests: 1},
+		})
+	}
+	end.Usage = deliberation.UsageOf(end.GetResults())
+	message, err := events.Encode(end, events.Source, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[string]string{}
+	for _, model := range events.ModelUsage(message.Header) {
+		got[model.GetModel()] = fmt.Sprint(model.GetUsage().GetPromptTokens(), model.GetUsage().GetRequests())
+	}
+	want := map[string]string{"a b/c=d&é\r\n": "4 2", deliberation.OtherLabel: "28 14"}
+	for i := range 15 {
+		want[fmt.Sprint("m", i)] = "4 2"
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+	for value, want := range map[string]string{
+		"": "_other:1,2,3,4,5", "m": "_other:1,2,3,4,5", "m=1,2": "_other:1,2,3,4,5", "%zz=1,2,3,4,5": "_other:1,2,3,4,5",
+		"m=1,2,3,4,5": "m:1,2,3,4,5", "m=9,9,9,9,9": "m:9,9,9,9,9",
+	} {
+		var got []string
+		for _, m := range events.ModelUsage(map[string][]string{"ce-usage": {"1,2,3,4,5"}, "ce-modelusage": {value}}) {
+			u := m.GetUsage()
+			got = append(got, fmt.Sprintf("%s:%d,%d,%d,%d,%d", m.GetModel(), u.GetPromptTokens(), u.GetCompletionTokens(), u.GetCachedTokens(), u.GetReasoningTokens(), u.GetRequests()))
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%q: got %v, want %s", value, got, want)
+		}
+	}
+	if got := events.ModelUsage(map[string][]string{"ce-modelusage": {"m=1,2,3,4,5"}}); got != nil {
+		t.Errorf("an end without usage has %v", got)
 	}
 }
 

@@ -2,6 +2,7 @@ package events
 
 import (
 	"fmt"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -30,6 +31,16 @@ const (
 	// headerUsage is an extension on ends, for the statistics: the counts of the
 	// Usage message in the order of its fields, separated by commas.
 	headerUsage = "ce-usage"
+	// headerModels is an extension on ends: the usage by model, as a query string of
+	// the models' names and their counts. Few and short names have a place in it.
+	headerModels = "ce-modelusage"
+)
+
+// Bounds of headerModels: a header has 64 KiB at most. What is above them is in
+// headerUsage alone, and counts as deliberation.OtherLabel.
+const (
+	maxModels     = 16
+	maxModelBytes = 128 // as encoded
 )
 
 // Message is a CloudEvent on NATS: the parts of a nats.Msg, without NATS.
@@ -69,6 +80,9 @@ func Encode(lifecycle proto.Message, source, traceParent string) (Message, error
 	if usage := usageOf(lifecycle); usage != "" {
 		header[headerUsage] = []string{usage}
 	}
+	if models := modelsOf(lifecycle); models != "" {
+		header[headerModels] = []string{models}
+	}
 	return Message{Subject: subject, Header: header, Data: data}, nil
 }
 
@@ -79,8 +93,42 @@ func usageOf(lifecycle proto.Message) string {
 	if !ok || end.GetUsage() == nil {
 		return ""
 	}
-	u := end.GetUsage()
+	return counts(end.GetUsage())
+}
+
+func counts(u *pb.Usage) string {
 	return fmt.Sprintf("%d,%d,%d,%d,%d", u.GetPromptTokens(), u.GetCompletionTokens(), u.GetCachedTokens(), u.GetReasoningTokens(), u.GetRequests())
+}
+
+// modelsOf returns the header of an end's usage by model; empty for other messages, and
+// for an end whose results have none. Results that were offloaded are not read.
+func modelsOf(lifecycle proto.Message) string {
+	end, ok := lifecycle.(interface {
+		GetUsage() *pb.Usage
+		GetResults() []*pb.DeliberationResult
+	})
+	if !ok {
+		return ""
+	}
+	byModel := map[string][]*pb.DeliberationResult{}
+	var models []string
+	for _, result := range end.GetResults() {
+		model := url.QueryEscape(result.GetMetadata()["model"])
+		if result.GetUsage() == nil || model == "" || len(model) > maxModelBytes {
+			continue
+		}
+		if byModel[model] == nil && len(models) == maxModels {
+			continue
+		}
+		if byModel[model] == nil {
+			models = append(models, model)
+		}
+		byModel[model] = append(byModel[model], result)
+	}
+	for i, model := range models {
+		models[i] = model + "=" + counts(deliberation.UsageOf(byModel[model]))
+	}
+	return strings.Join(models, "&")
 }
 
 // place returns a life-cycle message's journal subject and event id. The ids
@@ -131,15 +179,51 @@ func Timeout(header map[string][]string) time.Duration {
 
 // Usage returns the usage in an end's header; nil if it has none, or one that
 // cannot be read: an older version wrote the end, or not ours.
-func Usage(header map[string][]string) *pb.Usage {
-	counts := strings.Split(first(header, headerUsage), ",")
+func Usage(header map[string][]string) *pb.Usage { return parseCounts(first(header, headerUsage)) }
+
+// ModelUsage returns the usage by model in an end's header, in no order, with what it
+// lacks of the end's usage as deliberation.OtherLabel. A part that cannot be read is
+// left out.
+func ModelUsage(header map[string][]string) []*pb.StatsSnapshot_Model {
+	rest := Usage(header)
+	if rest == nil {
+		return nil
+	}
+	named, _ := url.ParseQuery(first(header, headerModels)) // it also returns what it can read
+	models := make([]*pb.StatsSnapshot_Model, 0, len(named))
+	for model, values := range named {
+		if usage := parseCounts(values[0]); usage != nil && len(models) < maxModels {
+			models = append(models, &pb.StatsSnapshot_Model{Model: model, Usage: usage})
+			rest = subtract(rest, usage)
+		}
+	}
+	if rest.GetPromptTokens()+rest.GetCompletionTokens()+rest.GetRequests() > 0 {
+		models = append(models, &pb.StatsSnapshot_Model{Model: deliberation.OtherLabel, Usage: rest})
+	}
+	return models
+}
+
+// subtract returns what is left of a usage, 0 at least.
+func subtract(from, less *pb.Usage) *pb.Usage {
+	return &pb.Usage{
+		PromptTokens:     max(0, from.GetPromptTokens()-less.GetPromptTokens()),
+		CompletionTokens: max(0, from.GetCompletionTokens()-less.GetCompletionTokens()),
+		CachedTokens:     max(0, from.GetCachedTokens()-less.GetCachedTokens()),
+		ReasoningTokens:  max(0, from.GetReasoningTokens()-less.GetReasoningTokens()),
+		Requests:         max(0, from.GetRequests()-less.GetRequests()),
+	}
+}
+
+// parseCounts reads the counts of a usage; nil if they cannot be read.
+func parseCounts(text string) *pb.Usage {
+	parts := strings.Split(text, ",")
 	usage := &pb.Usage{}
 	fields := []*int64{&usage.PromptTokens, &usage.CompletionTokens, &usage.CachedTokens, &usage.ReasoningTokens, &usage.Requests}
-	if len(counts) != len(fields) {
+	if len(parts) != len(fields) {
 		return nil
 	}
 	for i, field := range fields {
-		count, err := strconv.ParseUint(counts[i], 10, 63)
+		count, err := strconv.ParseUint(parts[i], 10, 63)
 		if err != nil {
 			return nil
 		}

@@ -338,7 +338,7 @@ func markOf(message jetstream.Msg) (deliberation.Mark, error) {
 		mark.Timeout = events.Timeout(message.Headers())
 	}
 	if mark.Kind == deliberation.KindDone {
-		mark.Usage = events.Usage(message.Headers())
+		mark.Usage, mark.Models = events.Usage(message.Headers()), events.ModelUsage(message.Headers())
 	}
 	return mark, nil
 }

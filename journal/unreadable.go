@@ -36,8 +36,3 @@ func (u *unreadable) note(log *slog.Logger, what string, why error) {
 	u.count.Inc()
 	log.Error("cannot be read, and is skipped", "what", what, "reason", why)
 }
-
-// Metrics are the counters of this connection, to be registered by its owner.
-func (j *Journal) Metrics() []prometheus.Collector {
-	return []prometheus.Collector{j.unreadable.count, j.terminated}
-}

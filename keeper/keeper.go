@@ -42,6 +42,8 @@ type Journal interface {
 
 	// State is the range of the journal, with the time on its clock.
 	State(ctx context.Context) (journal.State, error)
+	// Fill reads how full the journal is; before is its last result.
+	Fill(ctx context.Context, before journal.Fill) (journal.Fill, error)
 	// ReadLeader reads one deliberation from the leader, for decisions.
 	ReadLeader(ctx context.Context, id string) (*deliberation.History, error)
 	// StoreDeadLetter stores a deliberation that ended after too many lost workers.
@@ -74,7 +76,8 @@ type Keeper struct {
 	journal   Journal
 	log       *slog.Logger
 	responses bool
-	clusters  *watch // nil: none
+	clusters  *watch  // nil: none
+	totals    *totals // nil: not exported
 
 	warnings journal.Throttle // of responses that cannot be published
 }
@@ -104,6 +107,9 @@ func (k *Keeper) Run(ctx context.Context) error {
 	group.Go(func() error { return delivery.Repeat(ctx, k.log, "store dead letters", k.storeDeadLetters) })
 	if k.clusters != nil {
 		group.Go(func() error { return k.clusters.run(ctx) })
+	}
+	if k.totals != nil {
+		group.Go(func() error { return delivery.Repeat(ctx, k.log, "read how full the journal is", k.readFill) })
 	}
 	if k.responses {
 		group.Go(func() error { return delivery.Repeat(ctx, k.log, "publish agent responses", k.publishResponses) })

@@ -62,6 +62,9 @@ func (k *Keeper) followJournal(ctx context.Context) error {
 	group.Go(func() error { return every(ctx, deadlineEvery, func() error { return k.endOverdue(ctx, current) }) })
 	group.Go(func() error { return every(ctx, snapshotEvery, func() error { return k.snapshot(ctx, current) }) })
 	group.Go(func() error { return every(ctx, publishOpenEvery, func() error { return k.publishOpen(ctx, current) }) })
+	if k.totals != nil {
+		group.Go(func() error { return k.export(ctx, current) })
+	}
 	return group.Wait()
 }
 

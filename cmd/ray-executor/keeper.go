@@ -83,7 +83,7 @@ func runKeeper(ctx context.Context, settings config.Config, metrics prometheus.R
 	}
 	defer clusters.Close()
 	prometheus.WrapRegistererWith(prometheus.Labels{"part": "keeper"}, metrics).MustRegister(journal.Metrics()...)
-	options := []keeper.Option{keeper.WatchClusters(clusters, metrics)}
+	options := []keeper.Option{keeper.WatchClusters(clusters, metrics), keeper.ExportTotals(metrics, settings.PoolNames()...)}
 	if settings.AgentResponses {
 		options = append(options, keeper.AgentResponses())
 	}

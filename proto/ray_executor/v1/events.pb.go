@@ -778,7 +778,13 @@ type StatsSnapshot struct {
 	// When the journal was created: identifies it among others of its name.
 	JournalCreated *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=journal_created,json=journalCreated,proto3" json:"journal_created,omitempty"`
 	// What the ended deliberations used.
-	Usage         *Usage `protobuf:"bytes,12,opt,name=usage,proto3" json:"usage,omitempty"`
+	Usage *Usage `protobuf:"bytes,12,opt,name=usage,proto3" json:"usage,omitempty"`
+	// The totals by pool and by model, and the times of all, for metrics. Those of
+	// an older version are in the sums above alone.
+	Pools         []*StatsSnapshot_Pool    `protobuf:"bytes,13,rep,name=pools,proto3" json:"pools,omitempty"`
+	Models        []*StatsSnapshot_Model   `protobuf:"bytes,14,rep,name=models,proto3" json:"models,omitempty"`
+	Queue         *StatsSnapshot_Histogram `protobuf:"bytes,15,opt,name=queue,proto3" json:"queue,omitempty"`
+	Execution     *StatsSnapshot_Histogram `protobuf:"bytes,16,opt,name=execution,proto3" json:"execution,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -893,6 +899,34 @@ func (x *StatsSnapshot) GetJournalCreated() *timestamppb.Timestamp {
 func (x *StatsSnapshot) GetUsage() *Usage {
 	if x != nil {
 		return x.Usage
+	}
+	return nil
+}
+
+func (x *StatsSnapshot) GetPools() []*StatsSnapshot_Pool {
+	if x != nil {
+		return x.Pools
+	}
+	return nil
+}
+
+func (x *StatsSnapshot) GetModels() []*StatsSnapshot_Model {
+	if x != nil {
+		return x.Models
+	}
+	return nil
+}
+
+func (x *StatsSnapshot) GetQueue() *StatsSnapshot_Histogram {
+	if x != nil {
+		return x.Queue
+	}
+	return nil
+}
+
+func (x *StatsSnapshot) GetExecution() *StatsSnapshot_Histogram {
+	if x != nil {
+		return x.Execution
 	}
 	return nil
 }
@@ -1014,6 +1048,200 @@ func (x *WorkerHeartbeat_Problem) GetReason() string {
 	return ""
 }
 
+// Pool has the ends of one pool.
+type StatsSnapshot_Pool struct {
+	state     protoimpl.MessageState `protogen:"open.v1"`
+	Pool      string                 `protobuf:"bytes,1,opt,name=pool,proto3" json:"pool,omitempty"`
+	Completed int64                  `protobuf:"varint,2,opt,name=completed,proto3" json:"completed,omitempty"`
+	Failed    int64                  `protobuf:"varint,3,opt,name=failed,proto3" json:"failed,omitempty"`
+	Cancelled int64                  `protobuf:"varint,4,opt,name=cancelled,proto3" json:"cancelled,omitempty"`
+	// Those of completed and failed that ended at or after their deadline.
+	Late          int64 `protobuf:"varint,5,opt,name=late,proto3" json:"late,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatsSnapshot_Pool) Reset() {
+	*x = StatsSnapshot_Pool{}
+	mi := &file_ray_executor_v1_events_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatsSnapshot_Pool) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatsSnapshot_Pool) ProtoMessage() {}
+
+func (x *StatsSnapshot_Pool) ProtoReflect() protoreflect.Message {
+	mi := &file_ray_executor_v1_events_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatsSnapshot_Pool.ProtoReflect.Descriptor instead.
+func (*StatsSnapshot_Pool) Descriptor() ([]byte, []int) {
+	return file_ray_executor_v1_events_proto_rawDescGZIP(), []int{8, 0}
+}
+
+func (x *StatsSnapshot_Pool) GetPool() string {
+	if x != nil {
+		return x.Pool
+	}
+	return ""
+}
+
+func (x *StatsSnapshot_Pool) GetCompleted() int64 {
+	if x != nil {
+		return x.Completed
+	}
+	return 0
+}
+
+func (x *StatsSnapshot_Pool) GetFailed() int64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+func (x *StatsSnapshot_Pool) GetCancelled() int64 {
+	if x != nil {
+		return x.Cancelled
+	}
+	return 0
+}
+
+func (x *StatsSnapshot_Pool) GetLate() int64 {
+	if x != nil {
+		return x.Late
+	}
+	return 0
+}
+
+// Model has what the agents of one model used.
+type StatsSnapshot_Model struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Model         string                 `protobuf:"bytes,1,opt,name=model,proto3" json:"model,omitempty"`
+	Usage         *Usage                 `protobuf:"bytes,2,opt,name=usage,proto3" json:"usage,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatsSnapshot_Model) Reset() {
+	*x = StatsSnapshot_Model{}
+	mi := &file_ray_executor_v1_events_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatsSnapshot_Model) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatsSnapshot_Model) ProtoMessage() {}
+
+func (x *StatsSnapshot_Model) ProtoReflect() protoreflect.Message {
+	mi := &file_ray_executor_v1_events_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatsSnapshot_Model.ProtoReflect.Descriptor instead.
+func (*StatsSnapshot_Model) Descriptor() ([]byte, []int) {
+	return file_ray_executor_v1_events_proto_rawDescGZIP(), []int{8, 1}
+}
+
+func (x *StatsSnapshot_Model) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
+func (x *StatsSnapshot_Model) GetUsage() *Usage {
+	if x != nil {
+		return x.Usage
+	}
+	return nil
+}
+
+// Histogram counts durations in seconds.
+type StatsSnapshot_Histogram struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The upper bounds of the buckets.
+	Bounds []float64 `protobuf:"fixed64,1,rep,packed,name=bounds,proto3" json:"bounds,omitempty"`
+	// One more than bounds: the last counts what is above all.
+	Counts        []int64 `protobuf:"varint,2,rep,packed,name=counts,proto3" json:"counts,omitempty"`
+	Sum           float64 `protobuf:"fixed64,3,opt,name=sum,proto3" json:"sum,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StatsSnapshot_Histogram) Reset() {
+	*x = StatsSnapshot_Histogram{}
+	mi := &file_ray_executor_v1_events_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StatsSnapshot_Histogram) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StatsSnapshot_Histogram) ProtoMessage() {}
+
+func (x *StatsSnapshot_Histogram) ProtoReflect() protoreflect.Message {
+	mi := &file_ray_executor_v1_events_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StatsSnapshot_Histogram.ProtoReflect.Descriptor instead.
+func (*StatsSnapshot_Histogram) Descriptor() ([]byte, []int) {
+	return file_ray_executor_v1_events_proto_rawDescGZIP(), []int{8, 2}
+}
+
+func (x *StatsSnapshot_Histogram) GetBounds() []float64 {
+	if x != nil {
+		return x.Bounds
+	}
+	return nil
+}
+
+func (x *StatsSnapshot_Histogram) GetCounts() []int64 {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+func (x *StatsSnapshot_Histogram) GetSum() float64 {
+	if x != nil {
+		return x.Sum
+	}
+	return 0
+}
+
 // Open is a deliberation that has not ended.
 type StatsSnapshot_Open struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
@@ -1032,7 +1260,7 @@ type StatsSnapshot_Open struct {
 
 func (x *StatsSnapshot_Open) Reset() {
 	*x = StatsSnapshot_Open{}
-	mi := &file_ray_executor_v1_events_proto_msgTypes[11]
+	mi := &file_ray_executor_v1_events_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1044,7 +1272,7 @@ func (x *StatsSnapshot_Open) String() string {
 func (*StatsSnapshot_Open) ProtoMessage() {}
 
 func (x *StatsSnapshot_Open) ProtoReflect() protoreflect.Message {
-	mi := &file_ray_executor_v1_events_proto_msgTypes[11]
+	mi := &file_ray_executor_v1_events_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1057,7 +1285,7 @@ func (x *StatsSnapshot_Open) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatsSnapshot_Open.ProtoReflect.Descriptor instead.
 func (*StatsSnapshot_Open) Descriptor() ([]byte, []int) {
-	return file_ray_executor_v1_events_proto_rawDescGZIP(), []int{8, 0}
+	return file_ray_executor_v1_events_proto_rawDescGZIP(), []int{8, 3}
 }
 
 func (x *StatsSnapshot_Open) GetDeliberationId() string {
@@ -1187,7 +1415,7 @@ const file_ray_executor_v1_events_proto_rawDesc = "" +
 	"\x04held\x18\x03 \x01(\x05R\x04held\x1a5\n" +
 	"\aProblem\x12\x12\n" +
 	"\x04what\x18\x01 \x01(\tR\x04what\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xcc\x05\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xee\t\n" +
 	"\rStatsSnapshot\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x14\n" +
 	"\x05total\x18\x02 \x01(\x03R\x05total\x12\x1c\n" +
@@ -1201,7 +1429,24 @@ const file_ray_executor_v1_events_proto_rawDesc = "" +
 	"\tforgotten\x18\n" +
 	" \x01(\x03R\tforgotten\x12C\n" +
 	"\x0fjournal_created\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x0ejournalCreated\x12,\n" +
-	"\x05usage\x18\f \x01(\v2\x16.ray_executor.v1.UsageR\x05usage\x1a\x9e\x02\n" +
+	"\x05usage\x18\f \x01(\v2\x16.ray_executor.v1.UsageR\x05usage\x129\n" +
+	"\x05pools\x18\r \x03(\v2#.ray_executor.v1.StatsSnapshot.PoolR\x05pools\x12<\n" +
+	"\x06models\x18\x0e \x03(\v2$.ray_executor.v1.StatsSnapshot.ModelR\x06models\x12>\n" +
+	"\x05queue\x18\x0f \x01(\v2(.ray_executor.v1.StatsSnapshot.HistogramR\x05queue\x12F\n" +
+	"\texecution\x18\x10 \x01(\v2(.ray_executor.v1.StatsSnapshot.HistogramR\texecution\x1a\x82\x01\n" +
+	"\x04Pool\x12\x12\n" +
+	"\x04pool\x18\x01 \x01(\tR\x04pool\x12\x1c\n" +
+	"\tcompleted\x18\x02 \x01(\x03R\tcompleted\x12\x16\n" +
+	"\x06failed\x18\x03 \x01(\x03R\x06failed\x12\x1c\n" +
+	"\tcancelled\x18\x04 \x01(\x03R\tcancelled\x12\x12\n" +
+	"\x04late\x18\x05 \x01(\x03R\x04late\x1aK\n" +
+	"\x05Model\x12\x14\n" +
+	"\x05model\x18\x01 \x01(\tR\x05model\x12,\n" +
+	"\x05usage\x18\x02 \x01(\v2\x16.ray_executor.v1.UsageR\x05usage\x1aM\n" +
+	"\tHistogram\x12\x16\n" +
+	"\x06bounds\x18\x01 \x03(\x01R\x06bounds\x12\x16\n" +
+	"\x06counts\x18\x02 \x03(\x03R\x06counts\x12\x10\n" +
+	"\x03sum\x18\x03 \x01(\x01R\x03sum\x1a\x9e\x02\n" +
 	"\x04Open\x12'\n" +
 	"\x0fdeliberation_id\x18\x01 \x01(\tR\x0edeliberationId\x12\x12\n" +
 	"\x04pool\x18\x02 \x01(\tR\x04pool\x12\x1a\n" +
@@ -1224,7 +1469,7 @@ func file_ray_executor_v1_events_proto_rawDescGZIP() []byte {
 	return file_ray_executor_v1_events_proto_rawDescData
 }
 
-var file_ray_executor_v1_events_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_ray_executor_v1_events_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_ray_executor_v1_events_proto_goTypes = []any{
 	(*DeliberationRequested)(nil),      // 0: ray_executor.v1.DeliberationRequested
 	(*DeliberationStarted)(nil),        // 1: ray_executor.v1.DeliberationStarted
@@ -1237,38 +1482,46 @@ var file_ray_executor_v1_events_proto_goTypes = []any{
 	(*StatsSnapshot)(nil),              // 8: ray_executor.v1.StatsSnapshot
 	(*WorkerHeartbeat_Pool)(nil),       // 9: ray_executor.v1.WorkerHeartbeat.Pool
 	(*WorkerHeartbeat_Problem)(nil),    // 10: ray_executor.v1.WorkerHeartbeat.Problem
-	(*StatsSnapshot_Open)(nil),         // 11: ray_executor.v1.StatsSnapshot.Open
-	(*ExecuteDeliberationRequest)(nil), // 12: ray_executor.v1.ExecuteDeliberationRequest
-	(*timestamppb.Timestamp)(nil),      // 13: google.protobuf.Timestamp
-	(*DeliberationResult)(nil),         // 14: ray_executor.v1.DeliberationResult
-	(*durationpb.Duration)(nil),        // 15: google.protobuf.Duration
-	(*Usage)(nil),                      // 16: ray_executor.v1.Usage
+	(*StatsSnapshot_Pool)(nil),         // 11: ray_executor.v1.StatsSnapshot.Pool
+	(*StatsSnapshot_Model)(nil),        // 12: ray_executor.v1.StatsSnapshot.Model
+	(*StatsSnapshot_Histogram)(nil),    // 13: ray_executor.v1.StatsSnapshot.Histogram
+	(*StatsSnapshot_Open)(nil),         // 14: ray_executor.v1.StatsSnapshot.Open
+	(*ExecuteDeliberationRequest)(nil), // 15: ray_executor.v1.ExecuteDeliberationRequest
+	(*timestamppb.Timestamp)(nil),      // 16: google.protobuf.Timestamp
+	(*DeliberationResult)(nil),         // 17: ray_executor.v1.DeliberationResult
+	(*durationpb.Duration)(nil),        // 18: google.protobuf.Duration
+	(*Usage)(nil),                      // 19: ray_executor.v1.Usage
 }
 var file_ray_executor_v1_events_proto_depIdxs = []int32{
-	12, // 0: ray_executor.v1.DeliberationRequested.request:type_name -> ray_executor.v1.ExecuteDeliberationRequest
-	13, // 1: ray_executor.v1.DeliberationStarted.first_started_at:type_name -> google.protobuf.Timestamp
-	14, // 2: ray_executor.v1.AgentCompleted.result:type_name -> ray_executor.v1.DeliberationResult
-	14, // 3: ray_executor.v1.DeliberationCompleted.results:type_name -> ray_executor.v1.DeliberationResult
-	15, // 4: ray_executor.v1.DeliberationCompleted.duration:type_name -> google.protobuf.Duration
-	16, // 5: ray_executor.v1.DeliberationCompleted.usage:type_name -> ray_executor.v1.Usage
-	14, // 6: ray_executor.v1.DeliberationFailed.results:type_name -> ray_executor.v1.DeliberationResult
-	15, // 7: ray_executor.v1.DeliberationFailed.duration:type_name -> google.protobuf.Duration
-	16, // 8: ray_executor.v1.DeliberationFailed.usage:type_name -> ray_executor.v1.Usage
-	14, // 9: ray_executor.v1.DeliberationCancelled.results:type_name -> ray_executor.v1.DeliberationResult
-	16, // 10: ray_executor.v1.DeliberationCancelled.usage:type_name -> ray_executor.v1.Usage
-	13, // 11: ray_executor.v1.WorkerHeartbeat.started_at:type_name -> google.protobuf.Timestamp
+	15, // 0: ray_executor.v1.DeliberationRequested.request:type_name -> ray_executor.v1.ExecuteDeliberationRequest
+	16, // 1: ray_executor.v1.DeliberationStarted.first_started_at:type_name -> google.protobuf.Timestamp
+	17, // 2: ray_executor.v1.AgentCompleted.result:type_name -> ray_executor.v1.DeliberationResult
+	17, // 3: ray_executor.v1.DeliberationCompleted.results:type_name -> ray_executor.v1.DeliberationResult
+	18, // 4: ray_executor.v1.DeliberationCompleted.duration:type_name -> google.protobuf.Duration
+	19, // 5: ray_executor.v1.DeliberationCompleted.usage:type_name -> ray_executor.v1.Usage
+	17, // 6: ray_executor.v1.DeliberationFailed.results:type_name -> ray_executor.v1.DeliberationResult
+	18, // 7: ray_executor.v1.DeliberationFailed.duration:type_name -> google.protobuf.Duration
+	19, // 8: ray_executor.v1.DeliberationFailed.usage:type_name -> ray_executor.v1.Usage
+	17, // 9: ray_executor.v1.DeliberationCancelled.results:type_name -> ray_executor.v1.DeliberationResult
+	19, // 10: ray_executor.v1.DeliberationCancelled.usage:type_name -> ray_executor.v1.Usage
+	16, // 11: ray_executor.v1.WorkerHeartbeat.started_at:type_name -> google.protobuf.Timestamp
 	9,  // 12: ray_executor.v1.WorkerHeartbeat.pools:type_name -> ray_executor.v1.WorkerHeartbeat.Pool
 	10, // 13: ray_executor.v1.WorkerHeartbeat.problems:type_name -> ray_executor.v1.WorkerHeartbeat.Problem
-	11, // 14: ray_executor.v1.StatsSnapshot.open:type_name -> ray_executor.v1.StatsSnapshot.Open
-	13, // 15: ray_executor.v1.StatsSnapshot.journal_created:type_name -> google.protobuf.Timestamp
-	16, // 16: ray_executor.v1.StatsSnapshot.usage:type_name -> ray_executor.v1.Usage
-	13, // 17: ray_executor.v1.StatsSnapshot.Open.submitted_at:type_name -> google.protobuf.Timestamp
-	13, // 18: ray_executor.v1.StatsSnapshot.Open.started_at:type_name -> google.protobuf.Timestamp
-	19, // [19:19] is the sub-list for method output_type
-	19, // [19:19] is the sub-list for method input_type
-	19, // [19:19] is the sub-list for extension type_name
-	19, // [19:19] is the sub-list for extension extendee
-	0,  // [0:19] is the sub-list for field type_name
+	14, // 14: ray_executor.v1.StatsSnapshot.open:type_name -> ray_executor.v1.StatsSnapshot.Open
+	16, // 15: ray_executor.v1.StatsSnapshot.journal_created:type_name -> google.protobuf.Timestamp
+	19, // 16: ray_executor.v1.StatsSnapshot.usage:type_name -> ray_executor.v1.Usage
+	11, // 17: ray_executor.v1.StatsSnapshot.pools:type_name -> ray_executor.v1.StatsSnapshot.Pool
+	12, // 18: ray_executor.v1.StatsSnapshot.models:type_name -> ray_executor.v1.StatsSnapshot.Model
+	13, // 19: ray_executor.v1.StatsSnapshot.queue:type_name -> ray_executor.v1.StatsSnapshot.Histogram
+	13, // 20: ray_executor.v1.StatsSnapshot.execution:type_name -> ray_executor.v1.StatsSnapshot.Histogram
+	19, // 21: ray_executor.v1.StatsSnapshot.Model.usage:type_name -> ray_executor.v1.Usage
+	16, // 22: ray_executor.v1.StatsSnapshot.Open.submitted_at:type_name -> google.protobuf.Timestamp
+	16, // 23: ray_executor.v1.StatsSnapshot.Open.started_at:type_name -> google.protobuf.Timestamp
+	24, // [24:24] is the sub-list for method output_type
+	24, // [24:24] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_ray_executor_v1_events_proto_init() }
@@ -1283,7 +1536,7 @@ func file_ray_executor_v1_events_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ray_executor_v1_events_proto_rawDesc), len(file_ray_executor_v1_events_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -22,7 +22,7 @@ from nats.js.errors import APIError
 
 from .clock import JournalClock, parse_time
 from .connection import Connection, UnavailableError
-from .messages import usage_header
+from .messages import models_header, usage_header
 from .objects import Objects, object_name
 from .throttle import ThrottledLog
 
@@ -108,10 +108,11 @@ class Journal:
         Raises AbandonedError at `until`, and then the outcome is unknown.
         """
         retry = _Retry(f"append to {event.subject}", until)
+        # Before the results are offloaded: a header has their models.
+        headers = _headers(event, expected)
         while True:
             try:
                 data = await self._fit(event)
-                headers = _headers(event, expected)
                 reply = await self._connection.request(event.subject, data, headers)
             except UnavailableError as error:
                 await retry.pause(str(error))
@@ -266,6 +267,8 @@ def _headers(event: Event, expected: Expectation) -> dict[str, str]:
         headers[_EXPECTED_SUBJECT] = expected.subject
     if usage := usage_header(event.payload):
         headers["ce-usage"] = usage
+    if models := models_header(event.payload):
+        headers["ce-modelusage"] = models
     if event.traceparent:
         headers["ce-traceparent"] = event.traceparent
     return headers

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Optional
+from urllib.parse import quote_plus
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError, Message
@@ -33,6 +34,9 @@ HEARTBEAT = f"{PACKAGE}.WorkerHeartbeat"
 _NANOS = 1_000_000_000
 # An entry in a bucket is small.
 _REASON_CHARS = 300
+# Models that an end's header names, and the length of a name in it.
+_MODELS = 16
+_MODEL_BYTES = 128
 # Shared by all who set no parameter.
 _NONE: Mapping[str, Any] = MappingProxyType({})
 
@@ -288,6 +292,24 @@ def usage_header(message: Any) -> str:
     if "usage" not in message.DESCRIPTOR.fields_by_name:
         return ""
     return _read_usage(message.usage).header()
+
+
+def models_header(message: Any) -> str:
+    """The usage of an end by model, as a query string; empty for another message.
+
+    A header has 64 KiB at most: few and short names have a place in it, and the
+    readers count the rest as that of other models.
+    """
+    if "usage" not in message.DESCRIPTOR.fields_by_name:
+        return ""
+    totals: dict[str, Usage] = {}
+    for result in message.results:
+        model = quote_plus(result.metadata.get("model", ""))
+        if not result.HasField("usage") or not 0 < len(model) <= _MODEL_BYTES:
+            continue
+        if model in totals or len(totals) < _MODELS:
+            totals.setdefault(model, Usage()).add(_read_usage(result.usage))
+    return "&".join(f"{model}={total.header()}" for model, total in totals.items())
 
 
 def _write_usage(message: Any, usage: Usage) -> None:

@@ -10,6 +10,7 @@ from harness import FakeModel, Journalist, a, working
 
 from ray_executor_worker.completion import read_completion
 from ray_executor_worker.endpoint import CallError
+from ray_executor_worker.messages import models_header
 from ray_executor_worker.retry import Backoff, Retrier
 from ray_executor_worker.usage import Usage
 
@@ -71,7 +72,22 @@ async def test_the_end_has_the_sum_and_its_header_too(
     assert used(end) == (9, 12, 6)
     story = await journalist.story("d1")
     assert story[-1].headers["ce-usage"] == "9,12,0,0,6"
+    models = story[-1].headers["ce-modelusage"].split("&")
+    assert models == ["ok=3,4,0,0,1", "500x1=3,4,0,0,2", "empty=3,4,0,0,1", "500=0,0,0,0,2"]
     assert all("ce-usage" not in entry.headers for entry in story[:-1])
+
+
+def test_the_header_has_few_and_short_names(journalist: Journalist) -> None:
+    end: Any = journalist.schema._classes["ray_executor.v1.DeliberationCompleted"]()
+    for model in ["a b/c=d&é", "x" * 129, "", *(f"m{i}" for i in range(20))] * 2:
+        result = end.results.add()
+        result.metadata["model"] = model
+        result.usage.requests = 1
+    header = models_header(end)
+    assert header.startswith("a+b%2Fc%3Dd%26%C3%A9=0,0,0,0,2&m0=0,0,0,0,2&")
+    assert header.count("&") == 15
+    assert header.isascii()
+    assert models_header(journalist.schema._classes["ray_executor.v1.AgentCompleted"]()) == ""
 
 
 async def test_what_was_recorded_by_another_attempt_counts(
