@@ -16,12 +16,19 @@ module                 = $$($(GO) mod download -C / -json $(1) | sed -n 's/.*"Di
 GOLANGCI_VERSION      := v2.15.0
 GRPCURL_VERSION       := v1.9.4
 NATSCLI_VERSION       := v0.5.1
+CYCLONEDX_VERSION     := v1.10.0
 
 # Targets are relative, for make splits paths at spaces; what leaves this folder
 # is absolute, and quoted.
 TOOLS := .tools
 VENV  ?= .venv
 HERE  := $(CURDIR)
+
+# What --version prints. A release names its version; without git both are empty,
+# and printed as unknown.
+VERSION ?= $(shell git describe --tags --always --dirty 2> /dev/null)
+COMMIT  ?= $(shell git rev-parse HEAD 2> /dev/null)
+LDFLAGS  = -s -w -X main.release=$(VERSION) -X main.commit=$(COMMIT)
 
 # Where the tests find what they run.
 export RAY_VENV = $(if $(filter /%,$(VENV)),$(VENV),$(HERE)/$(VENV))
@@ -50,13 +57,13 @@ endef
 WHEELS := ray/worker/wheels/.fetched
 
 .DEFAULT_GOAL := help
-.PHONY: help build image push lambda run test test-go test-python test-python-client python-client test-ray-249 test-vllm test-manifests test-kubernetes test-kubernetes-manifests soak lint generate release-proto check-generated check-model bench bench-go tools clean
+.PHONY: help build image push lambda run test test-go test-python test-python-client python-client release test-ray-249 test-vllm test-manifests test-kubernetes test-kubernetes-manifests soak lint generate release-proto check-generated check-model bench bench-go tools clean
 
 help: ## List what there is
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: $(WHEELS) ## Build bin/ray-executor, complete
-	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w' -o bin/ray-executor ./cmd/ray-executor
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ray-executor ./cmd/ray-executor
 
 # The image's name, and what it is made of. Its program has no dev, and so no
 # NATS server.
@@ -65,7 +72,7 @@ ARCHES := amd64 arm64
 
 image: $(WHEELS) ## Build the image IMAGE into dist/image: oci/, amd64.tar, arm64.tar; no Docker engine
 	for arch in $(ARCHES); do \
-	  CGO_ENABLED=0 GOOS=linux GOARCH=$$arch $(GO) build -tags image -trimpath -buildvcs=false -ldflags '-s -w -buildid=' \
+	  CGO_ENABLED=0 GOOS=linux GOARCH=$$arch $(GO) build -tags image -trimpath -buildvcs=false -ldflags '$(LDFLAGS) -buildid=' \
 	    -o dist/image/bin/$$arch ./cmd/ray-executor || exit 1; \
 	done
 	$(GO) run -C tools/image . -o "$(HERE)/dist/image" -tag $(IMAGE) $(PUSH) $(foreach arch,$(ARCHES),"$(arch)=$(HERE)/dist/image/bin/$(arch)")
@@ -106,6 +113,23 @@ test-python: test-python-client $(TOOLS)/worker-venv/.made $(TOOLS)/nats-server 
 test-python-client: $(SYSTEM) $(PYTHON_CLIENT)/.made ## Test, lint and type-check the Python client, on PYTHON
 	cd clients/python && export PATH="$(HERE)/$(PYTHON_CLIENT)/bin:$$PATH" && \
 	  ruff check . && ruff format --check . && python -m mypy && python -m pytest -q -rs
+
+# The same sources and VERSION give the same bytes.
+RELEASE = dist/release/ray-executor_$(VERSION)
+release: lambda image python-client $(TOOLS)/cyclonedx-gomod ## Make a release of VERSION in dist/release: programs, image, Lambda packages, wheel, bill of materials, licences, checksums
+	@[ -n '$(VERSION)' ] || { echo 'name the release: make release VERSION=v1.2.3' >&2; exit 1; }
+	rm -rf dist/release && mkdir -p dist/release
+	for arch in $(ARCHES); do \
+	  CGO_ENABLED=0 GOOS=linux GOARCH=$$arch $(GO) build -trimpath -buildvcs=false -ldflags '$(LDFLAGS) -buildid=' \
+	    -o $(RELEASE)_linux_$$arch ./cmd/ray-executor && \
+	  cp dist/image/$$arch.tar $(RELEASE)_image_linux_$$arch.tar && \
+	  cp dist/lambda/$$arch/bootstrap.zip $(RELEASE)_lambda_linux_$$arch.zip || exit 1; \
+	done
+	cp LICENSE NOTICE dist/python/*.whl dist/release
+	$(TOOLS)/cyclonedx-gomod bin -json -std -licenses -assert-licenses -noserial -notimestamp -version $(VERSION) -output $(RELEASE).cdx.json $(RELEASE)_linux_amd64
+	$(GO) run ./tools/sbom $(RELEASE).cdx.json ray/worker/wheels/*.whl
+	$(GO) run ./tools/licenses $(foreach arch,$(ARCHES),$(RELEASE)_linux_$(arch) dist/lambda/$(arch)/bootstrap) ray/worker/wheels/*.whl > dist/release/THIRD_PARTY_LICENSES.txt
+	cd dist/release && sha256sum * > ../SHA256SUMS && mv ../SHA256SUMS .
 
 # The date is the archive format's first: a wheel's bytes depend on the source alone.
 python-client: $(PYTHON_CLIENT)/.made ## Build the Python client's wheel into dist/python, the same bytes every time
@@ -215,6 +239,9 @@ $(TOOLS)/grpcurl:
 
 $(TOOLS)/nats:
 	GOBIN="$(HERE)/$(TOOLS)" $(GO) install github.com/nats-io/natscli/nats@$(NATSCLI_VERSION)
+
+$(TOOLS)/cyclonedx-gomod:
+	GOBIN="$(HERE)/$(TOOLS)" $(GO) install github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@$(CYCLONEDX_VERSION)
 
 $(TOOLS)/knative-sender: tests/knative/go.mod tests/knative/go.sum tests/knative/main.go
 	$(GO) build -C $(<D) -o "$(HERE)/$@" .

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -86,21 +87,19 @@ var services = []string{
 	"ray-executor broker-dead-letters", "ray-executor model",
 }
 
-// version is the build: its commit, its Go and whether the sources were changed.
+// What the Makefile's -ldflags set: the version, and the commit that it was
+// built from.
+var release, commit string
+
+// version is the version, the commit and the Go of the build. `go install` of
+// a version sets no flags: then it is the module's.
 func version() string {
 	build, ok := debug.ReadBuildInfo()
 	if !ok {
-		return "unknown"
+		build = &debug.BuildInfo{}
 	}
-	settings := make(map[string]string)
-	for _, setting := range build.Settings {
-		settings[setting.Key] = setting.Value
-	}
-	commit := cmp.Or(settings["vcs.revision"], "unknown commit")
-	if settings["vcs.modified"] == "true" {
-		commit += " with changes"
-	}
-	return fmt.Sprintf("%s (%s, %s)", build.Main.Version, commit, build.GoVersion)
+	return fmt.Sprintf("%s (commit %s, %s %s/%s)",
+		cmp.Or(release, build.Main.Version, "unknown"), cmp.Or(commit, "unknown"), runtime.Version(), runtime.GOOS, runtime.GOARCH)
 }
 
 // environment returns a variable of the environment, or an empty string.
