@@ -17,17 +17,17 @@ import (
 	"github.com/cloudevents/sdk-go/v2/binding"
 	"github.com/cloudevents/sdk-go/v2/event"
 	cehttp "github.com/cloudevents/sdk-go/v2/protocol/http"
-	"go.uber.org/goleak"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
 	"rayexecutor/deliberation"
 	"rayexecutor/events"
 	"rayexecutor/functions"
+	"rayexecutor/journal/journaltest"
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) { journaltest.VerifyTestMain(m) }
 
 // asEvent is the event that carries a request, in proto3 JSON.
 func asEvent(tb testing.TB, id string, request proto.Message) event.Event {

@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
-	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
 
@@ -19,7 +18,7 @@ import (
 func TestMain(m *testing.M) {
 	// Histories restart servers: fewer than rapid's 100, unless a flag says otherwise.
 	_ = flag.Set("rapid.checks", "20")
-	goleak.VerifyTestMain(m)
+	journaltest.VerifyTestMain(m)
 }
 
 // world is what most tests need: a server, a deployed journal and a worker.

@@ -33,7 +33,7 @@ func WatchClusters(clusters Clusters, metrics prometheus.Registerer) Option {
 type watch struct {
 	clusters Clusters
 	log      *slog.Logger
-	lost     map[string]time.Time // since when, by name
+	lost     map[string]loss // by name
 
 	// heard is the time of the latest heartbeat of a cluster's workers, by name.
 	heard map[string]time.Time
@@ -45,12 +45,18 @@ type watch struct {
 	problems   *prometheus.GaugeVec
 }
 
+// loss is since when a cluster is lost, and the reason that was logged last.
+type loss struct {
+	since  time.Time
+	reason string
+}
+
 func newWatch(clusters Clusters, metrics prometheus.Registerer, log *slog.Logger) *watch {
 	gauge := func(name, help string) *prometheus.GaugeVec {
 		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, []string{"cluster"})
 	}
 	w := &watch{
-		clusters: clusters, log: log, lost: make(map[string]time.Time), heard: make(map[string]time.Time),
+		clusters: clusters, log: log, lost: make(map[string]loss), heard: make(map[string]time.Time),
 		up: gauge("ray_executor_cluster_up",
 			"1 while the Ray cluster can be reached, and runs a worker that is not known to be cut off from NATS, else 0."),
 		replicas: gauge("ray_executor_cluster_worker_replicas", "Worker replicas that run on the Ray cluster."),
@@ -71,7 +77,8 @@ func (w *watch) run(ctx context.Context) error {
 	return nil
 }
 
-// check asks each cluster and logs what has changed.
+// check asks each cluster and logs what has changed: a loss, another reason of it,
+// a return.
 func (w *watch) check(ctx context.Context) {
 	clusters := w.clusters.Clusters(ctx)
 	if ctx.Err() != nil {
@@ -79,17 +86,25 @@ func (w *watch) check(ctx context.Context) {
 	}
 	for _, cluster := range clusters {
 		works := w.measure(cluster)
-		since, lost := w.lost[cluster.GetName()]
+		known, lost := w.lost[cluster.GetName()]
+		if works {
+			if lost {
+				delete(w.lost, cluster.GetName())
+				w.log.Info("a Ray cluster is back", "cluster", cluster.GetName(), "lost_since", known.since.UTC().Format(time.RFC3339),
+					"replicas", cluster.GetWorkerReplicas())
+			}
+			continue
+		}
+		reason, do := diagnosis(cluster)
 		switch {
-		case works && lost:
-			delete(w.lost, cluster.GetName())
-			w.log.Info("a Ray cluster is back", "cluster", cluster.GetName(), "lost_since", since.UTC().Format(time.RFC3339),
-				"replicas", cluster.GetWorkerReplicas())
-		case !works && !lost:
-			w.lost[cluster.GetName()] = time.Now()
-			reason, do := diagnosis(cluster)
+		case !lost:
+			w.lost[cluster.GetName()] = loss{since: time.Now(), reason: reason}
 			w.log.Error("a Ray cluster is lost; its deliberations wait for it or for another cluster until their deadlines",
 				"cluster", cluster.GetName(), "address", cluster.GetAddress(), "reason", reason, "do", do)
+		case reason != known.reason:
+			w.lost[cluster.GetName()] = loss{since: known.since, reason: reason}
+			w.log.Error("a Ray cluster is still lost, for another reason", "cluster", cluster.GetName(), "address", cluster.GetAddress(),
+				"lost_since", known.since.UTC().Format(time.RFC3339), "reason", reason, "do", do)
 		}
 	}
 }

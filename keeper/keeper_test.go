@@ -16,7 +16,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/testing/protocmp"
 
@@ -34,7 +33,7 @@ func TestMain(m *testing.M) {
 		keepUntilKilled(url)
 		return
 	}
-	goleak.VerifyTestMain(m)
+	journaltest.VerifyTestMain(m)
 }
 
 const (

@@ -40,11 +40,12 @@ type openLedger struct {
 	near     bool // the last published number of open ones was near the limit
 
 	warnings journal.Throttle // of ends that cannot be written
+	failures journal.Throttle // of tasks that NATS did not answer in time
 }
 
 // followJournal folds the journal into a ledger while it grows. Meanwhile it ends
-// what is overdue and stores snapshots. After a failure it starts again from the
-// last snapshot.
+// what is overdue and stores snapshots. If it cannot read on it fails, and starts
+// again from the last snapshot.
 func (k *Keeper) followJournal(ctx context.Context) error {
 	ledger, revision, err := k.journal.Ledger(ctx)
 	if err != nil {
@@ -59,13 +60,31 @@ func (k *Keeper) followJournal(ctx context.Context) error {
 			current.ledger.Apply(mark)
 		})
 	})
-	group.Go(func() error { return every(ctx, deadlineEvery, func() error { return k.endOverdue(ctx, current) }) })
-	group.Go(func() error { return every(ctx, snapshotEvery, func() error { return k.snapshot(ctx, current) }) })
-	group.Go(func() error { return every(ctx, publishOpenEvery, func() error { return k.publishOpen(ctx, current) }) })
+	task := func(interval time.Duration, name string, run func(context.Context, *openLedger) error) {
+		group.Go(func() error {
+			return every(ctx, interval, func() error { return k.unlessAway(current, name, run(ctx, current)) })
+		})
+	}
+	task(deadlineEvery, "end what is overdue", k.endOverdue)
+	task(snapshotEvery, "store a snapshot", k.snapshot)
+	task(publishOpenEvery, "publish the number of open deliberations", k.publishOpen)
 	if k.totals != nil {
 		group.Go(func() error { return k.export(ctx, current) })
 	}
 	return group.Wait()
+}
+
+// unlessAway logs that NATS did not answer a task in time, and returns any other
+// error. The task is repeated at its next interval with the same ledger: an older
+// one would propose what has ended since. If NATS is away Follow fails.
+func (k *Keeper) unlessAway(current *openLedger, name string, err error) error {
+	if err == nil || deliberation.AsError(err).Code != deliberation.Unavailable {
+		return err
+	}
+	if current.failures.Due() {
+		k.log.Warn("a task failed and is repeated", "task", name, "error", err)
+	}
+	return nil
 }
 
 // every calls a function at intervals until it fails or ctx ends.

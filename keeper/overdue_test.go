@@ -126,6 +126,48 @@ func TestKeepersShareABacklog(t *testing.T) {
 	}
 }
 
+// slow is a journal whose leader does not answer the first looks in time.
+type slow struct {
+	*journal.Journal
+
+	left    atomic.Int64
+	follows atomic.Int64
+}
+
+func (s *slow) ReadLeader(ctx context.Context, id string) (*deliberation.History, error) {
+	if s.left.Add(-1) >= 0 {
+		return nil, &deliberation.Error{Code: deliberation.Unavailable, Message: "NATS does not answer"}
+	}
+	return s.Journal.ReadLeader(ctx, id)
+}
+
+func (s *slow) Follow(ctx context.Context, from uint64, apply func(deliberation.Mark)) error {
+	s.follows.Add(1)
+	return s.Journal.Follow(ctx, from, apply)
+}
+
+// TestAFailedRoundKeepsTheLedger: a round of ends that NATS does not answer is
+// repeated. The ledger is not loaded again, whose snapshot may be minutes old.
+func TestAFailedRoundKeepsTheLedger(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	const n = 20
+	w.submitMany(t, n)
+	j := &slow{Journal: journaltest.Undeployed(t, journal.Settings{URL: w.server.URL})}
+	j.left.Store(3)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- keeper.New(j, quiet()).Run(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		next(t, ended)
+	})
+	w.awaitEnds(t, n)
+	if j.left.Load() >= 0 || j.follows.Load() != 1 {
+		t.Errorf("%d looks were left to fail; the journal was followed %d times, want once", j.left.Load(), j.follows.Load())
+	}
+}
+
 // BenchmarkBacklog ends what is overdue, with one keeper and with two: on this
 // machine, where they share its processors with the server, and with a network
 // between, where they wait.

@@ -8,7 +8,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"go.uber.org/goleak"
 
 	"rayexecutor/journal"
 	"rayexecutor/journal/journaltest"
@@ -17,11 +16,7 @@ import (
 	"rayexecutor/tests/await"
 )
 
-// TestMain ignores a goroutine that nats.go leaks now and then: it reads its
-// channel after a connection that closes has set it to nil.
-func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/nats-io/nats.go/jetstream.(*jetStream).resetPendingAcksOnReconnect"))
-}
+func TestMain(m *testing.M) { journaltest.VerifyTestMain(m) }
 
 const trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

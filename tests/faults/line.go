@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	toxiproxy "github.com/Shopify/toxiproxy/v2"
 	"github.com/rs/zerolog"
@@ -99,12 +100,29 @@ func (l *line) afflict(t toxins) error {
 	return nil
 }
 
-// cure takes all toxins away.
+// cureTime is how long a line may take to send what a toxin holds back. Each chunk
+// waits for a reader; toxiproxy waits as long for one that is paused.
+const cureTime = 10 * time.Second
+
+// cure removes all toxins. It closes the connections whose readers do not take in
+// time what the toxins hold back.
 func (l *line) cure() error {
+	var failed []error
 	for _, proxy := range l.proxies {
-		proxy.Toxics.ResetToxics(context.Background())
+		cured := make(chan struct{})
+		go func() {
+			proxy.Toxics.ResetToxics(context.Background())
+			close(cured)
+		}()
+		select {
+		case <-cured:
+		case <-time.After(cureTime):
+			proxy.Stop()
+			<-cured
+			failed = append(failed, proxy.Start())
+		}
 	}
-	return nil
+	return errors.Join(failed...)
 }
 
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }

@@ -64,57 +64,69 @@ type choice struct {
 	weight int
 	// least and most bound how long it lasts.
 	least, most time.Duration
-	// brief says that a short run has room for it.
-	brief bool
+	// long is why a short run leaves it out; empty if it does not.
+	long string
 }
+
+// The reasons why a short run, of 20 s, leaves a kind out.
+const (
+	election = "a new leader takes up to 10 s, and another 10 s after it heals"
+	silence  = "a silent connection is noticed after 20 s or more"
+	patient  = "a call that hangs is given up after tens of seconds"
+	ackWait  = "it lasts longer than the ack wait"
+	attempts = "five attempts, each with a new replica"
+	replicas = "Ray takes 10 to 60 s to start replicas"
+	overdue  = "the backlog is due 90 s after it is stored"
+	age      = "the journal's age is 150 s"
+)
 
 const s = time.Second
 
 var tracks = []track{
 	{"functions", 5 * s, 20 * s, []choice{
-		{KillFunction, 3, 1 * s, 6 * s, true}, {PauseFunction, 2, 2 * s, 10 * s, true}, {StopFunction, 1, 1 * s, 2 * s, true},
+		{KillFunction, 3, 1 * s, 6 * s, ""}, {PauseFunction, 2, 2 * s, 10 * s, ""}, {StopFunction, 1, 1 * s, 2 * s, ""},
 	}},
 	{"keepers", 10 * s, 30 * s, []choice{
-		{KillKeeper, 2, 2 * s, 15 * s, true}, {PauseKeeper, 1, 5 * s, 25 * s, true}, {CutKeepers, 1, 3 * s, 15 * s, true},
+		{KillKeeper, 2, 2 * s, 15 * s, ""}, {PauseKeeper, 1, 5 * s, 25 * s, ""}, {CutKeepers, 1, 3 * s, 15 * s, ""},
 	}},
 	{"nats", 15 * s, 40 * s, []choice{
-		{KillNATS, 2, 2 * s, 10 * s, true},
-		{KillNATSLeader, 2, 2 * s, 10 * s, true},
-		{PauseNATSLeader, 2, 3 * s, 15 * s, true},
-		{SplitNATS, 2, 5 * s, 15 * s, false},
-		{KillAllNATS, 1, 2 * s, 10 * s, false},
+		{KillNATS, 2, 2 * s, 10 * s, ""},
+		{KillNATSLeader, 2, 2 * s, 10 * s, ""},
+		{PauseNATSLeader, 2, 3 * s, 15 * s, ""},
+		{SplitNATS, 2, 5 * s, 15 * s, election},
+		{KillAllNATS, 1, 2 * s, 10 * s, election},
 	}},
 	{"lines", 5 * s, 20 * s, []choice{
-		{CutFunctions, 2, 2 * s, 8 * s, true},
-		{CutWorkers, 2, 2 * s, 20 * s, true},
-		{MuteWorkers, 2, 5 * s, 25 * s, false},
-		{ResetWorkers, 2, 1 * s, 3 * s, true},
-		{SlowWorkers, 1, 5 * s, 20 * s, true},
-		{NarrowWorkers, 1, 5 * s, 20 * s, true},
-		{SlowFunctions, 1, 5 * s, 15 * s, true},
+		{CutFunctions, 2, 2 * s, 8 * s, ""},
+		{CutWorkers, 2, 2 * s, 20 * s, ""},
+		{MuteWorkers, 2, 5 * s, 25 * s, silence},
+		{ResetWorkers, 2, 1 * s, 3 * s, ""},
+		{SlowWorkers, 1, 5 * s, 20 * s, ""},
+		{NarrowWorkers, 1, 5 * s, 20 * s, ""},
+		{SlowFunctions, 1, 5 * s, 15 * s, ""},
 	}},
 	{"model", 15 * s, 40 * s, []choice{
-		{FailModel, 2, 2 * s, 10 * s, true},
-		{HangModel, 1, 2 * s, 6 * s, false},
-		{BreakModel, 1, 2 * s, 8 * s, true},
-		{CutModel, 1, 2 * s, 8 * s, true},
+		{FailModel, 2, 2 * s, 10 * s, ""},
+		{HangModel, 1, 2 * s, 6 * s, patient},
+		{BreakModel, 1, 2 * s, 8 * s, ""},
+		{CutModel, 1, 2 * s, 8 * s, ""},
 	}},
 	{"ray", 10 * s, 25 * s, []choice{
-		{KillReplica, 4, 1 * s, 5 * s, true},
-		{PauseReplica, 3, 3 * s, 12 * s, false},
-		{Poison, 1, 1 * s, 2 * s, false},
-		{RollWorker, 2, 1 * s, 2 * s, false},
-		{ScaleWorker, 1, 3 * s, 10 * s, false},
-		{SkewClock, 3, 5 * s, 15 * s, true},
-		{KillNode, 2, 2 * s, 10 * s, false},
-		{KillHead, 1, 1 * s, 5 * s, false},
+		{KillReplica, 4, 1 * s, 5 * s, ""},
+		{PauseReplica, 3, 3 * s, 12 * s, ackWait},
+		{Poison, 1, 1 * s, 2 * s, attempts},
+		{RollWorker, 2, 1 * s, 2 * s, replicas},
+		{ScaleWorker, 1, 3 * s, 10 * s, replicas},
+		{SkewClock, 3, 5 * s, 15 * s, ""},
+		{KillNode, 2, 2 * s, 10 * s, replicas},
+		{KillHead, 1, 1 * s, 5 * s, replicas},
 	}},
 	{"callers", 60 * s, 150 * s, []choice{
-		{Flood, 1, 2 * s, 5 * s, true},
+		{Flood, 1, 2 * s, 5 * s, ""},
 	}},
 	{"masses", 60 * s, 180 * s, []choice{
-		{Backlog, 1, 1 * s, 2 * s, false},
-		{Expire, 1, shortAge + 10*s, shortAge + 25*s, false},
+		{Backlog, 1, 1 * s, 2 * s, overdue},
+		{Expire, 1, shortAge + 10*s, shortAge + 25*s, age},
 	}},
 }
 
@@ -180,7 +192,7 @@ func NewPlan(seed uint64, length time.Duration, only ...string) Plan {
 	for i, t := range tracks {
 		t.kinds = slices.DeleteFunc(slices.Clone(t.kinds), func(c choice) bool {
 			named := func(word string) bool { return strings.Contains(string(c.kind), word) }
-			return !c.brief && !plan.Long || len(only) > 0 && !slices.ContainsFunc(only, named)
+			return c.long != "" && !plan.Long || len(only) > 0 && !slices.ContainsFunc(only, named)
 		})
 		if len(t.kinds) == 0 {
 			continue
@@ -192,7 +204,8 @@ func NewPlan(seed uint64, length time.Duration, only ...string) Plan {
 	return plan
 }
 
-// faults deals the track's deck, again and again, until the time is over.
+// faults deals the track's deck, again and again, until the time is over. A long
+// run's first deck has one card of each kind, with the shortest pauses.
 func (t track) faults(random *rand.Rand, length time.Duration, isLong bool) []Fault {
 	least, most := t.least, t.most
 	if !isLong {
@@ -200,7 +213,18 @@ func (t track) faults(random *rand.Rand, length time.Duration, isLong bool) []Fa
 	}
 	var faults []Fault
 	var deck []choice
-	for at := between(random, least, most); at < length; at += between(random, least, most) {
+	first := 0 // cards of the first deck that are left
+	if isLong {
+		first = len(t.kinds)
+		deck = shuffled(random, slices.Clone(t.kinds))
+	}
+	pause := func() time.Duration {
+		if first--; first >= 0 {
+			return least
+		}
+		return between(random, least, most)
+	}
+	for at := pause(); at < length; at += pause() {
 		if len(deck) == 0 {
 			deck = t.deck(random)
 		}
@@ -239,6 +263,10 @@ func (t track) deck(random *rand.Rand) []choice {
 			deck = append(deck, c)
 		}
 	}
+	return shuffled(random, deck)
+}
+
+func shuffled(random *rand.Rand, deck []choice) []choice {
 	random.Shuffle(len(deck), func(i, j int) { deck[i], deck[j] = deck[j], deck[i] })
 	return deck
 }
@@ -311,4 +339,24 @@ func kinds() []Kind {
 		}
 	}
 	return all
+}
+
+// leftOut lists the kinds that a run did not make, with the reason.
+func (p Plan) leftOut(made []Window) []string {
+	var left []string
+	for _, t := range tracks {
+		for _, c := range t.kinds {
+			planned := slices.ContainsFunc(p.Faults, func(f Fault) bool { return f.Kind == c.kind })
+			switch {
+			case slices.ContainsFunc(made, func(w Window) bool { return w.Kind == c.kind }):
+			case !planned && c.long != "" && !p.Long:
+				left = append(left, fmt.Sprintf("%s: needs a run of %s or more: %s", c.kind, long, c.long))
+			case !planned:
+				left = append(left, fmt.Sprintf("%s: not in the plan of %s and this seed", c.kind, p.Length))
+			default:
+				left = append(left, fmt.Sprintf("%s: no time was left for it", c.kind))
+			}
+		}
+	}
+	return left
 }

@@ -3,6 +3,7 @@ package faults
 import (
 	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 )
@@ -24,22 +25,48 @@ func TestASeedDecidesThePlan(t *testing.T) {
 	}
 }
 
-// A soak of half an hour, as docs/reliability.md tells of, meets every kind.
+// A soak of half an hour, as docs/reliability.md shows, and CI's run have every kind.
 func TestALongPlanHasEveryKind(t *testing.T) {
 	t.Parallel()
-	for seed := range uint64(20) {
-		plan := NewPlan(seed, 30*time.Minute)
-		for _, kind := range kinds() {
-			if !slices.ContainsFunc(plan.Faults, func(f Fault) bool { return f.Kind == kind }) {
-				t.Errorf("seed %d: no %s", seed, kind)
+	for _, length := range []time.Duration{ciLength, 30 * time.Minute} {
+		for seed := range uint64(20) {
+			plan := NewPlan(seed, length)
+			for _, kind := range kinds() {
+				if !slices.ContainsFunc(plan.Faults, func(f Fault) bool { return f.Kind == kind }) {
+					t.Errorf("seed %d, %s: no %s", seed, length, kind)
+				}
+			}
+			ends := map[string]time.Duration{}
+			for _, f := range plan.Faults {
+				if f.At < ends[f.Track] || f.At+f.For > plan.Length {
+					t.Errorf("seed %d, %s: %+v overlaps the one before, or the end", seed, length, f)
+				}
+				ends[f.Track] = f.At + f.For
 			}
 		}
-		ends := map[string]time.Duration{}
-		for _, f := range plan.Faults {
-			if f.At < ends[f.Track] || f.At+f.For > plan.Length {
-				t.Errorf("seed %d: %+v overlaps the one before, or the end", seed, f)
-			}
-			ends[f.Track] = f.At + f.For
+	}
+}
+
+// ciLength is how long the run of .ci/run is.
+const ciLength = 8 * time.Minute
+
+// A short run says of each kind that it leaves out why.
+func TestLeftOut(t *testing.T) {
+	t.Parallel()
+	plan := NewPlan(1, 20*time.Second)
+	var made []Window
+	for _, f := range plan.Faults {
+		made = append(made, Window{Kind: f.Kind})
+	}
+	left := plan.leftOut(made)
+	for _, kind := range kinds() {
+		happened := slices.ContainsFunc(made, func(w Window) bool { return w.Kind == kind })
+		said := slices.ContainsFunc(left, func(line string) bool { return strings.HasPrefix(line, string(kind)+": ") })
+		if happened == said {
+			t.Errorf("%s: happened %t, listed as left out %t", kind, happened, said)
 		}
+	}
+	if all := NewPlan(1, ciLength); len(all.leftOut(nil)) != len(kinds()) || !strings.Contains(all.leftOut(nil)[0], "no time was left") {
+		t.Errorf("left out of a run that made nothing: %q", all.leftOut(nil))
 	}
 }

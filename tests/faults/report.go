@@ -33,6 +33,9 @@ func (e *Evidence) Document(plan Plan, v *Verdict, began time.Time, versions, do
 func (e *Evidence) Report(plan Plan, v *Verdict) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "seed %d, %s, %d faults\n\n%s\n%s", plan.Seed, plan.Length, len(e.Windows), e.table(v), e.sums(v))
+	for _, kind := range plan.leftOut(e.Windows) {
+		fmt.Fprintf(&b, "- Left out: %s\n", kind)
+	}
 	return b.String()
 }
 
