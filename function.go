@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"rayexecutor/auth"
 	"rayexecutor/config"
 	"rayexecutor/deliberation"
 	"rayexecutor/functions"
@@ -56,6 +57,10 @@ func (f *Function) StartWith(settings config.Config, log *slog.Logger) error {
 	if err := gate.LimitMemory(); err != nil {
 		log.Warn("memory is not limited", "reason", err)
 	}
+	check, err := auth.New(auth.Options{Auth: settings.Auth, Keys: settings.AuthKeys, Exposed: settings.InCluster, Log: log})
+	if err != nil {
+		return err
+	}
 	rules, err := deliberation.NewRules(deliberation.Settings{
 		Pools: settings.PoolNames(), ModelHosts: settings.ModelHosts,
 		ModelURL: settings.VLLMURL, Model: settings.VLLMModel, Parameters: settings.ModelParameters,
@@ -73,7 +78,7 @@ func (f *Function) StartWith(settings config.Config, log *slog.Logger) error {
 	}
 	clusters.Hear(events)
 	served := functions.New(functions.Options{
-		Journal: events, Clusters: clusters, Rules: rules, Serve: settings.Functions, Log: log,
+		Journal: events, Clusters: clusters, Rules: rules, Serve: settings.Functions, Log: log, Auth: check,
 	})
 	prometheus.WrapRegistererWith(prometheus.Labels{"part": "functions"}, served.Metrics()).MustRegister(events.Metrics()...)
 	f.parts.Store(&parts{journal: events, functions: served, routes: routes(f, served)})
@@ -167,7 +172,7 @@ func routes(f *Function, served *functions.Functions) http.Handler {
 	served.Mount(mux)
 	mux.HandleFunc("GET /health/liveness", health(f.Alive))
 	mux.HandleFunc("GET /health/readiness", health(f.Ready))
-	mux.Handle("GET /metrics", promhttp.HandlerFor(served.Metrics(), promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", served.Protect(promhttp.HandlerFor(served.Metrics(), promhttp.HandlerOpts{})))
 	return mux
 }
 

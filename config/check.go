@@ -23,6 +23,7 @@ const minJournalAge = 25 * time.Hour
 func (c *Config) validate() error {
 	for _, err := range []error{
 		c.checkHost(),
+		c.checkAuth(),
 		inRange("PORT", c.Port, 0, 65535),
 		inRange("GRPC_PORT", c.GRPCPort, 0, 65535),
 		inRange("WORKER_REPLICAS", c.WorkerReplicas, 1, 1000),
@@ -73,6 +74,15 @@ func (c *Config) checkPrefix() error {
 		return fmt.Errorf("NATS_PREFIX=%q: must be at most 32 characters of A-Z a-z 0-9 _ -", c.NATSPrefix)
 	}
 	return nil
+}
+
+// checkAuth checks the value alone: only the function server reads AUTH_KEYS, and
+// other parts may lack the file.
+func (c *Config) checkAuth() error {
+	if c.Auth == "" {
+		return nil
+	}
+	return oneOf("AUTH", c.Auth, "none", "keys")
 }
 
 func (c *Config) checkModels() error {

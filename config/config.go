@@ -36,8 +36,12 @@ type Config struct {
 	GRPCDefault bool
 	// Host is an address, or Loopback: 127.0.0.1, and ::1 where there is IPv6.
 	Host string `env:"HOST"`
-	// Auth says who may call.
-	Auth string `env:"AUTH"`
+	// Auth says who may call, AuthKeys is the file of API keys. Only the function
+	// server reads them.
+	Auth     string `env:"AUTH"`
+	AuthKeys string `env:"AUTH_KEYS"`
+	// InCluster says that Kubernetes started this process.
+	InCluster bool
 
 	NATSURL   string `env:"NATS_URL" envDefault:"nats://nats.swe-ai-fleet.svc.cluster.local:4222"`
 	NATSCreds string `env:"NATS_CREDS"`
@@ -218,9 +222,10 @@ func readFile(path string) (map[string]string, error) {
 // Kubernetes and Knative set.
 func (c *Config) fill(settings map[string]string) {
 	knative := settings["K_SERVICE"] != ""
+	c.InCluster = knative || settings["KUBERNETES_SERVICE_HOST"] != ""
 	if c.Host == "" {
 		c.Host = Loopback
-		if knative || settings["KUBERNETES_SERVICE_HOST"] != "" || c.Auth != "" {
+		if c.InCluster || c.Auth != "" {
 			c.Host = everywhere
 		}
 	}
@@ -249,7 +254,7 @@ func (c *Config) fill(settings map[string]string) {
 // processes run elsewhere.
 func (c *Config) absolute() error {
 	for _, path := range []*string{
-		&c.NATSCreds, &c.NATSCA, &c.NATSCert, &c.NATSKey, &c.RayClusters,
+		&c.AuthKeys, &c.NATSCreds, &c.NATSCA, &c.NATSCert, &c.NATSKey, &c.RayClusters,
 		&c.NATSUserFile, &c.NATSPasswordFile, &c.NATSTokenFile, &c.VLLMAPIKeyFile,
 	} {
 		if *path == "" {

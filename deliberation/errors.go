@@ -15,6 +15,10 @@ type Code string
 const (
 	// Invalid: the request is malformed or a field is out of range.
 	Invalid Code = "invalid_argument"
+	// Unauthenticated: the caller sent no valid credentials.
+	Unauthenticated Code = "unauthenticated"
+	// PermissionDenied: the caller's credentials do not allow the call.
+	PermissionDenied Code = "permission_denied"
 	// Conflict: the id belongs to another request.
 	Conflict Code = "conflict"
 	// TooLarge: the request is above the size limit.

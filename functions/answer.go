@@ -30,13 +30,15 @@ type answer struct {
 // (AIP-133). RESOURCE_EXHAUSTED means two things that a client can distinguish: a
 // limit, with Retry-After and RetryInfo, or a request that is too large, without.
 var answers = map[deliberation.Code]answer{
-	deliberation.Invalid:      {http.StatusBadRequest, "Bad request", connect.CodeInvalidArgument},
-	deliberation.Conflict:     {http.StatusUnprocessableEntity, "The id is in use for another request", connect.CodeAlreadyExists},
-	deliberation.TooLarge:     {http.StatusRequestEntityTooLarge, "Too large", connect.CodeResourceExhausted},
-	deliberation.NotFound:     {http.StatusNotFound, "Not found", connect.CodeNotFound},
-	deliberation.LimitReached: {http.StatusTooManyRequests, "Limit reached", connect.CodeResourceExhausted},
-	deliberation.Unavailable:  {http.StatusServiceUnavailable, "Unavailable", connect.CodeUnavailable},
-	deliberation.Internal:     {http.StatusInternalServerError, "Internal error", connect.CodeInternal},
+	deliberation.Invalid:          {http.StatusBadRequest, "Bad request", connect.CodeInvalidArgument},
+	deliberation.Unauthenticated:  {http.StatusUnauthorized, "Unauthenticated", connect.CodeUnauthenticated},
+	deliberation.PermissionDenied: {http.StatusForbidden, "Permission denied", connect.CodePermissionDenied},
+	deliberation.Conflict:         {http.StatusUnprocessableEntity, "The id is in use for another request", connect.CodeAlreadyExists},
+	deliberation.TooLarge:         {http.StatusRequestEntityTooLarge, "Too large", connect.CodeResourceExhausted},
+	deliberation.NotFound:         {http.StatusNotFound, "Not found", connect.CodeNotFound},
+	deliberation.LimitReached:     {http.StatusTooManyRequests, "Limit reached", connect.CodeResourceExhausted},
+	deliberation.Unavailable:      {http.StatusServiceUnavailable, "Unavailable", connect.CodeUnavailable},
+	deliberation.Internal:         {http.StatusInternalServerError, "Internal error", connect.CodeInternal},
 }
 
 // retryable reports whether the same call may succeed later. All operations are
@@ -49,6 +51,15 @@ func retryable(code deliberation.Code) bool {
 // seconds. It rounds up and is at least 1: clients read 0 as "at once".
 func retryAfter(coded *deliberation.Error) string {
 	return strconv.Itoa(int(max(1, math.Ceil(coded.RetryAfter.Seconds()))))
+}
+
+// challenge sets the header that goes with an answer to a call without valid
+// credentials (RFC 6750). It is a header for RPCs too: net/http sends no such
+// trailer.
+func challenge(w http.ResponseWriter, err error) {
+	if deliberation.AsError(err).Code == deliberation.Unauthenticated {
+		w.Header().Set("WWW-Authenticate", "Bearer")
+	}
 }
 
 // asMessage returns an error as a payload, without its cause.

@@ -31,6 +31,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"rayexecutor/auth"
 	"rayexecutor/deliberation"
 	"rayexecutor/events"
 	"rayexecutor/gate"
@@ -81,7 +82,7 @@ type Clusters interface {
 	Clusters(ctx context.Context) []*pb.Cluster
 }
 
-// Options configure New. All but Limits are required.
+// Options configure New. All but Auth and Limits are required.
 type Options struct {
 	Journal  Journal
 	Clusters Clusters
@@ -90,6 +91,8 @@ type Options struct {
 	// status includes watch, and stats includes the active jobs.
 	Serve []string
 	Log   *slog.Logger
+	// Auth finds out who calls. nil: everybody may do everything.
+	Auth *auth.Check
 	// Limits bound what all callers hold together. Zero: sizes that fit GOMEMLIMIT.
 	Limits gate.Limits
 }
@@ -105,6 +108,7 @@ type Functions struct {
 	started  time.Time
 	routes   map[string]operation // by event type
 	watches  bool                 // whether Watch is served
+	auth     *auth.Check
 	gate     *gate.Gate
 
 	// streams ends when Drain is called: a watch would otherwise hold a stopping
@@ -147,13 +151,16 @@ func New(options Options) *Functions {
 		options.Limits = gate.ForProcess()
 	}
 	f.gate = gate.New(options.Limits)
+	if f.auth = options.Auth; f.auth == nil {
+		f.auth = auth.Open()
+	}
 	f.watches = slices.Contains(options.Serve, "status")
-	route(f, options.Serve, "submit", f.Submit)
-	route(f, options.Serve, "status", f.Status)
-	route(f, options.Serve, "stats", f.Stats)
-	route(f, options.Serve, "stats", f.Jobs)
-	route(f, options.Serve, "cancel", f.Cancel)
-	route(f, options.Serve, "list", f.List)
+	route(f, options.Serve, "submit", auth.Submit, f.Submit)
+	route(f, options.Serve, "status", auth.Read, f.Status)
+	route(f, options.Serve, "stats", auth.Read, f.Stats)
+	route(f, options.Serve, "stats", auth.Read, f.Jobs)
+	route(f, options.Serve, "cancel", auth.Cancel, f.Cancel)
+	route(f, options.Serve, "list", auth.Read, f.List)
 	return f
 }
 
@@ -165,7 +172,8 @@ type message[T any] interface {
 
 // route adds an operation under its request's event type, if it is served. The
 // event type is the message's full name, so no list of names can be out of date.
-func route[T any, Request message[T], Reply proto.Message](f *Functions, served []string, name string, call func(context.Context, Request, Origin) (Reply, error)) {
+// A caller needs the scope.
+func route[T any, Request message[T], Reply proto.Message](f *Functions, served []string, name string, scope auth.Scope, call func(context.Context, Request, Origin) (Reply, error)) {
 	if !slices.Contains(served, name) {
 		return
 	}
@@ -173,6 +181,9 @@ func route[T any, Request message[T], Reply proto.Message](f *Functions, served 
 		name:    name,
 		message: func() proto.Message { return Request(new(T)) },
 		call: func(ctx context.Context, request proto.Message, origin Origin) (proto.Message, error) {
+			if err := f.permit(ctx, scope); err != nil {
+				return nil, err
+			}
 			return call(ctx, request.(Request), origin)
 		},
 	}

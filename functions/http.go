@@ -30,17 +30,18 @@ const (
 var submission = events.Type((*pb.ExecuteDeliberationRequest)(nil))
 
 // Mount adds every door to a mux: CloudEvents, the RPCs and the JSON API, which
-// also answers unknown paths. Each route is behind the gate.
+// also answers unknown paths. Each route is behind the check of the caller, except
+// gRPC's health service, which probes call, and behind the gate.
 func (f *Functions) Mount(mux *http.ServeMux) {
 	mux.Handle("/{$}", f.door(f))
 	f.mountRPC(mux)
 	f.mountREST(mux)
 }
 
-// door puts the gate in front of a handler.
+// door puts the check of the caller and the gate in front of a handler.
 func (f *Functions) door(behind http.Handler) http.Handler {
 	return f.gate.Before(&gate.Door{
-		Handler: behind, MaxBody: gate.MaxBody,
+		Handler: behind, Admit: f.admit, MaxBody: gate.MaxBody,
 		Refuse: func(w http.ResponseWriter, r *http.Request, err error) { f.refuse(w, r, "", err) },
 	})
 }
@@ -210,6 +211,7 @@ func WriteError(w http.ResponseWriter, err error) {
 	if retryable(coded.Code) {
 		w.Header().Set("Retry-After", retryAfter(coded))
 	}
+	challenge(w, coded)
 	writeProblem(w, answer.status, answer.title, coded)
 }
 

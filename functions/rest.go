@@ -45,10 +45,10 @@ type restMethod struct {
 // no other door has, so a wrong path is answered with the list of routes.
 func (f *Functions) mountREST(mux *http.ServeMux) {
 	mux.Handle("/", f.door(newREST(f)))
-	mux.HandleFunc("GET /openapi.json", func(w http.ResponseWriter, _ *http.Request) {
+	mux.Handle("GET /openapi.json", f.door(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", events.JSON)
 		_, _ = w.Write(pb.OpenAPI) // it fails only if the caller has disconnected
-	})
+	})))
 }
 
 // newREST makes the routes of the served operations from the descriptor of the

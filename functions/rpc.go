@@ -24,35 +24,39 @@ import (
 // connect-go tells them apart by the content type.
 func (f *Functions) mountRPC(mux *http.ServeMux) {
 	reflector := grpcreflect.NewStaticReflector(rayexecutorv1connect.RayExecutorServiceName, grpchealth.HealthV1ServiceName)
-	service, small := f.rpcDoors(mux, gate.MaxBody), f.rpcDoors(mux, maxQuestion)
+	service := f.rpcDoors(mux, gate.Door{MaxBody: gate.MaxBody, Admit: f.admit})
+	small := f.rpcDoors(mux, gate.Door{MaxBody: maxQuestion, Admit: f.admit})
+	probed := f.rpcDoors(mux, gate.Door{MaxBody: maxQuestion})
 	service(rayexecutorv1connect.NewRayExecutorServiceHandler(rpcs{f},
 		connect.WithReadMaxBytes(gate.MaxBody), connect.WithCodec(protoCodec{}),
 		connect.WithCodec(jsonCodec{"json"}), connect.WithCodec(jsonCodec{"json; charset=utf-8"})))
 	short := connect.WithReadMaxBytes(maxQuestion)
-	small(grpchealth.NewHandler(checker{f}, short))
+	probed(grpchealth.NewHandler(checker{f}, short))
 	small(grpcreflect.NewHandlerV1(reflector, short))
 	small(grpcreflect.NewHandlerV1Alpha(reflector, short))
 }
 
 // maxQuestion bounds the requests of health and reflection, in bytes. They name a
-// service or a file; nobody is authenticated for them.
+// service or a file, and probes of health have no credentials.
 const maxQuestion = 64 << 10
 
 var rpcRefusals = connect.NewErrorWriter()
 
-// rpcDoors returns a function that adds a service to a mux, behind a gate whose
-// bodies have at most maxBody bytes. The gate answers in the protocol of the call:
-// a gRPC client cannot read a problem document.
-func (f *Functions) rpcDoors(mux *http.ServeMux, maxBody int64) func(path string, service http.Handler) {
+// rpcDoors returns a function that adds a service to a mux, as a door like the
+// given one. The gate answers in the protocol of the call: a gRPC client cannot
+// read a problem document.
+func (f *Functions) rpcDoors(mux *http.ServeMux, door gate.Door) func(path string, service http.Handler) {
+	door.ReadError = rpcError
+	door.Refuse = func(w http.ResponseWriter, r *http.Request, err error) {
+		f.metrics.observe("", err, 0)
+		f.logFailure(r.Context(), "", err)
+		challenge(w, err)
+		_ = rpcRefusals.Write(w, r, rpcError(err)) // it fails only if the caller has disconnected
+	}
 	return func(path string, service http.Handler) {
-		mux.Handle(path, f.gate.Before(&gate.Door{
-			Handler: service, MaxBody: maxBody, ReadError: rpcError,
-			Refuse: func(w http.ResponseWriter, r *http.Request, err error) {
-				f.metrics.observe("", err, 0)
-				f.logFailure(r.Context(), "", err)
-				_ = rpcRefusals.Write(w, r, rpcError(err)) // it fails only if the caller has disconnected
-			},
-		}))
+		door := door
+		door.Handler = service
+		mux.Handle(path, f.gate.Before(&door))
 	}
 }
 

@@ -17,9 +17,16 @@ import (
 // An error names the id, also one that was chosen here. After Unavailable the
 // outcome is unknown, and a repeat with that id finds it.
 func (f *Functions) Submit(ctx context.Context, request *pb.ExecuteDeliberationRequest, origin Origin) (*pb.ExecuteDeliberationResponse, error) {
+	caller, err := f.callerOf(ctx)
+	if err != nil {
+		return nil, err
+	}
 	id := idOf(request, origin)
 	record, err := f.rules.Accept(id, request)
 	if err != nil {
+		return nil, about(id, err)
+	}
+	if err := caller.MaySubmitTo(record.GetPool()); err != nil {
 		return nil, about(id, err)
 	}
 	existing, err := f.journal.Accept(ctx, record, origin.TraceParent)

@@ -8,6 +8,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
+	"rayexecutor/auth"
 	"rayexecutor/deliberation"
 	"rayexecutor/gate"
 	pb "rayexecutor/proto/ray_executor/v1"
@@ -39,6 +40,9 @@ var errStopping = &deliberation.Error{
 // NotFound: an unknown id.
 func (f *Functions) Watch(ctx context.Context, request *pb.WatchDeliberationRequest, send func(*pb.WatchDeliberationResponse) error) error {
 	return f.counted(ctx, "watch", func() error {
+		if err := f.permit(ctx, auth.Read); err != nil {
+			return err
+		}
 		if err := f.rules.Check(request); err != nil {
 			return err
 		}

@@ -41,9 +41,13 @@ func New(limits Limits) *Gate {
 type Door struct {
 	http.Handler
 
+	// Admit returns the context in which an admitted request is answered, or why it is
+	// refused. It is called first: who is refused occupies nothing. nil: all are
+	// admitted.
+	Admit func(r *http.Request) (context.Context, error)
 	// MaxBody is the largest body in bytes, after decompression.
 	MaxBody int64
-	// Refuse answers a request that the gate refuses.
+	// Refuse answers a request that Admit or the gate refuses.
 	Refuse func(w http.ResponseWriter, r *http.Request, err error)
 	// ReadError converts the error of reading the body, a *deliberation.Error, to one
 	// that the handler recognises. nil: no conversion.
@@ -61,13 +65,20 @@ func (g *Gate) Before(door *Door) http.Handler {
 
 // pass lets a request through, or says why not.
 func (g *Gate) pass(door *Door, w http.ResponseWriter, r *http.Request) error {
+	ctx := r.Context()
+	if door.Admit != nil {
+		var err error
+		if ctx, err = door.Admit(r); err != nil {
+			return err
+		}
+	}
 	if r.ContentLength > door.MaxBody {
 		return errBody
 	}
-	if err := wait(r.Context(), g.requests, 1, "requests"); err != nil {
+	if err := wait(ctx, g.requests, 1, "requests"); err != nil {
 		return err
 	}
-	v := &visit{Context: r.Context(), gate: g, response: w}
+	v := &visit{Context: ctx, gate: g, response: w}
 	v.whole = v
 	v.inside.Store(true)
 	defer v.leave()

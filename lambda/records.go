@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/aws/aws-lambda-go/events"
+
+	"rayexecutor/auth"
 )
 
 // cloudEvents is the media type of a CloudEvent in structured JSON.
@@ -81,6 +83,9 @@ func (h *Host) logRefusal(ctx context.Context, err *refused, about ...any) {
 
 // take lets the function answer one event, as it would over HTTP.
 func (h *Host) take(ctx context.Context, payload []byte) (json.RawMessage, *refused) {
+	// IAM says who may invoke the function with an event: an event has no header for
+	// credentials.
+	ctx = auth.With(ctx, auth.Operator)
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, "/", bytes.NewReader(unwrap(payload)))
 	if err != nil {
 		return nil, &refused{http.StatusInternalServerError, err.Error()}

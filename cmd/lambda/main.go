@@ -24,6 +24,9 @@ func main() {
 		fmt.Fprintln(os.Stderr, "ray-executor:", err)
 		os.Exit(1)
 	}
+	if settings.Auth == "" {
+		settings.Auth = "none" // nothing reaches a Lambda function but what IAM lets in
+	}
 	log := slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: settings.LogLevel}))
 	served := start(settings, log)
 	// Asking for SIGTERM makes Lambda announce the end, which it else does not.

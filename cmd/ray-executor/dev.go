@@ -178,10 +178,15 @@ func (d *dev) demonstrate(ctx context.Context, url string) error {
 	case len(d.open.grpc) > 0:
 		d.reportf("serving gRPC also on %s", d.open.grpc[0].Addr())
 	}
-	client := dial(url, "")
+	token := d.environment("RAY_EXECUTOR_TOKEN")
+	client := dial(url, token)
 	err := during(d.report, "waiting for the server", func() error { return awaitServer(ctx, url) })
 	if err != nil {
 		return err
+	}
+	if d.given["AUTH"] == "keys" && token == "" {
+		d.reportf("no deliberation is run: AUTH=keys, and RAY_EXECUTOR_TOKEN holds no API key")
+		return nil
 	}
 	receipt, err := client.ExecuteDeliberation(ctx, &pb.ExecuteDeliberationRequest{
 		TaskId: "hello", Role: "DEV",

@@ -10,6 +10,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
+	servingv1 "knative.dev/serving/pkg/apis/serving/v1"
 	"sigs.k8s.io/yaml"
 )
 
@@ -86,6 +87,40 @@ func TestOverlayOfSeveralClusters(t *testing.T) {
 	}
 	if rays != 2 {
 		t.Errorf("%d RayServices", rays)
+	}
+}
+
+// TestTheGuideToKeys renders the overlay of docs/security.md: the functions ask for
+// keys, and each has the file.
+func TestTheGuideToKeys(t *testing.T) {
+	t.Parallel()
+	folder := t.TempDir()
+	write(t, filepath.Join(folder, "settings.env"), "AUTH=keys\nAUTH_KEYS=/etc/ray-executor-keys/keys.yaml\n")
+	overlay := example(t, strings.Replace(section(t, text(t, "docs/security.md"), "On Kubernetes"), "# in", "resources: ["+between(t, folder, filepath.Join(root, "deploy/base"))+"]\n# in", 1))
+	write(t, filepath.Join(folder, "kustomization.yaml"), "namespace: swe-ai-fleet\n"+
+		"configMapGenerator:\n- {name: ray-executor, namespace: swe-ai-fleet, behavior: merge, envs: [settings.env]}\n"+overlay)
+	s, err := load(render(t, between(t, root, folder)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	asking := 0
+	for _, m := range s.manifests {
+		service, ok := m.typed.(*servingv1.Service)
+		if !ok || service.Labels["app.kubernetes.io/component"] != "functions" {
+			continue
+		}
+		asking++
+		delete(service.Labels, "networking.knative.dev/visibility")
+		if err := s.admission(service); err != nil {
+			t.Errorf("%s: %v", service.Name, err)
+		}
+		mounts := service.Spec.Template.Spec.Containers[0].VolumeMounts
+		if len(mounts) != 1 || !strings.HasPrefix(s.settings["AUTH_KEYS"], mounts[0].MountPath+"/") {
+			t.Errorf("%s mounts %v", service.Name, mounts)
+		}
+	}
+	if asking != 5 {
+		t.Errorf("%d functions ask for keys", asking)
 	}
 }
 

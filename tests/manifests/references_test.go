@@ -41,7 +41,7 @@ func load(objects []map[string]any) (*system, error) {
 		}
 		failed = append(failed, m.rules())
 		s.manifests = append(s.manifests, m)
-		if found, ok := m.typed.(*corev1.ConfigMap); ok && strings.HasPrefix(m.name(), "ray-executor-") {
+		if found, ok := m.typed.(*corev1.ConfigMap); ok && strings.HasPrefix(m.name(), "ray-executor-") { // not functions-auth, which it overrides
 			s.settings = found.Data
 		}
 	}
@@ -73,6 +73,9 @@ func (s *system) references() error {
 		}
 		for _, pod := range m.pods() {
 			err = errors.Join(err, s.environment(pod))
+		}
+		if service, ok := m.typed.(*servingv1.Service); ok {
+			err = errors.Join(err, s.admission(service))
 		}
 		if err != nil {
 			failed = append(failed, fmt.Errorf("%s: %w", m, err))
@@ -173,6 +176,32 @@ func (s *system) environment(pod podTemplate) error {
 		}
 	}
 	return errors.Join(failed...)
+}
+
+// admission must be said: a server in a cluster does not start without AUTH. What
+// asks nobody for credentials must be reached from the cluster only.
+func (s *system) admission(service *servingv1.Service) error {
+	container := service.Spec.Template.Spec.Containers[0]
+	local := service.Labels["networking.knative.dev/visibility"] == "cluster-local"
+	if !slices.Contains(container.Args, "serve") {
+		return nil
+	}
+	said := ""
+	for _, from := range container.EnvFrom {
+		if from.ConfigMapRef == nil {
+			continue
+		}
+		if found, ok := find[*corev1.ConfigMap](s, from.ConfigMapRef.Name); ok && found.Data["AUTH"] != "" {
+			said = found.Data["AUTH"]
+		}
+	}
+	switch {
+	case said == "":
+		return errors.New("AUTH is not said")
+	case said == "none" && !local:
+		return errors.New("AUTH=none, and others than the cluster reach it: it is not cluster-local")
+	}
+	return nil
 }
 
 // hosts that the settings name without a domain must be Services of this

@@ -131,10 +131,7 @@ for namespace in knative-serving kourier-system knative-eventing ray-system; do
   echo "$namespace is ready after $SECONDS s"
 done
 
-# Names inside: the cluster's, and what a user's DNS says of Kourier's address.
+# Names inside: the cluster's.
 mkdir -p /etc/netns/$NS
 echo "nameserver $NODE_IP" > /etc/netns/$NS/resolv.conf
-{
-  echo '127.0.0.1 localhost'
-  echo "$(k get service -n kourier-system kourier -o jsonpath='{.spec.clusterIP}') ray-executor.swe-ai-fleet.example.com"
-} > /etc/netns/$NS/hosts
+echo '127.0.0.1 localhost' > /etc/netns/$NS/hosts

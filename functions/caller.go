@@ -1,0 +1,59 @@
+package functions
+
+import (
+	"context"
+	"net/http"
+
+	"rayexecutor/auth"
+)
+
+// admit finds out who makes a request, before its body is read. The context that
+// it returns carries the caller to the operation.
+func (f *Functions) admit(r *http.Request) (context.Context, error) {
+	caller, err := f.auth.Caller(r)
+	if err != nil {
+		return nil, err
+	}
+	if caller == f.auth.Default() {
+		return r.Context(), nil // callerOf finds it without a context of its own
+	}
+	return auth.With(r.Context(), caller), nil
+}
+
+// Protect returns a handler that only a caller with the scope admin reaches, for
+// routes besides the operations. It is not behind the gate: metrics are read while
+// the gate is full.
+func (f *Functions) Protect(behind http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		caller, err := f.auth.Caller(r)
+		if err == nil {
+			err = caller.May(auth.Admin)
+		}
+		if err != nil {
+			f.refuse(w, r, "", err)
+			return
+		}
+		behind.ServeHTTP(w, r)
+	})
+}
+
+// callerOf returns who makes a call. A call from within the process has no caller:
+// it is allowed only where everybody is.
+func (f *Functions) callerOf(ctx context.Context) (*auth.Caller, error) {
+	if caller := auth.From(ctx); caller != nil {
+		return caller, nil
+	}
+	if caller := f.auth.Default(); caller != nil {
+		return caller, nil
+	}
+	return nil, auth.ErrMissing
+}
+
+// permit returns PermissionDenied unless the caller of a call has a scope.
+func (f *Functions) permit(ctx context.Context, scope auth.Scope) error {
+	caller, err := f.callerOf(ctx)
+	if err != nil {
+		return err
+	}
+	return caller.May(scope)
+}

@@ -1,0 +1,226 @@
+package functions_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"connectrpc.com/connect"
+	"connectrpc.com/grpchealth"
+	"connectrpc.com/grpcreflect"
+
+	"rayexecutor/auth"
+	"rayexecutor/deliberation"
+	"rayexecutor/functions"
+	pb "rayexecutor/proto/ray_executor/v1"
+)
+
+// keys are API keys and what the file says of each.
+func keys(tb testing.TB, entries map[string]string) func(*functions.Options) {
+	tb.Helper()
+	var file strings.Builder
+	fmt.Fprintln(&file, "keys:")
+	for key, fields := range entries {
+		digest := sha256.Sum256([]byte(key))
+		fmt.Fprintf(&file, "- {sha256: %s, %s}\n", hex.EncodeToString(digest[:]), fields)
+	}
+	path := filepath.Join(tb.TempDir(), "keys.yaml")
+	if err := os.WriteFile(path, []byte(file.String()), 0o600); err != nil {
+		tb.Fatal(err)
+	}
+	check, err := auth.New(auth.Options{Auth: "keys", Keys: path, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return func(o *functions.Options) { o.Auth = check }
+}
+
+var someKeys = map[string]string{
+	"writer":   "tenant: a, scopes: [submit], pools: [gpu]",
+	"reader":   "tenant: a, scopes: [read]",
+	"canceler": "tenant: a, scopes: [cancel]",
+	"admin":    "tenant: ops, scopes: [admin]",
+}
+
+// sendAs sends a request over HTTP/2, with a key unless it is empty.
+func (d *doors) sendAs(t *testing.T, verb, path, contentType, body, key string) *http.Response {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), verb, d.url+path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if contentType != "" {
+		r.Header.Set("Content-Type", contentType)
+	}
+	if key != "" {
+		r.Header.Set("Authorization", "Bearer "+key)
+	}
+	response, err := d.http.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = response.Body.Close() })
+	return response
+}
+
+const oneEvent = `{"specversion": "1.0", "id": "1", "source": "/s", "type": "ray_executor.v1.GetStatusRequest", "data": {}}`
+
+// httpDoors are the doors whose refusals are statuses.
+var httpDoors = map[string][3]string{ // verb and path, content type, body
+	"structured":     {"POST /", "application/cloudevents+json", oneEvent},
+	"batch":          {"POST /", "application/cloudevents-batch+json", "[" + oneEvent + "]"},
+	"binary":         {"POST /", "application/json", "{}"},
+	"statistics":     {"GET /v1/stats"},
+	"watch":          {"GET /v1/deliberations/d/events"},
+	"submit":         {"POST /v1/deliberations", "application/json", "{}"},
+	"no such path":   {"GET /v1/nothing"},
+	"no such method": {"DELETE /v1/stats"},
+	"description":    {"GET /openapi.json"},
+	"Connect":        {"POST /ray_executor.v1.RayExecutorService/GetStatus", "application/json", "{}"},
+}
+
+// TestNobodyPassesWithoutCredentials: no door reads a body, and all give the same
+// answer.
+func TestNobodyPassesWithoutCredentials(t *testing.T) {
+	t.Parallel()
+	d := open(t, keys(t, someKeys))
+	for name, door := range httpDoors {
+		verb, path, _ := strings.Cut(door[0], " ")
+		for _, key := range []string{"", "wrong"} {
+			got := d.sendAs(t, verb, path, door[1], door[2], key)
+			body, _ := io.ReadAll(got.Body)
+			if got.StatusCode != http.StatusUnauthorized || got.Header.Get("WWW-Authenticate") != "Bearer" || !strings.Contains(string(body), "unauthenticated") {
+				t.Errorf("%s with key %q: %s %v %s", name, key, got.Status, got.Header, body)
+			}
+		}
+	}
+	for name, options := range protocols {
+		client := d.client(options...)
+		_, err := client.GetStatus(t.Context(), &pb.GetStatusRequest{})
+		rpcRefused(t, name, err, connect.CodeUnauthenticated)
+		stream, err := client.WatchDeliberation(t.Context(), &pb.WatchDeliberationRequest{DeliberationId: "d"})
+		if err == nil {
+			stream.Receive()
+			err = stream.Err()
+			_ = stream.Close()
+		}
+		rpcRefused(t, name+" stream", err, connect.CodeUnauthenticated)
+	}
+	reflection := grpcreflect.NewClient(d.http, d.url, connect.WithGRPC()).NewStream(t.Context())
+	_, err := reflection.ListServices()
+	_, _ = reflection.Close()
+	rpcRefused(t, "reflection", err, connect.CodeUnauthenticated)
+	if len(d.journal.entries) != 0 {
+		t.Error("a request without credentials reached the journal")
+	}
+}
+
+func rpcRefused(t *testing.T, what string, err error, want connect.Code) {
+	t.Helper()
+	refused, ok := errors.AsType[*connect.Error](err)
+	if !ok || refused.Code() != want {
+		t.Errorf("%s: %v, not %v", what, err, want)
+		return
+	}
+	challenge := ""
+	if want == connect.CodeUnauthenticated {
+		challenge = "Bearer"
+	}
+	if got := refused.Meta().Get("WWW-Authenticate"); got != challenge {
+		t.Errorf("%s: WWW-Authenticate is %q", what, got)
+	}
+}
+
+// TestHealthNeedsNoCredentials: probes have none.
+func TestHealthNeedsNoCredentials(t *testing.T) {
+	t.Parallel()
+	d := open(t, keys(t, someKeys))
+	got := d.sendAs(t, http.MethodPost, "/"+grpchealth.HealthV1ServiceName+"/Check", "application/json", "{}", "")
+	if body, _ := io.ReadAll(got.Body); got.StatusCode != http.StatusOK || !strings.Contains(string(body), "SERVING") {
+		t.Errorf("%s %s", got.Status, body)
+	}
+}
+
+// TestScopes: each operation wants its own, at whichever door.
+func TestScopes(t *testing.T) {
+	t.Parallel()
+	d := open(t, keys(t, someKeys))
+	ask := func(key string) map[string]error {
+		client := d.client(connect.WithInterceptors(bearer(key)))
+		failed := make(map[string]error)
+		to := request("")
+		to.Pool = "gpu"
+		_, failed["submit"] = client.ExecuteDeliberation(t.Context(), to)
+		_, failed["status"] = client.GetDeliberationStatus(t.Context(), &pb.GetDeliberationStatusRequest{DeliberationId: "d"})
+		_, failed["stats"] = client.GetStatus(t.Context(), &pb.GetStatusRequest{})
+		_, failed["jobs"] = client.GetActiveJobs(t.Context(), &pb.GetActiveJobsRequest{})
+		_, failed["list"] = client.ListDeliberations(t.Context(), &pb.ListDeliberationsRequest{})
+		_, failed["cancel"] = client.CancelDeliberation(t.Context(), &pb.CancelDeliberationRequest{DeliberationId: "d"})
+		return failed
+	}
+	allowed := map[string]string{"writer": "submit", "reader": "status stats jobs list", "canceler": "cancel", "admin": "submit status stats jobs list cancel"}
+	for key, operations := range allowed {
+		for operation, err := range ask(key) {
+			got := connect.CodeOf(err) == connect.CodePermissionDenied
+			if want := !strings.Contains(operations, operation); got != want {
+				t.Errorf("%s: %s: %v", key, operation, err)
+			}
+		}
+	}
+	elsewhere := d.client(connect.WithInterceptors(bearer("writer")))
+	_, err := elsewhere.ExecuteDeliberation(t.Context(), request("")) // in the pool default
+	rpcRefused(t, "another pool", err, connect.CodePermissionDenied)
+}
+
+type bearer string
+
+func (b bearer) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, r connect.AnyRequest) (connect.AnyResponse, error) {
+		r.Header().Set("Authorization", "Bearer "+string(b))
+		return next(ctx, r)
+	}
+}
+
+func (b bearer) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+	return func(ctx context.Context, spec connect.Spec) connect.StreamingClientConn {
+		conn := next(ctx, spec)
+		conn.RequestHeader().Set("Authorization", "Bearer "+string(b))
+		return conn
+	}
+}
+
+func (b bearer) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+	return next
+}
+
+// TestACallWithoutACallerIsRefused: a door that forgot to ask lets nobody in.
+func TestACallWithoutACallerIsRefused(t *testing.T) {
+	t.Parallel()
+	f := setup(t, keys(t, someKeys))
+	_, err := f.Handle(t.Context(), asEvent(t, "1", request("d")))
+	refused(t, err, deliberation.Unauthenticated, "authorization")
+	err = f.Watch(t.Context(), &pb.WatchDeliberationRequest{DeliberationId: "d"}, nil)
+	refused(t, err, deliberation.Unauthenticated, "authorization")
+}
+
+// TestARefusedEventOfABatch: a batch of an admitted caller has a refusal in the
+// place of the event that its scopes do not allow.
+func TestARefusedEventOfABatch(t *testing.T) {
+	t.Parallel()
+	d := open(t, keys(t, someKeys))
+	submission := strings.Replace(oneEvent, "GetStatusRequest", "CancelDeliberationRequest", 1)
+	got := d.sendAs(t, http.MethodPost, "/", "application/cloudevents-batch+json", "["+oneEvent+","+submission+"]", "reader")
+	body, _ := io.ReadAll(got.Body)
+	if got.StatusCode != http.StatusOK || strings.Count(string(body), "permission_denied") != 1 || !strings.Contains(string(body), "GetStatusResponse") {
+		t.Errorf("%s %s", got.Status, body)
+	}
+}
