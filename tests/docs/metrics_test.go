@@ -1,10 +1,12 @@
 package docs_test
 
 import (
+	"encoding/json"
 	"flag"
 	"fmt"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -58,6 +60,26 @@ func describe(from, labels string, collectors ...prometheus.Collector) (metrics 
 	return metrics
 }
 
+// workerMetrics reads the worker's list, which needs no package besides Python's own.
+func workerMetrics(t *testing.T) (metrics []metric) {
+	t.Helper()
+	const list = `import json, runpy, sys
+print(json.dumps([[m.name, m.kind, ",".join(m.labels), m.help] for m in runpy.run_path(sys.argv[1])["MEASURES"]]))`
+	file := filepath.Join(system.Root(), "ray", "worker", "ray_executor_worker", "metrics.py")
+	output, err := exec.CommandContext(t.Context(), "python3", "-c", list, file).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var rows [][4]string
+	if err := json.Unmarshal(output, &rows); err != nil {
+		t.Fatal(err)
+	}
+	for _, row := range rows {
+		metrics = append(metrics, metric{"ray_" + row[0], row[1], row[2], row[3], "worker"})
+	}
+	return metrics
+}
+
 // metrics lists what each part exports.
 func metrics(t *testing.T) []metric {
 	t.Helper()
@@ -72,6 +94,7 @@ func metrics(t *testing.T) []metric {
 	keeper.New(nil, log, keeper.WatchClusters(nil, housekeeping), keeper.ExportTotals(housekeeping))
 	all = append(all, describe("keeper", "", housekeeping)...)
 	all = append(all, describe("both", "part", events.Metrics()...)...)
+	all = append(all, workerMetrics(t)...)
 	slices.SortFunc(all, func(a, b metric) int { return strings.Compare(a.name, b.name) })
 	return all
 }
@@ -83,6 +106,7 @@ func TestMetricsPageIsCurrent(t *testing.T) {
 		{"Each function server, of its own calls", "functions"},
 		{"Each keeper, of the whole installation", "keeper"},
 		{"Both, of their own connection to NATS", "both"},
+		{"Each worker replica, at the metrics port of its Ray node", "worker"},
 	} {
 		fmt.Fprintf(&table, "\n## %s\n\n| metric | type | labels | meaning |\n|---|---|---|---|\n", from.title)
 		for _, one := range metrics(t) {

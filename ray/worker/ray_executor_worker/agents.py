@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from functools import partial
 from typing import Any, Optional
 
 from .answers import MAX_BYTES, Room
@@ -146,6 +147,7 @@ class Agents:
     async def _ask(self, index: int) -> None:
         attempt = self._attempt
         room = Room(attempt.context.long_answers)
+        begun = attempt.now()
         try:
             try:
                 # Model: Ask.
@@ -153,6 +155,7 @@ class Agents:
             except Exception as error:  # one agent's failure does not fail the others
                 log.exception("%s: agent %d", attempt.id, index)
                 result = attempt.failure(index, "internal", type(error).__name__)
+            attempt.measure(result, attempt.now() - begun)
             # Held before it is recorded: the end carries it even if the deadline
             # comes while the journal cannot be reached.
             attempt.answers.add(index, result)
@@ -188,7 +191,9 @@ class Agents:
 
     async def _propose(self, index: int, room: Room) -> Result:
         attempt = self._attempt
-        progress = attempt.progress[index] = Progress()
+        progress = attempt.progress[index] = Progress(
+            retried=partial(attempt.context.metrics.retried, attempt.model(index))
+        )
         begun = attempt.now()
         try:
             answer = await attempt.context.models.ask(

@@ -11,11 +11,13 @@ import os
 from typing import Any
 
 import ray
+import ray.util.metrics
 from ray import serve
 
 from .doors import close_doors
 from .heartbeat import BEAT_S
 from .messages import Schema
+from .metrics import RayMetrics
 from .settings import Secrets, Settings
 from .worker import Worker
 
@@ -45,6 +47,7 @@ class Replica:
             Schema.shipped(),
             replica,
             ray_version=ray.__version__,
+            metrics=RayMetrics(ray.util.metrics),
         )
         # The process is ours alone: what Ray and the imports have made stays.
         gc.freeze()

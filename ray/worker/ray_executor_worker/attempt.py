@@ -9,6 +9,7 @@ from typing import Optional
 from .answers import LONG_AT_ONCE, Answers
 from .journal import Journal
 from .messages import Requested, Result, Schema
+from .metrics import Metrics
 from .model import ModelClient
 from .puller import Delivery
 from .retry import Progress
@@ -30,6 +31,7 @@ class Context:
     models: ModelClient
     cluster: str
     replica: str
+    metrics: Metrics = field(default_factory=Metrics)
     # Held by a long answer, from its model to the journal, and by an end that
     # reads long answers again.
     long_answers: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(LONG_AT_ONCE))
@@ -126,13 +128,23 @@ class Attempt:
             usage=progress.usage if progress else None,
         )
 
+    def model(self, index: int) -> str:
+        """The model that an agent asks first."""
+        agent = self.requested.agents[index]
+        return (agent.model or self.requested.vllm_model)[:_MAX_NAME_CHARS]
+
+    def measure(self, result: Result, duration_s: float) -> None:
+        """Measures what an agent took."""
+        outcome = "completed" if result.completed else result.metadata.get("error_type", "internal")
+        self.context.metrics.agent(result.metadata.get("model", ""), outcome, duration_s)
+
     def metadata(self, index: int, status: str, duration_s: Optional[float]) -> dict[str, str]:
         """What each result carries, whether there is a proposal or not."""
         agent = self.requested.agents[index]
         progress = self.progress.get(index)
         metadata = {
             "status": status,
-            "model": (agent.model or self.requested.vllm_model)[:_MAX_NAME_CHARS],
+            "model": self.model(index),
             "role": (agent.role or self.requested.role)[:_MAX_NAME_CHARS],
             "attempts": str(progress.attempts if progress else 0),
         }

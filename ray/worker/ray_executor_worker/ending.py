@@ -43,7 +43,10 @@ class Ending:
         await self._agents.load_recorded()
         missing = attempt.missing()
         for index in missing:
-            attempt.answers.add(index, self._cut_off(index, claim))
+            result = self._cut_off(index, claim)
+            if index in attempt.progress:
+                attempt.measure(result, attempt.now() - attempt.begun)
+            attempt.answers.add(index, result)
         for index in attempt.answers.too_many():
             attempt.answers.add(index, attempt.failure(index, "too_large", TOO_MUCH))
         if not attempt.answers.long:

@@ -16,6 +16,8 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from typing import Awaitable, Callable, Optional
 
+from .metrics import Metrics
+
 log = logging.getLogger(f"ray.serve.{__name__}")
 
 # More than the agents of a usual deliberation, and longer than their first
@@ -108,8 +110,11 @@ class Endpoint:
         name: str,
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        metrics: Optional[Metrics] = None,
     ) -> None:
         self.name = name
+        self._metrics = metrics or Metrics()
+        self._metrics.breaker(name, is_open=False)
         self.budget = Budget(now, sleep)
         # Held while a connection is being opened.
         self.opening = asyncio.Semaphore(_OPENING)
@@ -185,6 +190,7 @@ class Endpoint:
         self._failures = 0
         if self._pause:
             self._pause = 0.0
+            self._metrics.breaker(self.name, is_open=False)
             log.warning("model server %s answers again", self.name)
             for back in self._awaited:
                 back.set()
@@ -205,6 +211,7 @@ class Endpoint:
         if self._failures >= _FAILURES and now - self._failing_since >= _FAILING_S:
             self._pause = _PAUSE_S[0]
             self._due = now + self._pause
+            self._metrics.breaker(self.name, is_open=True)
             log.warning(
                 "model server %s failed %d times in a row and is left alone: %s",
                 self.name,
@@ -220,19 +227,23 @@ class Endpoints:
         self,
         now: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        metrics: Optional[Metrics] = None,
     ) -> None:
         self._now = now
         self._sleep = sleep
+        self._metrics = metrics or Metrics()
         self._known: OrderedDict[str, Endpoint] = OrderedDict()
 
     def at(self, name: str) -> Endpoint:
         """The server at host:port; of those without a call the oldest is forgotten."""
         endpoint = self._known.get(name)
         if endpoint is None:
-            endpoint = self._known[name] = Endpoint(name, self._now, self._sleep)
+            endpoint = self._known[name] = Endpoint(name, self._now, self._sleep, self._metrics)
             if len(self._known) > _ENDPOINTS:
                 idle = (n for n, known in self._known.items() if not known.users and n != name)
-                self._known.pop(next(idle, ""), None)
+                forgotten = self._known.pop(next(idle, ""), None)
+                if forgotten is not None and forgotten.left_alone:
+                    self._metrics.breaker(forgotten.name, is_open=False)
         else:
             self._known.move_to_end(name)
         return endpoint

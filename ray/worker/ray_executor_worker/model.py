@@ -21,6 +21,7 @@ from .chat import Chat
 from .completion import Answer, read_completion, read_refusal
 from .endpoint import CallError, Endpoint, Endpoints
 from .hosts import AllowedHosts, model_base
+from .metrics import Metrics
 from .reach import unreachable
 from .response_format import FormatChecker, ResponseFormat
 from .retry import Progress, Retrier
@@ -78,12 +79,13 @@ class ModelClient:
         *,
         retrier: Optional[Retrier] = None,
         max_body_bytes: int = MAX_BODY_BYTES,
+        metrics: Optional[Metrics] = None,
     ) -> None:
         self._hosts = hosts
         self._endpoint = lru_cache(maxsize=256)(self._allowed)
         self._api_key = api_key
         self._retrier = retrier or Retrier()
-        self._endpoints = Endpoints(self._retrier.now, self._retrier.sleep)
+        self._endpoints = Endpoints(self._retrier.now, self._retrier.sleep, metrics)
         self._max_body_bytes = max_body_bytes
         self._formats = FormatChecker()
         # Held by whoever makes a chunk of a large body.

@@ -77,6 +77,10 @@ class Backoff:
         return drawn + (retry_after or 0.0)
 
 
+def _ignore(_reason: str) -> None:
+    pass
+
+
 @dataclass
 class Progress:
     """How far a call has come; reported when the deadline cuts it off."""
@@ -89,6 +93,8 @@ class Progress:
     last_error: str = ""
     # Of all its calls, those that failed included.
     usage: Usage = field(default_factory=Usage)
+    # Called with the reason of each retry.
+    retried: Callable[[str], None] = _ignore
 
 
 @dataclass
@@ -144,6 +150,7 @@ class Retrier:
                         error.error_type,
                         f"{error.text} (no time left for another try before the deadline)",
                     ) from error
+                progress.retried(error.error_type)
             await self.sleep(wait)
             await endpoint.budget.take()
 

@@ -17,6 +17,7 @@ from .held import Holding
 from .hosts import AllowedHosts, address_of
 from .journal import STREAM, AbandonedError, Event, Expectation, Journal
 from .messages import Replica, Schema
+from .metrics import Metrics
 from .model import ModelClient
 from .puller import NAK, Puller
 from .reach import Reach
@@ -50,7 +51,9 @@ class Worker:
         *,
         ray_version: str = "",
         models: Optional[ModelClient] = None,
+        metrics: Optional[Metrics] = None,
     ) -> None:
+        metrics = metrics or Metrics()
         self._settings = settings
         self._connection = Connection(
             urls=settings.nats_urls,
@@ -60,7 +63,7 @@ class Worker:
         )
         self._journal = Journal(self._connection, JournalClock(), settings.nats_prefix)
         hosts = AllowedHosts(settings.model_hosts)
-        self._models = models or ModelClient(hosts, secrets.api_key())
+        self._models = models or ModelClient(hosts, secrets.api_key(), metrics=metrics)
         self._reach = Reach([*address_of(settings.model_url), *hosts.addresses()])
         self._replica = Replica(
             settings.cluster, replica, settings.version, ray_version, time.time_ns()
@@ -74,6 +77,7 @@ class Worker:
             models=self._models,
             cluster=settings.cluster,
             replica=replica,
+            metrics=metrics,
         )
         self._holding = Holding(self._context, self._connection, self._help)
         self._pullers = {

@@ -39,6 +39,7 @@ from ray_executor_worker.messages import (
     Result,
     Schema,
 )
+from ray_executor_worker.metrics import Metrics
 from ray_executor_worker.settings import Secrets, Settings
 from ray_executor_worker.worker import Worker
 
@@ -454,13 +455,14 @@ _ANSWERS: dict[str, dict[str, Any]] = {
 
 
 @contextlib.asynccontextmanager
-async def working(
+async def working(  # noqa: PLR0913 - what a test puts in
     journalist: Journalist,
     replica: str = "one",
     *,
     slots: int = 100,
     environ: Optional[dict[str, str]] = None,
     model_hosts: tuple[str, ...] = ("127.0.0.1",),
+    metrics: Optional[Metrics] = None,
 ) -> AsyncIterator[Worker]:
     """A worker that pulls from the journal."""
     settings = Settings(
@@ -470,7 +472,7 @@ async def working(
         cluster="test",
         nats_prefix=journalist.prefix,
     )
-    worker = Worker(settings, Secrets(environ or {}), journalist.schema, replica)
+    worker = Worker(settings, Secrets(environ or {}), journalist.schema, replica, metrics=metrics)
     worker.start()
     try:
         yield worker
