@@ -4,6 +4,7 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -197,16 +198,19 @@ var kinds = map[string]string{
 // passwords in it.
 var errMalformed = errors.New("must hold lines of NAME=value; a value with spaces, # or $ stands in single quotes")
 
+// byteOrderMark is what some editors on Windows write before a text in UTF-8. It
+// does not belong to the first name.
+const byteOrderMark = "\uFEFF"
+
 func readFile(path string) (map[string]string, error) {
-	file, err := os.Open(path)
+	text, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, fmt.Errorf("read the settings: %w", err)
 	}
-	defer file.Close()
-	settings, err := godotenv.Parse(file)
+	settings, err := godotenv.UnmarshalBytes(bytes.TrimPrefix(text, []byte(byteOrderMark)))
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, errMalformed)
 	}

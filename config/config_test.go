@@ -248,6 +248,21 @@ func TestTheFileStandsWhereTheEnvironmentIsSilent(t *testing.T) {
 	}
 }
 
+// Editors on Windows save a file with a byte order mark, and with CR before LF.
+func TestAFileWithAByteOrderMark(t *testing.T) {
+	inFolder(t, "\uFEFFPORT=9000\r\nRAY_CLUSTERS=clusters.yaml\r\n")
+	if err := os.WriteFile("clusters.yaml", []byte("\uFEFFclusters: [{name: a, address: ray://a:1}]\r\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	got, err := config.Load(nil)
+	if err != nil || got.Port != 9000 {
+		t.Fatalf("PORT is %d, %v", got.Port, err)
+	}
+	if clusters, err := got.Clusters(); err != nil || len(clusters) != 1 {
+		t.Errorf("clusters are %+v, %v", clusters, err)
+	}
+}
+
 // A relative path, of the environment or of the file, is one of the working
 // directory, and stays it.
 func TestPathsAreAbsolute(t *testing.T) {
