@@ -3,10 +3,8 @@ package events_test
 import (
 	"bytes"
 	"encoding/json"
-	"flag"
 	"fmt"
 	"maps"
-	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -20,29 +18,13 @@ import (
 
 	"rayexecutor/events"
 	pb "rayexecutor/proto/ray_executor/v1"
+	"rayexecutor/tests/golden"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
-
-// golden holds bytes against a file in testdata.
-func golden(t *testing.T, name string, got []byte) {
+// checkFile fails the test if bytes differ from their golden file.
+func checkFile(t *testing.T, name string, got []byte) {
 	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, got, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatalf("%v; a new payload is written by: go test ./events -update", err)
-	}
-	if !bytes.Equal(got, want) {
-		t.Errorf("%s: the wire has changed\ngot  %q\nwant %q", path, got, want)
-	}
+	golden.Check(t, filepath.Join("testdata", name), got)
 }
 
 // payloads returns one filled instance of every message in the package, by a
@@ -156,7 +138,7 @@ func TestPayloadsOnTheWire(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			golden(t, "payloads/"+name+".binpb", wire)
+			checkFile(t, "payloads/"+name+".binpb", wire)
 			data, err := events.MarshalJSON(message)
 			if err != nil {
 				t.Fatal(err)
@@ -165,7 +147,7 @@ func TestPayloadsOnTheWire(t *testing.T) {
 			if err := json.Indent(&indented, append(data, '\n'), "", "  "); err != nil {
 				t.Fatal(err)
 			}
-			golden(t, "payloads/"+name+".json", indented.Bytes())
+			checkFile(t, "payloads/"+name+".json", indented.Bytes())
 
 			fromWire, fromJSON := message.ProtoReflect().New().Interface(), message.ProtoReflect().New().Interface()
 			if err := proto.Unmarshal(wire, fromWire); err != nil || !proto.Equal(fromWire, message) {
@@ -231,7 +213,7 @@ func TestLifecycleOnNATS(t *testing.T) {
 			for _, header := range slices.Sorted(maps.Keys(message.Header)) {
 				fmt.Fprintf(&text, "%s: %s\n", header, strings.Join(message.Header[header], "|"))
 			}
-			golden(t, "nats/"+name+".txt", []byte(text.String()))
+			checkFile(t, "nats/"+name+".txt", []byte(text.String()))
 
 			back, err := events.Lifecycle(message.Header, message.Data)
 			if err != nil || !proto.Equal(back, known[name]) {

@@ -25,6 +25,7 @@ import (
 	"rayexecutor/deliberation"
 	"rayexecutor/events"
 	pb "rayexecutor/proto/ray_executor/v1"
+	"rayexecutor/tests/golden"
 )
 
 // sent is the event that every golden form carries, with data of a type.
@@ -69,8 +70,8 @@ func TestHTTPForms(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			want := sent(t, contentType)
-			if *update {
-				golden(t, "http/"+name+".request", requestForm(t, name, want))
+			if golden.Updating() {
+				checkFile(t, "http/"+name+".request", requestForm(t, name, want))
 			}
 			raw, err := os.ReadFile(filepath.Join("testdata/http", name+".request"))
 			if err != nil {
@@ -100,7 +101,7 @@ func TestHTTPForms(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			golden(t, "http/"+name+".reply", dump)
+			checkFile(t, "http/"+name+".reply", dump)
 			checkReply(t, recorder, name, replies[0])
 		})
 	}

@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -20,27 +18,8 @@ import (
 	"rayexecutor/events"
 	"rayexecutor/journal"
 	pb "rayexecutor/proto/ray_executor/v1"
+	"rayexecutor/tests/golden"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
-
-// golden holds bytes against a file.
-func golden(t *testing.T, name string, got []byte) {
-	t.Helper()
-	path := filepath.Join("testdata", name)
-	if *update {
-		if err := os.WriteFile(path, append(got, '\n'), 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	want, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatalf("%v; a new one is written by: go test ./keeper -update", err)
-	}
-	if string(got)+"\n" != string(want) {
-		t.Errorf("%s\ngot  %s\nwant %s", name, got, want)
-	}
-}
 
 func asked() *pb.DeliberationRequested {
 	return &pb.DeliberationRequested{
@@ -76,7 +55,7 @@ func TestResponseBytes(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			golden(t, name, got)
+			golden.Check(t, filepath.Join("testdata", name), append(got, '\n'))
 		})
 	}
 }

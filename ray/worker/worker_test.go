@@ -4,14 +4,11 @@ import (
 	"archive/zip"
 	"bytes"
 	"errors"
-	"flag"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protodesc"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -20,9 +17,8 @@ import (
 
 	rayexecutorv1 "rayexecutor/proto/ray_executor/v1"
 	"rayexecutor/ray/worker"
+	"rayexecutor/tests/golden"
 )
-
-var update = flag.Bool("update", false, "write the golden files anew")
 
 // contents unzips a package.
 func contents(t *testing.T, pack worker.Package) map[string]string {
@@ -91,18 +87,7 @@ func TestPackageNames(t *testing.T) {
 			t.Errorf("%s: mode %v, method %d", file.Name, file.Mode(), file.Method)
 		}
 	}
-	if *update {
-		if err := os.WriteFile("testdata/names.golden", []byte(names.String()), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	golden, err := os.ReadFile("testdata/names.golden")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff(string(golden), names.String()); diff != "" {
-		t.Errorf("(-golden +packed) %s", diff)
-	}
+	golden.Check(t, "testdata/names.golden", []byte(names.String()))
 	files := contents(t, complete(t))
 	for _, name := range []string{"ray_executor_worker/__init__.py", "ray_executor_worker/app.py", worker.DescriptorsFile} {
 		if _, there := files[name]; !there {

@@ -7,11 +7,10 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"os/exec"
-	"syscall"
 	"time"
 
 	"rayexecutor/tests/freeport"
+	"rayexecutor/tests/system"
 )
 
 // answerArg has this program answer HTTP on an address, and do nothing else: a
@@ -39,8 +38,8 @@ func startAnswering(ctx context.Context) (url string, stop func(), err error) {
 		return "", nil, err
 	}
 	address := fmt.Sprintf("127.0.0.1:%d", port)
-	command := exec.Command(self, answerArg, address)
-	command.Stderr, command.SysProcAttr = os.Stderr, &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	command := system.Command(os.Environ(), self, answerArg, address)
+	command.Stderr = os.Stderr
 	if err := command.Start(); err != nil {
 		return "", nil, err
 	}

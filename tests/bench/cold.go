@@ -19,7 +19,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -156,9 +155,8 @@ func knock(ctx context.Context, address string, data []byte) error {
 const programLog = "program.log"
 
 func begin(environ []string, dir, name string, args ...string) (*exec.Cmd, error) {
-	command := exec.Command(name, args...)
-	command.Env, command.Dir = environ, dir
-	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	command := system.Command(environ, name, args...)
+	command.Dir = dir
 	log, err := os.Create(filepath.Join(dir, programLog))
 	if err != nil {
 		return nil, err

@@ -16,7 +16,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"rayexecutor/standin"
@@ -259,9 +258,8 @@ type bare struct {
 }
 
 func startBare(modelURL string) (*bare, error) {
-	command := exec.Command(filepath.Join(system.Venv(), "bin", "python"), filepath.Join(scripts(), "client.py"), modelURL)
+	command := system.Command(os.Environ(), filepath.Join(system.Venv(), "bin", "python"), filepath.Join(scripts(), "client.py"), modelURL)
 	command.Stderr = os.Stderr
-	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	orders, err := command.StdinPipe()
 	if err != nil {
 		return nil, err

@@ -3,16 +3,14 @@ package conformance_test
 import (
 	"flag"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"rayexecutor/tests/golden"
 	"rayexecutor/tests/system"
 )
-
-var update = flag.Bool("update", false, "write docs/conformance.md anew")
 
 // A page is the run as docs/conformance.md shows it.
 type page struct {
@@ -92,14 +90,5 @@ func (p *page) compare(t *testing.T) {
 	if selected := flag.Lookup("test.run").Value.String(); strings.Contains(selected, "/") {
 		return // a part of the run is no page
 	}
-	path := filepath.Join(system.Root(), "docs", "conformance.md")
-	if *update {
-		if err := os.WriteFile(path, []byte(p.render()), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	kept, err := os.ReadFile(path)
-	if err != nil || string(kept) != p.render() {
-		t.Errorf("docs/conformance.md is stale: go test ./tests/conformance -update (%v)", err)
-	}
+	golden.Check(t, filepath.Join(system.Root(), "docs", "conformance.md"), []byte(p.render()))
 }

@@ -64,9 +64,8 @@ func (l logger) log() *await.Output { return l.output }
 func run(tb testing.TB, environ []string, name string, args ...string) (*exec.Cmd, *await.Output) {
 	tb.Helper()
 	out := &await.Output{}
-	command := exec.Command(name, args...)
-	command.Env, command.Stdout, command.Stderr = environ, out, out
-	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	command := system.Command(environ, name, args...)
+	command.Stdout, command.Stderr = out, out
 	command.Dir = tb.TempDir()
 	if err := command.Start(); err != nil {
 		tb.Fatal(err)

@@ -21,6 +21,15 @@ type Process struct {
 	paused  bool
 }
 
+// Command returns a command whose process the kernel kills when this one dies,
+// even of SIGKILL: no test leaves one behind. The kernel does so already when the
+// thread that started it ends, so no goroutine may end while locked to its thread.
+func Command(environ []string, name string, args ...string) *exec.Cmd {
+	command := exec.Command(name, args...)
+	command.Env, command.SysProcAttr = environ, &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	return command
+}
+
 // Start starts a process that writes to a log, and dies with this one.
 func Start(logPath string, environ []string, name string, args ...string) (*Process, error) {
 	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
@@ -28,9 +37,8 @@ func Start(logPath string, environ []string, name string, args ...string) (*Proc
 		return nil, err
 	}
 	defer log.Close()
-	command := exec.Command(name, args...)
-	command.Env, command.Stdout, command.Stderr = environ, log, log
-	command.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	command := Command(environ, name, args...)
+	command.Stdout, command.Stderr = log, log
 	if err := command.Start(); err != nil {
 		return nil, fmt.Errorf("start %s: %w", name, err)
 	}
