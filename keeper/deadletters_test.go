@@ -9,6 +9,7 @@ import (
 
 	"rayexecutor/journal"
 	"rayexecutor/journal/journaltest"
+	"rayexecutor/keeper/keepertest"
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
@@ -16,7 +17,7 @@ import (
 // five starts, with a cut-off for what it has not asked.
 func (w world) giveUp(t *testing.T, id string) {
 	t.Helper()
-	w.submit(t, id, 2, 300)
+	w.Submit(t, id, 2, 300)
 	var last uint64
 	for attempt := range int32(5) {
 		var err error
@@ -55,17 +56,17 @@ func TestDeadLettersAreStored(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	for range 2 {
-		w.keep(t, quiet())
+		w.keep(t, keepertest.Quiet())
 	}
-	heard := w.hear(t)
+	heard := w.Subscribe(t, announcements)
 	w.giveUp(t, "d1")
-	w.submit(t, "other", 1, 300)
+	w.Submit(t, "other", 1, 300)
 	w.fail(t, &pb.DeliberationFailed{DeliberationId: "other", ErrorMessage: "the model refused"})
 	w.giveUp(t, "d2")
-	w.submit(t, "unread", 1, 300) // no worker lived to start it: there is no result either
+	w.Submit(t, "unread", 1, 300) // no worker lived to start it: there is no result either
 	w.fail(t, &pb.DeliberationFailed{DeliberationId: "unread", ErrorMessage: "given up after 50 deliveries", GivenUp: true})
 	for range 4 {
-		next(t, heard) // each end is announced all the same
+		keepertest.Next(t, heard) // each end is announced all the same
 	}
 	kept := map[string]string{}
 	for _, one := range w.dead(t, 3) {
@@ -79,7 +80,7 @@ func TestDeadLettersAreStored(t *testing.T) {
 	}
 
 	// It outlives the journal.
-	if err := w.js.DeleteStream(t.Context(), journal.Stream); err != nil {
+	if err := w.JS.DeleteStream(t.Context(), journal.Stream); err != nil {
 		t.Fatal(err)
 	}
 	dead, err := w.ReadDeadLetter(t.Context(), "d1")

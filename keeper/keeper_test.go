@@ -2,14 +2,12 @@ package keeper_test
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"fmt"
 	"log/slog"
 	"os"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -24,6 +22,7 @@ import (
 	"rayexecutor/journal"
 	"rayexecutor/journal/journaltest"
 	"rayexecutor/keeper"
+	"rayexecutor/keeper/keepertest"
 	pb "rayexecutor/proto/ray_executor/v1"
 	"rayexecutor/tests/await"
 )
@@ -36,99 +35,31 @@ func TestMain(m *testing.M) {
 	journaltest.VerifyTestMain(m)
 }
 
-const (
-	trace         = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
-	announcements = "orchestration.deliberation.*"
-)
+const announcements = "orchestration.deliberation.*"
 
 type world struct {
-	server *journaltest.Server
-	*journal.Journal
+	keepertest.World
+
 	worker *journaltest.Worker
-	conn   *nats.Conn
-	js     jetstream.JetStream
 }
 
 func setup(t testing.TB) world {
 	t.Helper()
-	server := journaltest.Start(t)
-	conn, js := journaltest.Dial(t, server.URL)
-	return world{
-		server: server, Journal: journaltest.Connect(t, server.URL),
-		worker: journaltest.NewWorker(t, server.URL), conn: conn, js: js,
-	}
+	w := keepertest.Setup(t)
+	return world{w, journaltest.NewWorker(t, w.Server.URL)}
 }
 
 // keep runs a keeper with a connection of its own until the test ends or stop
 // is called.
-func (w world) keep(t testing.TB, log *slog.Logger) (stop func()) {
+func (w world) keep(t testing.TB, log *slog.Logger, options ...keeper.Option) (stop func()) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	j := journaltest.Undeployed(t, journal.Settings{URL: w.server.URL, Wait: time.Second})
-	go func() { ended <- keeper.New(j, log).Run(ctx) }()
-	var once sync.Once
-	stop = func() {
-		once.Do(func() {
-			cancel()
-			if err := next(t, ended); err != nil {
-				t.Errorf("the keeper ended with %v", err)
-			}
-		})
-	}
-	t.Cleanup(stop)
-	return stop
+	return keepertest.Run(t, keeper.New(w.Connect(t), log, options...))
 }
 
-func quiet() *slog.Logger { return slog.New(slog.DiscardHandler) }
-
-// hear subscribes to the announcements: one listener of many.
-func (w world) hear(t *testing.T) <-chan *nats.Msg {
-	t.Helper()
-	heard := make(chan *nats.Msg, 1000)
-	if _, err := w.conn.ChanSubscribe(announcements, heard); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.conn.Flush(); err != nil {
-		t.Fatal(err)
-	}
-	return heard
-}
-
-func (w world) submit(t *testing.T, id string, agents int, timeoutSeconds int32) {
-	t.Helper()
-	if standing, err := w.Accept(t.Context(), journaltest.Record(id, agents, timeoutSeconds), ""); err != nil || standing != nil {
-		t.Fatalf("accept %s: %v, %v", id, standing, err)
-	}
-}
-
-func (w world) end(t *testing.T, id string, results ...*pb.DeliberationResult) {
-	t.Helper()
-	won, err := w.End(t.Context(), id, &pb.DeliberationCompleted{DeliberationId: id, TaskId: "task-" + id, Results: results}, trace)
-	if err != nil || !won {
-		t.Fatalf("end %s: %v, %v", id, won, err)
-	}
-}
-
-func (w world) status(t *testing.T, id string) *pb.GetDeliberationStatusResponse {
-	t.Helper()
-	story, err := w.Read(t.Context(), id)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return story.Status(id)
-}
-
-// stored counts the announcements that the stream keeps.
+// stored counts the announcements in the stream.
 func (w world) stored(t *testing.T) int {
 	t.Helper()
-	return len(journaltest.Messages(t, w.server.URL, journal.Announcements, announcements))
-}
-
-// next waits for a value.
-func next[T any](t testing.TB, values <-chan T) T {
-	t.Helper()
-	return await.Receive(t, "a value", values)
+	return len(journaltest.Messages(t, w.Server.URL, journal.Announcements, announcements))
 }
 
 // announced is a structured CloudEvent as a listener reads it.
@@ -159,22 +90,22 @@ func read(t *testing.T, message *nats.Msg) announced {
 func TestAnnouncement(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
-	one, two := w.hear(t), w.hear(t)
-	w.keep(t, quiet())
-	w.submit(t, "d1", 2, 300)
-	w.end(t, "d1", journaltest.Result(0, "yes"), journaltest.Result(1, ""))
+	one, two := w.Subscribe(t, announcements), w.Subscribe(t, announcements)
+	w.keep(t, keepertest.Quiet())
+	w.Submit(t, "d1", 2, 300)
+	w.Complete(t, "d1", journaltest.Result(0, "yes"), journaltest.Result(1, ""))
 
 	for _, listener := range []<-chan *nats.Msg{one, two} {
-		message := next(t, listener)
+		message := keepertest.Next(t, listener)
 		if message.Subject != "orchestration.deliberation.completed" || message.Header.Get("Nats-Msg-Id") != "d1.done" {
 			t.Errorf("on %s with id %q", message.Subject, message.Header.Get("Nats-Msg-Id"))
 		}
 		event := read(t, message)
 		want := announced{
 			SpecVersion: "1.0", ID: "d1.done", Source: events.Source, Type: "ray_executor.v1.DeliberationCompleted", Subject: "d1",
-			Time: event.Time, DataContentType: "application/json", TraceParent: trace, Data: event.Data,
+			Time: event.Time, DataContentType: "application/json", TraceParent: keepertest.Trace, Data: event.Data,
 		}
-		if diff := cmp.Diff(want, event); diff != "" || !event.Time.Equal(w.status(t, "d1").GetEndedAt().AsTime()) {
+		if diff := cmp.Diff(want, event); diff != "" || !event.Time.Equal(w.Status(t, "d1").GetEndedAt().AsTime()) {
 			t.Errorf("not as expected (-want +got):\n%s at %s", diff, event.Time)
 		}
 		var data pb.DeliberationCompleted
@@ -195,17 +126,17 @@ func TestAnnouncement(t *testing.T) {
 func TestEachEndHasItsSubject(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
-	heard := w.hear(t)
+	heard := w.Subscribe(t, announcements)
 	if _, err := w.End(t.Context(), "d1", &pb.DeliberationFailed{DeliberationId: "d1", ErrorMessage: "none"}, ""); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := w.End(t.Context(), "d2", &pb.DeliberationCancelled{DeliberationId: "d2", Reason: "enough"}, ""); err != nil {
 		t.Fatal(err)
 	}
-	w.keep(t, quiet())
+	w.keep(t, keepertest.Quiet())
 	var got []string
 	for range 2 {
-		message := next(t, heard)
+		message := keepertest.Next(t, heard)
 		var data struct {
 			Why    string `json:"error_message"`
 			Reason string `json:"reason"`
@@ -224,20 +155,20 @@ func TestEachEndHasItsSubject(t *testing.T) {
 func TestLargeAnnouncement(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
-	heard := w.hear(t)
-	w.keep(t, quiet())
+	heard := w.Subscribe(t, announcements)
+	w.keep(t, keepertest.Quiet())
 	// In protobuf it fits into the journal, in JSON it fits nowhere: a quote
 	// takes two bytes there.
 	want := &pb.DeliberationCompleted{Results: []*pb.DeliberationResult{journaltest.Result(0, strings.Repeat(`"`, 600<<10))}}
-	w.end(t, "d1", want.GetResults()...)
+	w.Complete(t, "d1", want.GetResults()...)
 	var data pb.DeliberationCompleted
-	if err := events.UnmarshalJSON(read(t, next(t, heard)).Data, &data); err != nil {
+	if err := events.UnmarshalJSON(read(t, keepertest.Next(t, heard)).Data, &data); err != nil {
 		t.Fatal(err)
 	}
 	if len(data.GetResults()) != 0 || !strings.HasPrefix(data.GetResultsRef(), "sha256-") {
 		t.Fatalf("announced with %d results and ref %q", len(data.GetResults()), data.GetResultsRef())
 	}
-	store, err := w.js.ObjectStore(t.Context(), journal.Results)
+	store, err := w.JS.ObjectStore(t.Context(), journal.Results)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -251,9 +182,9 @@ func TestLargeAnnouncement(t *testing.T) {
 func TestNothingIsTooLargeToBeTold(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
-	heard := w.hear(t)
+	heard := w.Subscribe(t, announcements)
 	bulk := strings.Repeat("\x01", 200<<10)
-	w.keep(t, quiet())
+	w.keep(t, keepertest.Quiet())
 	for id, end := range map[string]proto.Message{
 		"why":    &pb.DeliberationFailed{DeliberationId: "why", ErrorMessage: bulk},
 		"reason": &pb.DeliberationCancelled{DeliberationId: "reason", Reason: bulk},
@@ -267,7 +198,7 @@ func TestNothingIsTooLargeToBeTold(t *testing.T) {
 	}
 	var got []string
 	for range 3 {
-		event := read(t, next(t, heard))
+		event := read(t, keepertest.Next(t, heard))
 		got = append(got, event.Subject)
 		if event.Subject == "task" && !strings.Contains(string(event.Data), "sha256-") {
 			t.Errorf("without its results' name: %.100s", event.Data)
@@ -282,14 +213,14 @@ func TestNothingIsTooLargeToBeTold(t *testing.T) {
 func TestOverdueInTheQueue(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
-	heard := w.hear(t)
-	w.keep(t, quiet())
-	w.submit(t, "d1", 2, 1)
-	w.submit(t, "later", 2, 300)
-	if message := next(t, heard); message.Subject != "orchestration.deliberation.failed" {
+	heard := w.Subscribe(t, announcements)
+	w.keep(t, keepertest.Quiet())
+	w.Submit(t, "d1", 2, 1)
+	w.Submit(t, "later", 2, 300)
+	if message := keepertest.Next(t, heard); message.Subject != "orchestration.deliberation.failed" {
 		t.Fatalf("announced %s", message.Subject)
 	}
-	got := w.status(t, "d1")
+	got := w.Status(t, "d1")
 	if got.GetStatus() != "failed" || !strings.Contains(got.GetErrorMessage(), "timed out after 1 s: no worker took it; does one run for pool default?") {
 		t.Errorf("it ended as %s", got)
 	}
@@ -299,7 +230,7 @@ func TestOverdueInTheQueue(t *testing.T) {
 	if after := got.GetEndedAt().AsTime().Sub(got.GetSubmittedAt().AsTime()); after < time.Second {
 		t.Errorf("it ended after %s", after)
 	}
-	if state := w.status(t, "later").GetStatus(); state != "queued" {
+	if state := w.Status(t, "later").GetStatus(); state != "queued" {
 		t.Errorf("the other one is %s", state)
 	}
 }
@@ -307,10 +238,10 @@ func TestOverdueInTheQueue(t *testing.T) {
 func TestOverdueWhileRunning(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
-	heard := w.hear(t)
-	w.keep(t, quiet())
+	heard := w.Subscribe(t, announcements)
+	w.keep(t, keepertest.Quiet())
 	for _, id := range []string{"some", "none"} {
-		w.submit(t, id, 3, 1)
+		w.Submit(t, id, 3, 1)
 		if _, _, err := w.worker.Started(t.Context(), id, 1, time.Time{}, 0); err != nil {
 			t.Fatal(err)
 		}
@@ -321,10 +252,10 @@ func TestOverdueWhileRunning(t *testing.T) {
 	if _, err := w.worker.Agent(t.Context(), "none", 1, ""); err != nil {
 		t.Fatal(err)
 	}
-	next(t, heard)
-	next(t, heard)
+	keepertest.Next(t, heard)
+	keepertest.Next(t, heard)
 
-	some := w.status(t, "some")
+	some := w.Status(t, "some")
 	if some.GetStatus() != "completed" || some.GetResult().GetProposal() != "yes" {
 		t.Errorf("with one proposal it ended as %s", some)
 	}
@@ -333,7 +264,7 @@ func TestOverdueWhileRunning(t *testing.T) {
 			t.Errorf("result %d is %s", i, got)
 		}
 	}
-	none := w.status(t, "none")
+	none := w.Status(t, "none")
 	if none.GetStatus() != "failed" || len(none.GetResults()) != 3 || !strings.Contains(none.GetErrorMessage(), "none of its 3 agents had completed") {
 		t.Errorf("without a proposal it ended as %s", none)
 	}
@@ -342,20 +273,20 @@ func TestOverdueWhileRunning(t *testing.T) {
 func TestTwoKeepers(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
-	heard := w.hear(t)
+	heard := w.Subscribe(t, announcements)
 	for range 2 {
-		w.keep(t, quiet())
+		w.keep(t, keepertest.Quiet())
 	}
 	const n = 30
 	for i := range n {
-		w.submit(t, fmt.Sprint("d", i), 1, 1)
+		w.Submit(t, fmt.Sprint("d", i), 1, 1)
 	}
 	for range n {
-		next(t, heard)
+		keepertest.Next(t, heard)
 	}
 	for i := range n {
 		subject := events.EndSubject(fmt.Sprint("d", i))
-		if ends := journaltest.Messages(t, w.server.URL, journal.Stream, subject); len(ends) != 1 {
+		if ends := journaltest.Messages(t, w.Server.URL, journal.Stream, subject); len(ends) != 1 {
 			t.Errorf("d%d has %d ends", i, len(ends))
 		}
 	}
@@ -369,7 +300,7 @@ func TestNothingIsLost(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	const n = 40
-	stop := w.keep(t, quiet())
+	stop := w.keep(t, keepertest.Quiet())
 	for i := range n {
 		id := fmt.Sprint("d", i)
 		again(t, func() error {
@@ -385,10 +316,10 @@ func TestNothingIsLost(t *testing.T) {
 		switch i {
 		case 10:
 			stop()
-			stop = w.keep(t, quiet())
+			stop = w.keep(t, keepertest.Quiet())
 		case 20:
-			w.server.Stop()
-			w.server.Restart()
+			w.Server.Stop()
+			w.Server.Restart()
 		}
 	}
 	again(t, func() error {
@@ -418,7 +349,7 @@ func again(t *testing.T, call func() error) {
 func TestSnapshotGoesForward(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
-	bucket, err := w.js.KeyValue(t.Context(), journal.Statistics)
+	bucket, err := w.JS.KeyValue(t.Context(), journal.Statistics)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -428,15 +359,15 @@ func TestSnapshotGoesForward(t *testing.T) {
 	}
 	defer watcher.Stop()
 	for range 2 {
-		w.keep(t, quiet())
+		w.keep(t, keepertest.Quiet())
 	}
 	var reached uint64
 	for round := range 2 {
-		w.submit(t, fmt.Sprint("open", round), 1, 300)
-		w.submit(t, fmt.Sprint("ended", round), 1, 300)
-		w.end(t, fmt.Sprint("ended", round))
+		w.Submit(t, fmt.Sprint("open", round), 1, 300)
+		w.Submit(t, fmt.Sprint("ended", round), 1, 300)
+		w.Complete(t, fmt.Sprint("ended", round))
 		for sequence := uint64(3*round + 3); reached < sequence; {
-			next(t, watcher.Updates())
+			keepertest.Next(t, watcher.Updates())
 			ledger, _, err := w.Ledger(t.Context())
 			if err != nil {
 				t.Fatal(err)
@@ -469,13 +400,13 @@ func TestSnapshotGoesForward(t *testing.T) {
 func TestQuietWhileNATSIsAway(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
-	heard := w.hear(t)
+	heard := w.Subscribe(t, announcements)
 	var log bytes.Buffer
 	stop := w.keep(t, slog.New(slog.NewTextHandler(&log, nil)))
-	w.submit(t, "d1", 1, 300)
-	w.end(t, "d1")
-	next(t, heard)
-	w.server.Stop()
+	w.Submit(t, "d1", 1, 300)
+	w.Complete(t, "d1")
+	keepertest.Next(t, heard)
+	w.Server.Stop()
 	<-time.After(5 * time.Second) // the subject is time itself: what is logged meanwhile
 	started := time.Now()
 	stop()
@@ -484,14 +415,5 @@ func TestQuietWhileNATSIsAway(t *testing.T) {
 	}
 	if lines := strings.Count(log.String(), "\n"); lines > 4 {
 		t.Errorf("%d lines:\n%s", lines, log.String())
-	}
-}
-
-func (w world) deploy(t *testing.T, change func(*journal.Layout)) {
-	t.Helper()
-	layout := journaltest.Layout()
-	change(&layout)
-	if err := w.Deploy(t.Context(), layout); err != nil {
-		t.Fatal(err)
 	}
 }

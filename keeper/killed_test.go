@@ -13,6 +13,7 @@ import (
 	"rayexecutor/journal"
 	"rayexecutor/journal/journaltest"
 	"rayexecutor/keeper"
+	"rayexecutor/keeper/keepertest"
 )
 
 // keeperURL names the NATS of a test's child, which is a keeper and no more.
@@ -20,19 +21,19 @@ const keeperURL = "TEST_KEEPER_NATS_URL"
 
 // keepUntilKilled is what a test's child runs.
 func keepUntilKilled(url string) {
-	j, err := journal.Connect(journal.Settings{URL: url, Name: "child", Log: quiet()})
+	j, err := journal.Connect(journal.Settings{URL: url, Name: "child", Log: keepertest.Quiet()})
 	if err != nil {
 		panic(err)
 	}
 	fmt.Fprintln(os.Stdout, "keeping")
-	_ = keeper.New(j, quiet()).Run(context.Background())
+	_ = keeper.New(j, keepertest.Quiet()).Run(context.Background())
 }
 
 // keepApart runs a keeper in a process of its own.
 func (w world) keepApart(t *testing.T) *exec.Cmd {
 	t.Helper()
 	command := exec.CommandContext(t.Context(), os.Args[0])
-	command.Env = append(os.Environ(), keeperURL+"="+w.server.URL)
+	command.Env = append(os.Environ(), keeperURL+"="+w.Server.URL)
 	output, err := command.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -56,19 +57,19 @@ func TestAKilledKeeper(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	killed := []*exec.Cmd{w.keepApart(t), w.keepApart(t)}
-	w.keep(t, quiet())
-	heard := w.hear(t)
+	w.keep(t, keepertest.Quiet())
+	heard := w.Subscribe(t, announcements)
 	const n = 300
 	ids := make(map[string]bool)
 	for i := range n {
 		id := fmt.Sprint("d", i)
 		ids[id+".done"] = true
-		w.submit(t, id, 1, 1) // what nobody ends, the keepers do
+		w.Submit(t, id, 1, 1) // what nobody ends, the keepers do
 		if i%3 > 0 {
-			w.end(t, id)
+			w.Complete(t, id)
 		}
 		if i%100 == 50 && len(killed) > 0 {
-			next(t, heard) // it is at work
+			keepertest.Next(t, heard) // it is at work
 			if err := killed[0].Process.Kill(); err != nil {
 				t.Fatal(err)
 			}
@@ -81,7 +82,7 @@ func TestAKilledKeeper(t *testing.T) {
 		}
 		return nil
 	})
-	for _, message := range journaltest.Messages(t, w.server.URL, journal.Announcements, announcements) {
+	for _, message := range journaltest.Messages(t, w.Server.URL, journal.Announcements, announcements) {
 		var event announced
 		if err := json.Unmarshal(message.Data, &event); err != nil {
 			t.Fatal(err)
@@ -107,10 +108,10 @@ func TestAKilledKeeper(t *testing.T) {
 func TestStatisticsOutliveTheJournal(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
-	stop := w.keep(t, quiet())
+	stop := w.keep(t, keepertest.Quiet())
 	for i := range 10 {
-		w.submit(t, fmt.Sprint("old", i), 1, 300)
-		w.end(t, fmt.Sprint("old", i))
+		w.Submit(t, fmt.Sprint("old", i), 1, 300)
+		w.Complete(t, fmt.Sprint("old", i))
 	}
 	again(t, func() error {
 		if ledger, _, err := w.Ledger(t.Context()); err != nil || ledger.Sequence() < 20 {
@@ -119,16 +120,16 @@ func TestStatisticsOutliveTheJournal(t *testing.T) {
 		return nil
 	})
 	stop()
-	stream, err := w.js.Stream(t.Context(), journal.Stream)
+	stream, err := w.JS.Stream(t.Context(), journal.Stream)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := stream.Purge(t.Context()); err != nil { // as its age does
 		t.Fatal(err)
 	}
-	w.submit(t, "new", 1, 300)
-	w.submit(t, "ended", 1, 300)
-	w.end(t, "ended")
+	w.Submit(t, "new", 1, 300)
+	w.Submit(t, "ended", 1, 300)
+	w.Complete(t, "ended")
 
 	kept, _, err := w.Ledger(t.Context())
 	if err != nil {

@@ -16,6 +16,7 @@ import (
 	"rayexecutor/journal"
 	"rayexecutor/journal/journaltest"
 	"rayexecutor/keeper"
+	"rayexecutor/keeper/keepertest"
 )
 
 // TestWhatTheJournalHasLostIsForgotten has a snapshot that lists what completed
@@ -31,25 +32,25 @@ func TestWhatTheJournalHasLostIsForgotten(t *testing.T) {
 			t.Parallel()
 			w := setup(t)
 			if name != "by its age" {
-				w.submit(t, "first", 1, 300)
+				w.Submit(t, "first", 1, 300)
 			}
-			w.submit(t, "lost", 1, 1)
+			w.Submit(t, "lost", 1, 1)
 			if _, _, err := w.worker.Started(t.Context(), "lost", 1, time.Time{}, 0); err != nil {
 				t.Fatal(err)
 			}
 			w.snapshot(t)
-			stream, err := w.js.Stream(t.Context(), journal.Stream)
+			stream, err := w.JS.Stream(t.Context(), journal.Stream)
 			if err != nil {
 				t.Fatal(err)
 			}
 			if name != "its beginning" {
-				w.end(t, "lost")
+				w.Complete(t, "lost")
 			}
 			if err := stream.Purge(t.Context(), lost...); err != nil {
 				t.Fatal(err)
 			}
-			w.keep(t, quiet())
-			w.submit(t, "probe", 1, 1)
+			w.keep(t, keepertest.Quiet())
+			w.Submit(t, "probe", 1, 1)
 			again(t, func() error {
 				ledger, _, err := w.Ledger(t.Context())
 				if err != nil || ledger.Stats().GetForgottenDeliberations() != 1 || ledger.Stats().GetFailedDeliberations() != 1 {
@@ -57,7 +58,7 @@ func TestWhatTheJournalHasLostIsForgotten(t *testing.T) {
 				}
 				return nil
 			})
-			if ends := journaltest.Messages(t, w.server.URL, journal.Stream, events.EndSubject("lost")); len(ends) != 0 {
+			if ends := journaltest.Messages(t, w.Server.URL, journal.Stream, events.EndSubject("lost")); len(ends) != 0 {
 				t.Errorf("it was ended: %s", ends[0].Subject)
 			}
 		})
@@ -96,14 +97,8 @@ func (f *far) ReadLeader(ctx context.Context, id string) (*deliberation.History,
 // keepFar runs a keeper until the test ends.
 func (w world) keepFar(t testing.TB, way time.Duration) *far {
 	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	j := &far{Journal: journaltest.Undeployed(t, journal.Settings{URL: w.server.URL, Wait: 10 * time.Second}), way: way}
-	go func() { ended <- keeper.New(j, quiet()).Run(ctx) }()
-	t.Cleanup(func() {
-		cancel()
-		next(t, ended)
-	})
+	j := &far{Journal: journaltest.Undeployed(t, journal.Settings{URL: w.Server.URL, Wait: 10 * time.Second}), way: way}
+	keepertest.Run(t, keeper.New(j, keepertest.Quiet()))
 	return j
 }
 
@@ -205,7 +200,7 @@ func (w world) awaitEnds(b testing.TB, n int) {
 	b.Helper()
 	ticker := time.NewTicker(20 * time.Millisecond)
 	defer ticker.Stop()
-	stream, err := w.js.Stream(b.Context(), journal.Stream)
+	stream, err := w.JS.Stream(b.Context(), journal.Stream)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -224,14 +219,14 @@ func (w world) awaitEnds(b testing.TB, n int) {
 func TestAnUnreadableRequestEnds(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
-	heard := w.hear(t)
+	heard := w.Subscribe(t, announcements)
 	message := nats.NewMsg("deliberation.requested.default.bad")
 	message.Header.Set("ce-timeoutseconds", "1")
-	if _, err := w.js.PublishMsg(t.Context(), message); err != nil {
+	if _, err := w.JS.PublishMsg(t.Context(), message); err != nil {
 		t.Fatal(err)
 	}
-	w.keep(t, quiet())
-	if told := next(t, heard); told.Subject != "orchestration.deliberation.failed" || !strings.Contains(string(told.Data), "cannot be read") {
+	w.keep(t, keepertest.Quiet())
+	if told := keepertest.Next(t, heard); told.Subject != "orchestration.deliberation.failed" || !strings.Contains(string(told.Data), "cannot be read") {
 		t.Errorf("on %s: %s", told.Subject, told.Data)
 	}
 }

@@ -1,14 +1,12 @@
 package keeper_test
 
 import (
-	"context"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -17,38 +15,16 @@ import (
 	"rayexecutor/journal"
 	"rayexecutor/journal/journaltest"
 	"rayexecutor/keeper"
+	"rayexecutor/keeper/keepertest"
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
 func responding(layout *journal.Layout) { layout.AgentResponses = true }
 
-// hearAgents subscribes as the Orchestrator of the Python service does.
-func (w world) hearAgents(t *testing.T) <-chan *nats.Msg {
+// respond runs a keeper that publishes a response for each agent.
+func (w world) respond(t *testing.T) (stop func()) {
 	t.Helper()
-	heard := make(chan *nats.Msg, 1000)
-	if _, err := w.conn.ChanSubscribe("agent.response.*", heard); err != nil {
-		t.Fatal(err)
-	}
-	if err := w.conn.Flush(); err != nil {
-		t.Fatal(err)
-	}
-	return heard
-}
-
-// keepResponding runs a keeper that tells of each agent.
-func (w world) keepResponding(t *testing.T) (stop func()) {
-	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	j := journaltest.Undeployed(t, journal.Settings{URL: w.server.URL, Wait: time.Second})
-	go func() { ended <- keeper.New(j, quiet(), keeper.AgentResponses()).Run(ctx) }()
-	stop = func() {
-		cancel()
-		if err := next(t, ended); err != nil {
-			t.Errorf("the keeper ended with %v", err)
-		}
-	}
-	return stop
+	return w.keep(t, keepertest.Quiet(), keeper.AgentResponses())
 }
 
 // told is a response as a consumer reads it.
@@ -91,23 +67,23 @@ func readResponse(t *testing.T, message *nats.Msg) told {
 func TestAgentResponses(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
-	w.end(t, "before", journaltest.Result(0, "yes"))
-	w.deploy(t, responding)
-	heard := w.hearAgents(t)
-	defer w.keepResponding(t)()
-	w.submit(t, "d1", 3, 77)
-	w.end(t, "d1", journaltest.Result(0, "yes"), journaltest.Result(1, ""))
+	w.Complete(t, "before", journaltest.Result(0, "yes"))
+	w.Redeploy(t, responding)
+	heard := w.Subscribe(t, "agent.response.*")
+	defer w.respond(t)()
+	w.Submit(t, "d1", 3, 77)
+	w.Complete(t, "d1", journaltest.Result(0, "yes"), journaltest.Result(1, ""))
 
-	yes := readResponse(t, next(t, heard))
+	yes := readResponse(t, keepertest.Next(t, heard))
 	if yes.EventType != "agent.response.completed" || yes.CorrelationID != "d1" || yes.Payload.AgentID != "a0" || yes.Payload.Proposal.Content != "yes" ||
 		yes.Payload.TaskID != "task-d1" || yes.Payload.Role != "architect" || yes.Payload.NumAgents != 3 || yes.Payload.Constraints.Timeout != 77 {
 		t.Errorf("heard %+v", yes)
 	}
-	no := readResponse(t, next(t, heard))
+	no := readResponse(t, keepertest.Next(t, heard))
 	if no.EventType != "agent.response.failed" || no.Payload.AgentID != "a1" || no.Payload.Proposal != nil || *no.Payload.Error != "no answer" {
 		t.Errorf("heard %+v", no)
 	}
-	if kept := journaltest.Messages(t, w.server.URL, journal.Responses, "agent.response.>"); len(kept) != 2 {
+	if kept := journaltest.Messages(t, w.Server.URL, journal.Responses, "agent.response.>"); len(kept) != 2 {
 		t.Errorf("%d are kept, not the two of d1", len(kept))
 	}
 }
@@ -115,15 +91,15 @@ func TestAgentResponses(t *testing.T) {
 func TestALargeResponse(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
-	w.deploy(t, responding)
-	heard := w.hearAgents(t)
-	defer w.keepResponding(t)()
-	w.end(t, "d1", journaltest.Result(0, strings.Repeat(`x`, 1200<<10)))
-	response := readResponse(t, next(t, heard))
+	w.Redeploy(t, responding)
+	heard := w.Subscribe(t, "agent.response.*")
+	defer w.respond(t)()
+	w.Complete(t, "d1", journaltest.Result(0, strings.Repeat(`x`, 1200<<10)))
+	response := readResponse(t, keepertest.Next(t, heard))
 	if response.Payload.Proposal.Content != "" || response.Payload.NumAgents != 1 {
 		t.Errorf("heard %+v", response)
 	}
-	store, err := w.js.ObjectStore(t.Context(), journal.Results)
+	store, err := w.JS.ObjectStore(t.Context(), journal.Results)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -136,15 +112,15 @@ func TestALargeResponse(t *testing.T) {
 func TestSwitchedOffAndOn(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
-	w.deploy(t, responding)
-	w.deploy(t, func(*journal.Layout) {})
-	w.end(t, "between", journaltest.Result(0, "yes"))
-	w.deploy(t, responding)
-	w.deploy(t, responding) // again changes nothing
-	heard := w.hearAgents(t)
-	defer w.keepResponding(t)()
-	w.end(t, "after", &pb.DeliberationResult{AgentId: "a0", Proposal: "yes"})
-	if response := readResponse(t, next(t, heard)); response.CorrelationID != "after" {
+	w.Redeploy(t, responding)
+	w.Redeploy(t, func(*journal.Layout) {})
+	w.Complete(t, "between", journaltest.Result(0, "yes"))
+	w.Redeploy(t, responding)
+	w.Redeploy(t, responding) // again changes nothing
+	heard := w.Subscribe(t, "agent.response.*")
+	defer w.respond(t)()
+	w.Complete(t, "after", &pb.DeliberationResult{AgentId: "a0", Proposal: "yes"})
+	if response := readResponse(t, keepertest.Next(t, heard)); response.CorrelationID != "after" {
 		t.Errorf("heard of %s", response.CorrelationID)
 	}
 }
@@ -168,7 +144,7 @@ func TestTheFleetsStreams(t *testing.T) {
 			t.Parallel()
 			w := setup(t)
 			if test.fleet.Name != "" {
-				if _, err := w.js.CreateStream(t.Context(), test.fleet); err != nil {
+				if _, err := w.JS.CreateStream(t.Context(), test.fleet); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -183,7 +159,7 @@ func TestTheFleetsStreams(t *testing.T) {
 			if test.ours == nil {
 				return
 			}
-			stream, err := w.js.Stream(t.Context(), journal.Responses)
+			stream, err := w.JS.Stream(t.Context(), journal.Responses)
 			if err != nil || !slices.Equal(stream.CachedInfo().Config.Subjects, test.ours) {
 				t.Errorf("ours is %v, %v", stream, err)
 			}

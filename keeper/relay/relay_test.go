@@ -2,7 +2,6 @@ package relay_test
 
 import (
 	"cmp"
-	"context"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -20,9 +19,11 @@ import (
 	"rayexecutor/events"
 	"rayexecutor/journal"
 	"rayexecutor/journal/journaltest"
+	"rayexecutor/keeper/keepertest"
 	"rayexecutor/keeper/relay"
 	pb "rayexecutor/proto/ray_executor/v1"
 	"rayexecutor/tests/await"
+	"rayexecutor/tests/freeport"
 )
 
 // posted is a request as the sink has seen it.
@@ -88,17 +89,8 @@ func relayed(layout *journal.Layout) { layout.Relay = true }
 func setupRelay(t *testing.T) world {
 	t.Helper()
 	w := setup(t)
-	w.deploy(t, relayed)
+	w.Redeploy(t, relayed)
 	return w
-}
-
-func (w world) deploy(t *testing.T, change func(*journal.Layout)) {
-	t.Helper()
-	layout := journaltest.Layout()
-	change(&layout)
-	if err := w.Deploy(t.Context(), layout); err != nil {
-		t.Fatal(err)
-	}
 }
 
 func (w world) newRelay(t *testing.T, options relay.SinkOptions) *relay.Relay {
@@ -107,28 +99,13 @@ func (w world) newRelay(t *testing.T, options relay.SinkOptions) *relay.Relay {
 	if err != nil {
 		t.Fatal(err)
 	}
-	j := journaltest.Undeployed(t, journal.Settings{URL: w.server.URL, Wait: time.Second})
-	return relay.New(j, target, relay.Options{Patience: time.Hour, Layout: journaltest.Layout()}, quiet())
+	return relay.New(w.Connect(t), target, relay.Options{Patience: time.Hour, Layout: journaltest.Layout()}, keepertest.Quiet())
 }
 
 // relay runs a relay until the test ends or stop is called.
 func (w world) relay(t *testing.T, options relay.SinkOptions) (stop func()) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan error, 1)
-	poster := w.newRelay(t, options)
-	go func() { ended <- poster.Run(ctx) }()
-	var once sync.Once
-	stop = func() {
-		once.Do(func() {
-			cancel()
-			if err := next(t, ended); err != nil {
-				t.Errorf("the relay ended with %v", err)
-			}
-		})
-	}
-	t.Cleanup(stop)
-	return stop
+	return keepertest.Run(t, w.newRelay(t, options))
 }
 
 func (w world) kept(t *testing.T) []journal.Undelivered {
@@ -160,7 +137,7 @@ func (w world) awaitKept(t *testing.T, n int) []journal.Undelivered {
 func (w world) settled(t *testing.T) {
 	t.Helper()
 	await.NoError(t, "an idle relay", func() error {
-		consumer, err := w.js.Consumer(t.Context(), journal.Stream, "relay")
+		consumer, err := w.JS.Consumer(t.Context(), journal.Stream, "relay")
 		if err != nil {
 			return err
 		}
@@ -175,9 +152,9 @@ func TestRelay(t *testing.T) {
 	t.Parallel()
 	w, s := setupRelay(t), newSink(t)
 	w.relay(t, relay.SinkOptions{URL: s.URL + "/ns/default", Extensions: map[string]string{"team": "blau grün"}})
-	w.submit(t, "d1", 2, 300)
-	w.end(t, "d1", journaltest.Result(0, "yes"))
-	post := next(t, s.posts)
+	w.Submit(t, "d1", 2, 300)
+	w.Complete(t, "d1", journaltest.Result(0, "yes"))
+	post := keepertest.Next(t, s.posts)
 	header := make(map[string]string)
 	for name := range post.header {
 		if strings.HasPrefix(name, "Ce-") || name == "Content-Type" {
@@ -186,8 +163,8 @@ func TestRelay(t *testing.T) {
 	}
 	want := map[string]string{
 		"Ce-Specversion": "1.0", "Ce-Id": "d1.done", "Ce-Type": "ray_executor.v1.DeliberationCompleted", "Ce-Source": events.Source,
-		"Ce-Subject": "d1", "Ce-Time": w.status(t, "d1").GetEndedAt().AsTime().Format(time.RFC3339Nano),
-		"Ce-Traceparent": trace, "Ce-Team": "blau%20gr%C3%BCn", "Content-Type": "application/json",
+		"Ce-Subject": "d1", "Ce-Time": w.Status(t, "d1").GetEndedAt().AsTime().Format(time.RFC3339Nano),
+		"Ce-Traceparent": keepertest.Trace, "Ce-Team": "blau%20gr%C3%BCn", "Content-Type": "application/json",
 	}
 	if fmt.Sprint(header) != fmt.Sprint(want) {
 		t.Errorf("headers\ngot  %v\nwant %v", header, want)
@@ -209,8 +186,8 @@ func TestRelayOverTLS(t *testing.T) {
 	defer secure.Close()
 	authority := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: secure.Certificate().Raw})
 	defer w.relay(t, relay.SinkOptions{URL: secure.URL, CACerts: string(authority)})()
-	w.end(t, "d1")
-	if post := next(t, s.posts); post.id() != "d1.done" {
+	w.Complete(t, "d1")
+	if post := keepertest.Next(t, s.posts); post.id() != "d1.done" {
 		t.Errorf("posted %s", post.id())
 	}
 }
@@ -225,8 +202,8 @@ func TestRelayTriesAgain(t *testing.T) {
 		}
 	})
 	w.relay(t, relay.SinkOptions{URL: s.URL})
-	w.end(t, "d1")
-	first, second := next(t, s.posts), next(t, s.posts)
+	w.Complete(t, "d1")
+	first, second := keepertest.Next(t, s.posts), keepertest.Next(t, s.posts)
 	if waited := second.at.Sub(first.at); waited < time.Second {
 		t.Errorf("asked again after %s", waited)
 	}
@@ -249,22 +226,22 @@ func TestWhatTheSinkRefusesIsKept(t *testing.T) {
 	s.answers(refuse)
 	options := relay.SinkOptions{URL: s.URL}
 	w.relay(t, options)
-	w.end(t, "d1", journaltest.Result(0, "yes"))
-	w.end(t, "d2", journaltest.Result(0, "yes"))
+	w.Complete(t, "d1", journaltest.Result(0, "yes"))
+	w.Complete(t, "d2", journaltest.Result(0, "yes"))
 	list := w.awaitKept(t, 2)
 	slices.SortFunc(list, func(a, b journal.Undelivered) int { return cmp.Compare(a.ID, b.ID) })
 	if one := list[0]; one.ID != "d1" || one.Reason != "the sink answered 400 Bad Request: no such type" || one.Attempt != 1 ||
-		!one.Time.Equal(w.status(t, "d1").GetEndedAt().AsTime()) || time.Since(one.At) > time.Minute {
+		!one.Time.Equal(w.Status(t, "d1").GetEndedAt().AsTime()) || time.Since(one.At) > time.Minute {
 		t.Errorf("kept as %+v", one)
 	}
-	first := next(t, s.posts)
-	next(t, s.posts)
+	first := keepertest.Next(t, s.posts)
+	keepertest.Next(t, s.posts)
 
 	refused := w.retry(t, options, "d1")
 	if refused["d1"] == nil || len(refused) != 1 || len(w.kept(t)) != 2 {
 		t.Errorf("still refused: %v, %d kept", refused, len(w.kept(t)))
 	}
-	next(t, s.posts)
+	keepertest.Next(t, s.posts)
 	s.answers(nil)
 	if refused := w.retry(t, options, "d1"); len(refused) != 1 || refused["d1"] != nil {
 		t.Errorf("now taken: %v", refused)
@@ -272,7 +249,7 @@ func TestWhatTheSinkRefusesIsKept(t *testing.T) {
 	if left := w.kept(t); len(left) != 1 || left[0].ID != "d2" {
 		t.Errorf("left is %v", left)
 	}
-	if post := next(t, s.posts); first.id() == "d1.done" && (post.body != first.body || post.header.Get("Ce-Time") != first.header.Get("Ce-Time") || post.header.Get("Ce-Traceparent") != trace) {
+	if post := keepertest.Next(t, s.posts); first.id() == "d1.done" && (post.body != first.body || post.header.Get("Ce-Time") != first.header.Get("Ce-Time") || post.header.Get("Ce-Traceparent") != keepertest.Trace) {
 		t.Errorf("sent again as %v, before as %v", post, first)
 	}
 	if refused := w.retry(t, options, ""); len(refused) != 1 || refused["d2"] != nil || len(w.kept(t)) != 0 {
@@ -298,17 +275,12 @@ func (w world) retry(t *testing.T, options relay.SinkOptions, id string) map[str
 func TestRelayLosesNothing(t *testing.T) {
 	t.Parallel()
 	w, s := setupRelay(t), newSink(t)
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	address := listener.Addr().String()
-	listener.Close() // nobody is there yet
+	address := freeport.Address(t) // nothing listens on it yet
 	options := relay.SinkOptions{URL: "http://" + address}
 	stop := w.relay(t, options)
 	const n = 30
 	for i := range n / 2 {
-		w.end(t, fmt.Sprint("d", i))
+		w.Complete(t, fmt.Sprint("d", i))
 	}
 	await.NoError(t, "the relay's deliveries", func() error { return w.handedOver(t, n/2) })
 	stop()
@@ -317,7 +289,8 @@ func TestRelayLosesNothing(t *testing.T) {
 			rw.WriteHeader(http.StatusInternalServerError)
 		}
 	})
-	if listener, err = net.Listen("tcp", address); err != nil {
+	listener, err := net.Listen("tcp", address)
+	if err != nil {
 		t.Fatal(err)
 	}
 	server := &http.Server{Handler: s}
@@ -325,9 +298,9 @@ func TestRelayLosesNothing(t *testing.T) {
 	defer server.Close()
 	stop = w.relay(t, options)
 	for i := n / 2; i < n; i++ {
-		w.end(t, fmt.Sprint("d", i))
+		w.Complete(t, fmt.Sprint("d", i))
 	}
-	next(t, s.posts)
+	keepertest.Next(t, s.posts)
 	stop()
 	defer w.relay(t, options)()
 	w.settled(t)
@@ -344,7 +317,7 @@ func TestRelayLosesNothing(t *testing.T) {
 // handedOver is nil once the relay has been handed so many ends.
 func (w world) handedOver(t *testing.T, n uint64) error {
 	t.Helper()
-	consumer, err := w.js.Consumer(t.Context(), journal.Stream, "relay")
+	consumer, err := w.JS.Consumer(t.Context(), journal.Stream, "relay")
 	if err != nil {
 		return err
 	}
@@ -358,18 +331,18 @@ func (w world) handedOver(t *testing.T, n uint64) error {
 func TestWhatAKilledRelayHeld(t *testing.T) {
 	t.Parallel()
 	w, s := setup(t), newSink(t)
-	consumer, err := w.js.CreateConsumer(t.Context(), journal.Stream, jetstream.ConsumerConfig{
+	consumer, err := w.JS.CreateConsumer(t.Context(), journal.Stream, jetstream.ConsumerConfig{
 		Durable: "relay", FilterSubject: events.DoneSubjects, AckPolicy: jetstream.AckExplicitPolicy, AckWait: time.Second,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.end(t, "d1")
+	w.Complete(t, "d1")
 	if _, err := consumer.Next(); err != nil { // and dies with it
 		t.Fatal(err)
 	}
 	defer w.relay(t, relay.SinkOptions{URL: s.URL})()
-	if post := next(t, s.posts); post.id() != "d1.done" {
+	if post := keepertest.Next(t, s.posts); post.id() != "d1.done" {
 		t.Errorf("posted %s", post.id())
 	}
 	w.settled(t)
@@ -386,7 +359,7 @@ func TestTwoRelaysShare(t *testing.T) {
 	await.NoError(t, "the relay's deliveries", func() error { return w.handedOver(t, 0) })
 	const n = 60
 	for i := range n {
-		w.end(t, fmt.Sprint("d", i))
+		w.Complete(t, fmt.Sprint("d", i))
 	}
 	await.NoError(t, "the relay's deliveries", func() error { return w.handedOver(t, n) }) // the server is a little behind in what it tells
 	w.settled(t)
@@ -409,13 +382,13 @@ func TestASlowSinkHoldsNobodyUp(t *testing.T) {
 	heard := w.announcements(t)
 	w.relay(t, relay.SinkOptions{URL: s.URL})
 	for i := range 5 {
-		w.end(t, fmt.Sprint("d", i))
+		w.Complete(t, fmt.Sprint("d", i))
 	}
 	for range 5 {
-		next(t, entered)
+		keepertest.Next(t, entered)
 	}
 	for range 5 {
-		next(t, heard)
+		keepertest.Next(t, heard)
 	}
 	close(release)
 	w.settled(t)
@@ -431,15 +404,15 @@ func TestRelayOfLargeResults(t *testing.T) {
 	})
 	options := relay.SinkOptions{URL: s.URL}
 	w.relay(t, options)
-	w.end(t, "json", journaltest.Result(0, strings.Repeat(`"`, 600<<10)))   // too large in JSON only
-	w.end(t, "proto", journaltest.Result(0, strings.Repeat(`x`, 1200<<10))) // too large for the journal
+	w.Complete(t, "json", journaltest.Result(0, strings.Repeat(`"`, 600<<10)))   // too large in JSON only
+	w.Complete(t, "proto", journaltest.Result(0, strings.Repeat(`x`, 1200<<10))) // too large for the journal
 	w.awaitKept(t, 2)
 	if refused := w.retry(t, options, ""); len(refused) != 2 || refused["json"] != nil || refused["proto"] != nil {
 		t.Errorf("sent again: %v", refused)
 	}
 	for range 4 {
 		var data pb.DeliberationCompleted
-		if err := events.UnmarshalJSON([]byte(next(t, s.posts).body), &data); err != nil {
+		if err := events.UnmarshalJSON([]byte(keepertest.Next(t, s.posts).body), &data); err != nil {
 			t.Fatal(err)
 		}
 		if len(data.GetResults()) != 0 || !strings.HasPrefix(data.GetResultsRef(), "sha256-") {
@@ -452,16 +425,16 @@ func TestRelayOfLargeResults(t *testing.T) {
 func TestANewRelayStartsWithWhatComes(t *testing.T) {
 	t.Parallel()
 	w, s := setup(t), newSink(t)
-	w.end(t, "before")
-	w.deploy(t, relayed)
-	w.end(t, "after")
+	w.Complete(t, "before")
+	w.Redeploy(t, relayed)
+	w.Complete(t, "after")
 	defer w.relay(t, relay.SinkOptions{URL: s.URL})()
-	if post := next(t, s.posts); post.id() != "after.done" {
+	if post := keepertest.Next(t, s.posts); post.id() != "after.done" {
 		t.Errorf("posted %s", post.id())
 	}
-	w.deploy(t, func(*journal.Layout) {}) // whoever deploys may not know of the sink
-	w.end(t, "later")
-	if post := next(t, s.posts); post.id() != "later.done" {
+	w.Redeploy(t, func(*journal.Layout) {}) // whoever deploys may not know of the sink
+	w.Complete(t, "later")
+	if post := keepertest.Next(t, s.posts); post.id() != "later.done" {
 		t.Errorf("posted %s", post.id())
 	}
 }

@@ -3,11 +3,9 @@
 package backup_test
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,6 +22,7 @@ import (
 	"rayexecutor/journal"
 	"rayexecutor/journal/journaltest"
 	"rayexecutor/keeper"
+	"rayexecutor/keeper/keepertest"
 	pb "rayexecutor/proto/ray_executor/v1"
 	"rayexecutor/tests/await"
 	"rayexecutor/tests/system"
@@ -69,14 +68,8 @@ func (w world) complete(id, proposal string) {
 
 // keep runs a keeper until stop is called.
 func (w world) keep() (stop func()) {
-	j := journaltest.Undeployed(w.t, journal.Settings{URL: w.server.URL})
-	ctx, cancel := context.WithCancel(w.t.Context())
-	ended := make(chan error, 1)
-	go func() { ended <- keeper.New(j, slog.New(slog.DiscardHandler)).Run(ctx) }()
-	return func() {
-		cancel()
-		w.must(<-ended)
-	}
+	w.t.Helper()
+	return keepertest.Run(w.t, keeper.New(journaltest.Undeployed(w.t, journal.Settings{URL: w.server.URL}), keepertest.Quiet()))
 }
 
 // await repeats until it holds.
