@@ -11,6 +11,9 @@ import (
 	"rayexecutor/keeper/internal/delivery"
 )
 
+// announceEnds announces ends until ctx ends or NATS is away. All keepers share one
+// durable consumer, so each end goes to one of them, and an end that none has
+// acknowledged is redelivered, to this keeper or another.
 func (k *Keeper) announceEnds(ctx context.Context) error {
 	return k.journal.Ends(ctx, journal.Announcer, k.announce)
 }

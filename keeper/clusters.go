@@ -33,9 +33,11 @@ func WatchClusters(clusters Clusters, metrics prometheus.Registerer) Option {
 type watch struct {
 	clusters Clusters
 	log      *slog.Logger
-	lost     map[string]loss // by name
+	lost     map[string]loss // by name; a new keeper starts without any, and logs again
 
-	// heard is the time of the latest heartbeat of a cluster's workers, by name.
+	// heard is the time of the latest heartbeat of a cluster's workers, by name, on
+	// this machine's clock. It outlives the heartbeats themselves, which expire, so
+	// that the age goes on growing while none arrives.
 	heard map[string]time.Time
 
 	up         *prometheus.GaugeVec
@@ -71,6 +73,8 @@ func newWatch(clusters Clusters, metrics prometheus.Registerer, log *slog.Logger
 	return w
 }
 
+// run checks until ctx ends. It never fails: a cluster that is away is a state to
+// report, and no reason to restart a keeper that ends deliberations.
 func (w *watch) run(ctx context.Context) error {
 	w.check(ctx)
 	_ = every(ctx, checkEvery, func() error { w.check(ctx); return nil }) // until ctx ends
@@ -78,7 +82,7 @@ func (w *watch) run(ctx context.Context) error {
 }
 
 // check asks each cluster and logs what has changed: a loss, another reason of it,
-// a return.
+// a return. Several keepers may log the same change.
 func (w *watch) check(ctx context.Context) {
 	clusters := w.clusters.Clusters(ctx)
 	if ctx.Err() != nil {
@@ -109,7 +113,8 @@ func (w *watch) check(ctx context.Context) {
 	}
 }
 
-// measure sets a cluster's gauges and reports whether it can run deliberations.
+// measure sets a cluster's gauges and reports whether it can run deliberations. An
+// unknown count deletes its gauge: 0 would alert as if all workers were cut off.
 func (w *watch) measure(cluster *pb.Cluster) (works bool) {
 	name := cluster.GetName()
 	works = cluster.GetReachable() && cluster.GetWorkerReplicas() > 0 && !cutOff(cluster)

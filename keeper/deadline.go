@@ -52,12 +52,16 @@ func (l *openLedger) overdue(state journal.State) []deliberation.Open {
 	return l.ledger.Overdue(state.Now.Add(-grace), overdueBatch)
 }
 
+// isOpen reports whether the ledger has seen no end. It costs no read: a keeper
+// that shares a backlog skips what another has ended.
 func (l *openLedger) isOpen(id string) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.ledger.IsOpen(id)
 }
 
+// forget drops an open deliberation without an end. The next snapshot has it no
+// more; repeating it is safe.
 func (l *openLedger) forget(id string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -94,6 +98,8 @@ func (k *Keeper) endOne(ctx context.Context, current *openLedger, open deliberat
 		current.forget(open.ID)
 		return nil
 	}
+	// A worker may end it between the read and here. The compare-and-set then refuses
+	// this end, and won is false.
 	// Model: EndOverdue.
 	won, err := k.journal.End(ctx, open.ID, atDeadline(open, history), "")
 	if won {

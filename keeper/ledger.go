@@ -45,7 +45,8 @@ type openLedger struct {
 
 // followJournal folds the journal into a ledger while it grows. Meanwhile it ends
 // what is overdue and stores snapshots. If it cannot read on it fails, and starts
-// again from the last snapshot.
+// again from the last snapshot, so its cost does not grow with the journal's
+// history.
 func (k *Keeper) followJournal(ctx context.Context) error {
 	ledger, revision, err := k.journal.Ledger(ctx)
 	if err != nil {
@@ -119,6 +120,7 @@ func (k *Keeper) snapshot(ctx context.Context, current *openLedger) error {
 		return err
 	}
 
+	// The lock is not held while the snapshot is stored: the journal is folded on.
 	current.tried = time.Now()
 	revision, saved, err := k.journal.SaveSnapshot(ctx, snapshot, current.revision)
 	if err != nil {

@@ -83,6 +83,9 @@ const isoTime = "2006-01-02T15:04:05.000000+00:00"
 // server, whose default is 1. Consumers expect a float.
 const defaultTemperature = "1.0"
 
+// publishResponses publishes the responses of ends until ctx ends or NATS is away.
+// It has a consumer of its own: a destination that refuses responses delays no
+// announcement.
 func (k *Keeper) publishResponses(ctx context.Context) error {
 	return k.journal.Ends(ctx, journal.Responder, k.respond)
 }
@@ -95,6 +98,8 @@ func (k *Keeper) respond(ctx context.Context, end journal.Delivery) error {
 	if err != nil {
 		return err
 	}
+	// Every kind of end has the results that were recorded; an agent without one has
+	// no response.
 	outcome, _ := end.Event.(interface {
 		GetTaskId() string
 		GetResults() []*pb.DeliberationResult
@@ -107,6 +112,8 @@ func (k *Keeper) respond(ctx context.Context, end journal.Delivery) error {
 	if requested == nil { // the journal has lost it: the results alone must do
 		requested = &pb.DeliberationRequested{TaskId: outcome.GetTaskId()}
 	}
+	// A worker writes one result for each agent of the request; the larger count is
+	// right for a request that the journal has lost as well.
 	agents := max(len(requested.GetRequest().GetAgents()), len(outcome.GetResults()))
 	var failure error
 	for index, result := range outcome.GetResults() {
@@ -120,6 +127,8 @@ func (k *Keeper) respond(ctx context.Context, end journal.Delivery) error {
 			break
 		}
 	}
+	// Only this end waits: a plain Unavailable would stop the delivery of all ends, and
+	// the other destination may work.
 	if deliberation.AsError(failure).Code == deliberation.Unavailable && ctx.Err() == nil {
 		if k.warnings.Due() {
 			k.log.Warn("the response of an agent could not be published; retrying", "deliberation", id, "error", failure)
@@ -138,6 +147,8 @@ func (k *Keeper) publishResponse(ctx context.Context, message response, index in
 	}
 	limit := k.journal.MaxAnnouncement()
 	if len(data) > limit && message.Payload.Proposal != nil {
+		// A full object store may get room. After OffloadAttempts the response goes
+		// without its content, so that its consumer does not wait for this agent for ever.
 		ref, err := k.offloadResult(ctx, message, index, result)
 		if err != nil && (deliberation.AsError(err).Code != deliberation.LimitReached || attempt < delivery.OffloadAttempts) {
 			return err
@@ -208,6 +219,8 @@ func responseTo(id string, at time.Time, requested *pb.DeliberationRequested, ag
 	if deliberation.Proposed(result) {
 		eventType = events.ResponseCompleted
 	}
+	// The key is the message id, by which JetStream drops a repeat. It names the agent:
+	// the keys of the Python service did not, and collided.
 	key := sha256.Sum256([]byte(eventType + ":" + id + ":" + result.GetAgentId()))
 	timestamp := at.UTC().Format(isoTime)
 	payload := payloadOf(requested, result)
@@ -224,6 +237,7 @@ func payloadOf(requested *pb.DeliberationRequested, result *pb.DeliberationResul
 	request, metadata := requested.GetRequest(), result.GetMetadata()
 	agent := agentOf(request, result.GetAgentId())
 	payload := responsePayload{
+		// The Orchestrator looks its task up by the id that it put in the metadata.
 		TaskID:     cmp.Or(request.GetConstraints().GetMetadata()["task_id"], requested.GetTaskId()),
 		AgentID:    result.GetAgentId(),
 		Role:       cmp.Or(metadata["role"], agent.GetRole(), request.GetRole()),
@@ -273,7 +287,9 @@ func number(text string) int64 {
 	return value
 }
 
-// temperature returns a number that is valid in JSON, in its original form.
+// temperature returns a number that is valid in JSON, in its original form. A
+// worker's metadata is text, and one number that is none (NaN, "") would make the
+// whole message unreadable.
 func temperature(text string) json.Number {
 	if json.Valid([]byte(text)) {
 		if _, err := strconv.ParseFloat(text, 64); err == nil {
