@@ -1,10 +1,10 @@
 package functions_test
 
 import (
-	"bufio"
 	"cmp"
 	"context"
 	"errors"
+	"iter"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -19,6 +19,7 @@ import (
 	"rayexecutor/functions"
 	"rayexecutor/journal/journaltest"
 	pb "rayexecutor/proto/ray_executor/v1"
+	"rayexecutor/tests/sse"
 )
 
 // stage is the doors on a real journal, with a worker.
@@ -87,25 +88,24 @@ func (s *stage) watchSSE(t *testing.T, id string, after uint64) watcher {
 	if response.StatusCode != http.StatusNoContent && response.Header.Get("Content-Type") != "text/event-stream" {
 		t.Errorf("%d %v", response.StatusCode, response.Header)
 	}
-	lines, said := bufio.NewScanner(response.Body), ""
+	next, stop := iter.Pull2(sse.Read(response.Body))
+	t.Cleanup(stop)
+	said := "" // the comment before the stream ended early
 	return watcher{
 		next: func() (name, sequence string) {
-			for lines.Scan() {
-				switch key, value, _ := strings.Cut(lines.Text(), ": "); key {
-				case "id":
-					sequence = value
-				case "event":
-					name = value
-				case "data":
-					if !strings.Contains(value, `"deliberation_id":"`+id+`"`) {
-						t.Errorf("data: %s", value)
+			for {
+				event, err, more := next()
+				if !more || err != nil {
+					return "", ""
+				}
+				said = cmp.Or(event.Comment, said)
+				if event.Data != "" {
+					if !strings.Contains(event.Data, `"deliberation_id":"`+id+`"`) {
+						t.Errorf("data: %s", event.Data)
 					}
-					return name, sequence
-				case "": // a comment, or the end of an event
-					said = cmp.Or(value, said)
+					return event.Name, event.ID
 				}
 			}
-			return "", ""
 		},
 		ended: func() error {
 			if said != "" {

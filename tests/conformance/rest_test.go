@@ -1,19 +1,18 @@
 package conformance_test
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	pb "rayexecutor/proto/ray_executor/v1"
+	"rayexecutor/tests/sse"
 )
 
 // rest is the face of the JSON routes.
@@ -134,36 +133,32 @@ func (f *rest) watch(ctx context.Context, request *pb.WatchDeliberationRequest, 
 }
 
 func readEvents(stream io.Reader, each func(*pb.WatchDeliberationResponse) bool) error {
-	lines := bufio.NewScanner(stream)
-	lines.Buffer(nil, 4<<20)
-	fields := make(map[string]string)
-	for lines.Scan() {
-		if name, value, is := strings.Cut(lines.Text(), ":"); is && name != "" {
-			fields[name] += strings.TrimPrefix(value, " ")
+	for sent, err := range sse.Read(stream) {
+		if err != nil {
+			return err
 		}
-		if lines.Text() != "" || fields["data"] == "" {
+		if sent.Data == "" {
 			continue
 		}
-		event, err := eventOf(fields)
+		event, err := eventOf(sent)
 		if err != nil || !each(event) {
 			return err
 		}
-		clear(fields)
 	}
-	return lines.Err()
+	return nil
 }
 
-func eventOf(fields map[string]string) (*pb.WatchDeliberationResponse, error) {
-	sequence, err := strconv.ParseUint(fields["id"], 10, 64)
+func eventOf(sent sse.Event) (*pb.WatchDeliberationResponse, error) {
+	sequence, err := strconv.ParseUint(sent.ID, 10, 64)
 	if err != nil {
 		return nil, err
 	}
 	event := &pb.WatchDeliberationResponse{Sequence: sequence}
 	oneof := event.ProtoReflect().Descriptor().Oneofs().ByName("event").Fields()
 	for i := range oneof.Len() {
-		if field := oneof.Get(i); string(field.Message().Name()) == fields["event"] {
-			return event, inJSON.unmarshal([]byte(fields["data"]), event.ProtoReflect().Mutable(field).Message().Interface())
+		if field := oneof.Get(i); string(field.Message().Name()) == sent.Name {
+			return event, inJSON.unmarshal([]byte(sent.Data), event.ProtoReflect().Mutable(field).Message().Interface())
 		}
 	}
-	return nil, fmt.Errorf("an event is named %q", fields["event"])
+	return nil, fmt.Errorf("an event is named %q", sent.Name)
 }
