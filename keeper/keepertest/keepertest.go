@@ -95,11 +95,14 @@ func (w World) Status(tb testing.TB, id string) *pb.GetDeliberationStatusRespons
 	return history.Status(id)
 }
 
+// Part is a keeper or a relay.
+type Part interface {
+	Run(ctx context.Context) error
+}
+
 // Run runs a keeper or a relay until stop is called, or else until the test ends.
 // The test fails if it returns an error.
-func Run(tb testing.TB, part interface {
-	Run(ctx context.Context) error
-}) (stop func()) {
+func Run(tb testing.TB, part Part) (stop func()) {
 	tb.Helper()
 	ctx, cancel := context.WithCancel(tb.Context())
 	ended := make(chan error, 1)
