@@ -1,7 +1,6 @@
 package keeper_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -18,6 +17,7 @@ import (
 	"rayexecutor/journal"
 	"rayexecutor/journal/journaltest"
 	"rayexecutor/keeper"
+	"rayexecutor/keeper/keepertest"
 	pb "rayexecutor/proto/ray_executor/v1"
 	"rayexecutor/tests/await"
 )
@@ -26,15 +26,7 @@ import (
 func (w world) exporting(t *testing.T) (metrics *prometheus.Registry, stop func()) {
 	t.Helper()
 	metrics = prometheus.NewPedanticRegistry()
-	ctx, cancel := context.WithCancel(t.Context())
-	ended := make(chan struct{})
-	j := journaltest.Undeployed(t, journal.Settings{URL: w.server.URL, Wait: time.Second})
-	go func() {
-		defer close(ended)
-		_ = keeper.New(j, quiet(), keeper.ExportTotals(metrics, "default", "idle")).Run(ctx)
-	}()
-	stop = func() { cancel(); <-ended }
-	t.Cleanup(stop)
+	stop = w.keep(t, keepertest.Quiet(), keeper.ExportTotals(metrics, "default", "idle"))
 	return metrics, stop
 }
 
@@ -71,9 +63,9 @@ func TestTotalsAreExported(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	metrics, stop := w.exporting(t)
-	w.submit(t, "waits", 1, 300)
-	w.submit(t, "runs", 1, 300)
-	w.submit(t, "ends", 1, 300)
+	w.Submit(t, "waits", 1, 300)
+	w.Submit(t, "runs", 1, 300)
+	w.Submit(t, "ends", 1, 300)
 	for _, id := range []string{"runs", "ends"} {
 		if _, _, err := w.worker.Started(t.Context(), id, 1, time.Time{}, 0); err != nil {
 			t.Fatal(err)
@@ -131,7 +123,7 @@ func TestTotalsNeverDecrease(t *testing.T) {
 	const n = 2000
 	for i := range n {
 		id := fmt.Sprint("d", i)
-		w.submit(t, id, 1, 300)
+		w.Submit(t, id, 1, 300)
 		w.fail(t, &pb.DeliberationFailed{DeliberationId: id, ErrorMessage: "no"})
 	}
 	metrics, _ := w.exporting(t)
