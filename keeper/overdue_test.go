@@ -148,14 +148,14 @@ func TestAFailedRoundKeepsTheLedger(t *testing.T) {
 	w := setup(t)
 	const n = 20
 	w.submitMany(t, n)
-	j := &slow{Journal: journaltest.Undeployed(t, journal.Settings{URL: w.server.URL})}
+	j := &slow{Journal: journaltest.Undeployed(t, journal.Settings{URL: w.Server.URL})}
 	j.left.Store(3)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
-	go func() { ended <- keeper.New(j, quiet()).Run(ctx) }()
+	go func() { ended <- keeper.New(j, keepertest.Quiet()).Run(ctx) }()
 	t.Cleanup(func() {
 		cancel()
-		next(t, ended)
+		keepertest.Next(t, ended)
 	})
 	w.awaitEnds(t, n)
 	if j.left.Load() >= 0 || j.follows.Load() != 1 {
