@@ -51,12 +51,15 @@ func ParseHostPattern(text string) (HostPattern, error) {
 	return read, nil
 }
 
+// schemePorts are the ports of URLs without one.
+var schemePorts = map[string]string{"http": "80", "https": "443"}
+
 // Covers reports whether a URL's host and port match the pattern. A URL without a
 // port has that of its scheme.
 func (p HostPattern) Covers(target *url.URL) bool {
 	port := target.Port()
 	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[target.Scheme]
+		port = schemePorts[target.Scheme]
 	}
 	if number, err := strconv.Atoi(port); err != nil || p.port != 0 && p.port != number {
 		return false

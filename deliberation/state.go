@@ -79,8 +79,9 @@ type History struct {
 	// Attempts is the number of the last start. A start after the first follows a
 	// redelivery: the worker before was lost, or gave the deliberation back.
 	Attempts int32
-	// Cluster is where the last start happened.
+	// Cluster and Replica are where the last start happened.
 	Cluster string
+	Replica string
 	// Submitted, Started and Ended are times of the journal's clock; zero if it has
 	// not happened. Started is the first start.
 	Submitted time.Time
@@ -158,7 +159,8 @@ func (d *History) request(event *pb.DeliberationRequested, entry Entry) {
 // start applies the start of an attempt. Started is that of the first attempt, which
 // later starts carry with them: a replica returns only the last one.
 func (d *History) start(event *pb.DeliberationStarted, at time.Time) {
-	d.State, d.Attempts, d.Cluster = Running, event.GetAttempt(), event.GetCluster()
+	d.State, d.Attempts = Running, event.GetAttempt()
+	d.Cluster, d.Replica = event.GetCluster(), event.GetReplica()
 	switch first := event.GetFirstStartedAt(); {
 	case first != nil:
 		d.Started = first.AsTime()

@@ -71,6 +71,8 @@ type Journal interface {
 	// error remains: the next call continues there. deliberation.ErrOtherLedger: the
 	// ledger is not of this journal, or misses entries that have expired.
 	CatchUp(ctx context.Context, ledger *deliberation.Ledger) error
+	// Heartbeats returns the worker replicas' last heartbeats, by the replica's id.
+	Heartbeats(ctx context.Context) (each map[string]deliberation.Heartbeat, bucket bool, err error)
 	// Ready is nil once the journal has been reached.
 	Ready(ctx context.Context) error
 }

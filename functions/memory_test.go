@@ -23,7 +23,10 @@ type memory struct {
 	fail    error
 	lost    error // returned by Accept after it has stored the request
 	panics  any
-	changed chan struct{} // closed at the next change; nil while nobody watches
+	// heartbeat is that of the replica of all starts.
+	heartbeat    *pb.WorkerHeartbeat
+	noHeartbeats error
+	changed      chan struct{} // closed at the next change; nil while nobody watches
 }
 
 type entry struct {
@@ -73,7 +76,20 @@ func (m *memory) write(id string, kind deliberation.Kind, qualifier string, even
 func (m *memory) start(id string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.write(id, deliberation.KindStarted, "default", &pb.DeliberationStarted{DeliberationId: id, Attempt: 1, Cluster: "east"})
+	m.write(id, deliberation.KindStarted, "default", &pb.DeliberationStarted{DeliberationId: id, Attempt: 1, Cluster: "east", Replica: "one"})
+}
+
+// beat sets what the replica of start waits for.
+func (m *memory) beat(waiting ...*pb.WorkerHeartbeat_Waiting) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.heartbeat = &pb.WorkerHeartbeat{Cluster: "east", Replica: "one", Waiting: waiting}
+}
+
+func (m *memory) Heartbeats(context.Context) (map[string]deliberation.Heartbeat, bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return map[string]deliberation.Heartbeat{"one": {WorkerHeartbeat: m.heartbeat}}, true, m.noHeartbeats
 }
 
 func (m *memory) agent(id string, index int, proposal string) {

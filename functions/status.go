@@ -2,9 +2,15 @@ package functions
 
 import (
 	"context"
+	"time"
 
+	"rayexecutor/deliberation"
 	pb "rayexecutor/proto/ray_executor/v1"
 )
+
+// heartbeatWait bounds the wait for the workers' heartbeats, which are usually in
+// memory.
+const heartbeatWait = time.Second
 
 // Status returns the state of a deliberation and its results so far. An unknown id
 // is no error: its status is not_found, as in the Python service.
@@ -19,5 +25,22 @@ func (f *Functions) Status(ctx context.Context, request *pb.GetDeliberationStatu
 	if err != nil {
 		return nil, about(request.GetDeliberationId(), err)
 	}
-	return history.Status(request.GetDeliberationId()), nil
+	status := history.Status(request.GetDeliberationId())
+	status.Reason = f.waitsFor(ctx, history)
+	return status, nil
+}
+
+// waitsFor says what a running deliberation waits for. A heartbeat that cannot be
+// read does not fail the status.
+func (f *Functions) waitsFor(ctx context.Context, history *deliberation.History) string {
+	if history.State != deliberation.Running {
+		return ""
+	}
+	ctx, cancel := context.WithTimeout(ctx, heartbeatWait)
+	defer cancel()
+	each, _, err := f.journal.Heartbeats(ctx)
+	if err != nil {
+		return ""
+	}
+	return history.WaitsFor(each[history.Replica].WorkerHeartbeat)
 }

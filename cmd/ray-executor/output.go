@@ -86,8 +86,10 @@ func outcome(result *pb.DeliberationResult) string {
 
 func writeStatus(w io.Writer, status *pb.GetDeliberationStatusResponse) {
 	fmt.Fprintf(w, "%s %s\n", status.GetDeliberationId(), status.GetStatus())
-	if status.GetErrorMessage() != "" {
-		fmt.Fprintf(w, "  %s\n", status.GetErrorMessage())
+	for _, why := range []string{status.GetErrorMessage(), status.GetReason()} {
+		if why != "" {
+			fmt.Fprintf(w, "  %s\n", why)
+		}
 	}
 	for _, result := range status.GetResults() {
 		fmt.Fprintf(w, "\n%s %s\n", result.GetAgentId(), outcome(result))

@@ -44,6 +44,10 @@ func aModelServerThatStartsLate(t *testing.T) {
 		submitted.Constraints = &pb.TaskConstraints{MaxRetries: new(int32(1)), TimeoutSeconds: 300}
 		waiting = append(waiting, sys.Submit(t, submitted))
 	}
+	reason := "waiting for model server " + address + ": connection refused"
+	for _, id := range waiting {
+		sys.Await(t, id, func(status *pb.GetDeliberationStatusResponse) bool { return status.GetReason() == reason })
+	}
 	other := request("not-late", agents(2)...)
 	other.Pool = "pair"
 	expectState(t, sys.AwaitEnd(t, sys.Submit(t, other)), deliberation.Completed)
@@ -53,6 +57,9 @@ func aModelServerThatStartsLate(t *testing.T) {
 	for _, id := range waiting {
 		status := sys.AwaitEnd(t, id)
 		expectState(t, status, deliberation.Completed)
+		if status.GetReason() != "" {
+			t.Errorf("%s has ended, and its reason is %q", id, status.GetReason())
+		}
 		for _, result := range status.GetResults() {
 			if result.GetProposal() == "" || result.GetMetadata()["attempts"] != "1" {
 				t.Errorf("%s of %s: %v", result.GetAgentId(), id, result)

@@ -527,6 +527,9 @@ class GetDeliberationStatusResponse(Message):
         """What its agents used; while it runs, those that have ended. Unset: nothing
         was recorded."""
         ...
+    reason: str
+    """What a running deliberation waits for, for example `waiting for model server
+    qwen:8000: connection refused`. Empty: nothing that is known."""
     def __init__(
         self,
         *,
@@ -543,6 +546,7 @@ class GetDeliberationStatusResponse(Message):
         pool: Optional[str] = ...,
         task_id: Optional[str] = ...,
         usage: Optional[Usage] = ...,
+        reason: Optional[str] = ...,
     ) -> None: ...
     def HasField(self, field_name: Literal["result", "submitted_at", "started_at", "ended_at", "usage"]) -> bool: ...
 

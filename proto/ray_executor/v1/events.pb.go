@@ -670,7 +670,9 @@ type WorkerHeartbeat struct {
 	StartedAt  *timestamppb.Timestamp  `protobuf:"bytes,5,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
 	Pools      []*WorkerHeartbeat_Pool `protobuf:"bytes,6,rep,name=pools,proto3" json:"pools,omitempty"`
 	// What the replica cannot reach or use, other than NATS.
-	Problems      []*WorkerHeartbeat_Problem `protobuf:"bytes,7,rep,name=problems,proto3" json:"problems,omitempty"`
+	Problems []*WorkerHeartbeat_Problem `protobuf:"bytes,7,rep,name=problems,proto3" json:"problems,omitempty"`
+	// The model servers that its agents wait for, at most 20.
+	Waiting       []*WorkerHeartbeat_Waiting `protobuf:"bytes,8,rep,name=waiting,proto3" json:"waiting,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -750,6 +752,13 @@ func (x *WorkerHeartbeat) GetPools() []*WorkerHeartbeat_Pool {
 func (x *WorkerHeartbeat) GetProblems() []*WorkerHeartbeat_Problem {
 	if x != nil {
 		return x.Problems
+	}
+	return nil
+}
+
+func (x *WorkerHeartbeat) GetWaiting() []*WorkerHeartbeat_Waiting {
+	if x != nil {
+		return x.Waiting
 	}
 	return nil
 }
@@ -1048,6 +1057,61 @@ func (x *WorkerHeartbeat_Problem) GetReason() string {
 	return ""
 }
 
+// Waiting is a model server that refuses connections or answers 503.
+type WorkerHeartbeat_Waiting struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Its host and port, for example `vllm:8000`.
+	Endpoint string `protobuf:"bytes,1,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	// For example `connection refused`.
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *WorkerHeartbeat_Waiting) Reset() {
+	*x = WorkerHeartbeat_Waiting{}
+	mi := &file_ray_executor_v1_events_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *WorkerHeartbeat_Waiting) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*WorkerHeartbeat_Waiting) ProtoMessage() {}
+
+func (x *WorkerHeartbeat_Waiting) ProtoReflect() protoreflect.Message {
+	mi := &file_ray_executor_v1_events_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use WorkerHeartbeat_Waiting.ProtoReflect.Descriptor instead.
+func (*WorkerHeartbeat_Waiting) Descriptor() ([]byte, []int) {
+	return file_ray_executor_v1_events_proto_rawDescGZIP(), []int{7, 2}
+}
+
+func (x *WorkerHeartbeat_Waiting) GetEndpoint() string {
+	if x != nil {
+		return x.Endpoint
+	}
+	return ""
+}
+
+func (x *WorkerHeartbeat_Waiting) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // Pool has the ends of one pool.
 type StatsSnapshot_Pool struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -1063,7 +1127,7 @@ type StatsSnapshot_Pool struct {
 
 func (x *StatsSnapshot_Pool) Reset() {
 	*x = StatsSnapshot_Pool{}
-	mi := &file_ray_executor_v1_events_proto_msgTypes[11]
+	mi := &file_ray_executor_v1_events_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1075,7 +1139,7 @@ func (x *StatsSnapshot_Pool) String() string {
 func (*StatsSnapshot_Pool) ProtoMessage() {}
 
 func (x *StatsSnapshot_Pool) ProtoReflect() protoreflect.Message {
-	mi := &file_ray_executor_v1_events_proto_msgTypes[11]
+	mi := &file_ray_executor_v1_events_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1137,7 +1201,7 @@ type StatsSnapshot_Model struct {
 
 func (x *StatsSnapshot_Model) Reset() {
 	*x = StatsSnapshot_Model{}
-	mi := &file_ray_executor_v1_events_proto_msgTypes[12]
+	mi := &file_ray_executor_v1_events_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1149,7 +1213,7 @@ func (x *StatsSnapshot_Model) String() string {
 func (*StatsSnapshot_Model) ProtoMessage() {}
 
 func (x *StatsSnapshot_Model) ProtoReflect() protoreflect.Message {
-	mi := &file_ray_executor_v1_events_proto_msgTypes[12]
+	mi := &file_ray_executor_v1_events_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1193,7 +1257,7 @@ type StatsSnapshot_Histogram struct {
 
 func (x *StatsSnapshot_Histogram) Reset() {
 	*x = StatsSnapshot_Histogram{}
-	mi := &file_ray_executor_v1_events_proto_msgTypes[13]
+	mi := &file_ray_executor_v1_events_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1205,7 +1269,7 @@ func (x *StatsSnapshot_Histogram) String() string {
 func (*StatsSnapshot_Histogram) ProtoMessage() {}
 
 func (x *StatsSnapshot_Histogram) ProtoReflect() protoreflect.Message {
-	mi := &file_ray_executor_v1_events_proto_msgTypes[13]
+	mi := &file_ray_executor_v1_events_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1260,7 +1324,7 @@ type StatsSnapshot_Open struct {
 
 func (x *StatsSnapshot_Open) Reset() {
 	*x = StatsSnapshot_Open{}
-	mi := &file_ray_executor_v1_events_proto_msgTypes[14]
+	mi := &file_ray_executor_v1_events_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1272,7 +1336,7 @@ func (x *StatsSnapshot_Open) String() string {
 func (*StatsSnapshot_Open) ProtoMessage() {}
 
 func (x *StatsSnapshot_Open) ProtoReflect() protoreflect.Message {
-	mi := &file_ray_executor_v1_events_proto_msgTypes[14]
+	mi := &file_ray_executor_v1_events_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1398,7 +1462,7 @@ const file_ray_executor_v1_events_proto_rawDesc = "" +
 	"\x05usage\x18\x06 \x01(\v2\x16.ray_executor.v1.UsageR\x05usage\"C\n" +
 	"\rWorkerStopped\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x18\n" +
-	"\areplica\x18\x02 \x01(\tR\areplica\"\xbb\x03\n" +
+	"\areplica\x18\x02 \x01(\tR\areplica\"\xbe\x04\n" +
 	"\x0fWorkerHeartbeat\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x18\n" +
 	"\areplica\x18\x02 \x01(\tR\areplica\x12\x18\n" +
@@ -1408,13 +1472,17 @@ const file_ray_executor_v1_events_proto_rawDesc = "" +
 	"\n" +
 	"started_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12;\n" +
 	"\x05pools\x18\x06 \x03(\v2%.ray_executor.v1.WorkerHeartbeat.PoolR\x05pools\x12D\n" +
-	"\bproblems\x18\a \x03(\v2(.ray_executor.v1.WorkerHeartbeat.ProblemR\bproblems\x1aD\n" +
+	"\bproblems\x18\a \x03(\v2(.ray_executor.v1.WorkerHeartbeat.ProblemR\bproblems\x12B\n" +
+	"\awaiting\x18\b \x03(\v2(.ray_executor.v1.WorkerHeartbeat.WaitingR\awaiting\x1aD\n" +
 	"\x04Pool\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05slots\x18\x02 \x01(\x05R\x05slots\x12\x12\n" +
 	"\x04held\x18\x03 \x01(\x05R\x04held\x1a5\n" +
 	"\aProblem\x12\x12\n" +
 	"\x04what\x18\x01 \x01(\tR\x04what\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x1a=\n" +
+	"\aWaiting\x12\x1a\n" +
+	"\bendpoint\x18\x01 \x01(\tR\bendpoint\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xee\t\n" +
 	"\rStatsSnapshot\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x14\n" +
@@ -1469,7 +1537,7 @@ func file_ray_executor_v1_events_proto_rawDescGZIP() []byte {
 	return file_ray_executor_v1_events_proto_rawDescData
 }
 
-var file_ray_executor_v1_events_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_ray_executor_v1_events_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_ray_executor_v1_events_proto_goTypes = []any{
 	(*DeliberationRequested)(nil),      // 0: ray_executor.v1.DeliberationRequested
 	(*DeliberationStarted)(nil),        // 1: ray_executor.v1.DeliberationStarted
@@ -1482,46 +1550,48 @@ var file_ray_executor_v1_events_proto_goTypes = []any{
 	(*StatsSnapshot)(nil),              // 8: ray_executor.v1.StatsSnapshot
 	(*WorkerHeartbeat_Pool)(nil),       // 9: ray_executor.v1.WorkerHeartbeat.Pool
 	(*WorkerHeartbeat_Problem)(nil),    // 10: ray_executor.v1.WorkerHeartbeat.Problem
-	(*StatsSnapshot_Pool)(nil),         // 11: ray_executor.v1.StatsSnapshot.Pool
-	(*StatsSnapshot_Model)(nil),        // 12: ray_executor.v1.StatsSnapshot.Model
-	(*StatsSnapshot_Histogram)(nil),    // 13: ray_executor.v1.StatsSnapshot.Histogram
-	(*StatsSnapshot_Open)(nil),         // 14: ray_executor.v1.StatsSnapshot.Open
-	(*ExecuteDeliberationRequest)(nil), // 15: ray_executor.v1.ExecuteDeliberationRequest
-	(*timestamppb.Timestamp)(nil),      // 16: google.protobuf.Timestamp
-	(*DeliberationResult)(nil),         // 17: ray_executor.v1.DeliberationResult
-	(*durationpb.Duration)(nil),        // 18: google.protobuf.Duration
-	(*Usage)(nil),                      // 19: ray_executor.v1.Usage
+	(*WorkerHeartbeat_Waiting)(nil),    // 11: ray_executor.v1.WorkerHeartbeat.Waiting
+	(*StatsSnapshot_Pool)(nil),         // 12: ray_executor.v1.StatsSnapshot.Pool
+	(*StatsSnapshot_Model)(nil),        // 13: ray_executor.v1.StatsSnapshot.Model
+	(*StatsSnapshot_Histogram)(nil),    // 14: ray_executor.v1.StatsSnapshot.Histogram
+	(*StatsSnapshot_Open)(nil),         // 15: ray_executor.v1.StatsSnapshot.Open
+	(*ExecuteDeliberationRequest)(nil), // 16: ray_executor.v1.ExecuteDeliberationRequest
+	(*timestamppb.Timestamp)(nil),      // 17: google.protobuf.Timestamp
+	(*DeliberationResult)(nil),         // 18: ray_executor.v1.DeliberationResult
+	(*durationpb.Duration)(nil),        // 19: google.protobuf.Duration
+	(*Usage)(nil),                      // 20: ray_executor.v1.Usage
 }
 var file_ray_executor_v1_events_proto_depIdxs = []int32{
-	15, // 0: ray_executor.v1.DeliberationRequested.request:type_name -> ray_executor.v1.ExecuteDeliberationRequest
-	16, // 1: ray_executor.v1.DeliberationStarted.first_started_at:type_name -> google.protobuf.Timestamp
-	17, // 2: ray_executor.v1.AgentCompleted.result:type_name -> ray_executor.v1.DeliberationResult
-	17, // 3: ray_executor.v1.DeliberationCompleted.results:type_name -> ray_executor.v1.DeliberationResult
-	18, // 4: ray_executor.v1.DeliberationCompleted.duration:type_name -> google.protobuf.Duration
-	19, // 5: ray_executor.v1.DeliberationCompleted.usage:type_name -> ray_executor.v1.Usage
-	17, // 6: ray_executor.v1.DeliberationFailed.results:type_name -> ray_executor.v1.DeliberationResult
-	18, // 7: ray_executor.v1.DeliberationFailed.duration:type_name -> google.protobuf.Duration
-	19, // 8: ray_executor.v1.DeliberationFailed.usage:type_name -> ray_executor.v1.Usage
-	17, // 9: ray_executor.v1.DeliberationCancelled.results:type_name -> ray_executor.v1.DeliberationResult
-	19, // 10: ray_executor.v1.DeliberationCancelled.usage:type_name -> ray_executor.v1.Usage
-	16, // 11: ray_executor.v1.WorkerHeartbeat.started_at:type_name -> google.protobuf.Timestamp
+	16, // 0: ray_executor.v1.DeliberationRequested.request:type_name -> ray_executor.v1.ExecuteDeliberationRequest
+	17, // 1: ray_executor.v1.DeliberationStarted.first_started_at:type_name -> google.protobuf.Timestamp
+	18, // 2: ray_executor.v1.AgentCompleted.result:type_name -> ray_executor.v1.DeliberationResult
+	18, // 3: ray_executor.v1.DeliberationCompleted.results:type_name -> ray_executor.v1.DeliberationResult
+	19, // 4: ray_executor.v1.DeliberationCompleted.duration:type_name -> google.protobuf.Duration
+	20, // 5: ray_executor.v1.DeliberationCompleted.usage:type_name -> ray_executor.v1.Usage
+	18, // 6: ray_executor.v1.DeliberationFailed.results:type_name -> ray_executor.v1.DeliberationResult
+	19, // 7: ray_executor.v1.DeliberationFailed.duration:type_name -> google.protobuf.Duration
+	20, // 8: ray_executor.v1.DeliberationFailed.usage:type_name -> ray_executor.v1.Usage
+	18, // 9: ray_executor.v1.DeliberationCancelled.results:type_name -> ray_executor.v1.DeliberationResult
+	20, // 10: ray_executor.v1.DeliberationCancelled.usage:type_name -> ray_executor.v1.Usage
+	17, // 11: ray_executor.v1.WorkerHeartbeat.started_at:type_name -> google.protobuf.Timestamp
 	9,  // 12: ray_executor.v1.WorkerHeartbeat.pools:type_name -> ray_executor.v1.WorkerHeartbeat.Pool
 	10, // 13: ray_executor.v1.WorkerHeartbeat.problems:type_name -> ray_executor.v1.WorkerHeartbeat.Problem
-	14, // 14: ray_executor.v1.StatsSnapshot.open:type_name -> ray_executor.v1.StatsSnapshot.Open
-	16, // 15: ray_executor.v1.StatsSnapshot.journal_created:type_name -> google.protobuf.Timestamp
-	19, // 16: ray_executor.v1.StatsSnapshot.usage:type_name -> ray_executor.v1.Usage
-	11, // 17: ray_executor.v1.StatsSnapshot.pools:type_name -> ray_executor.v1.StatsSnapshot.Pool
-	12, // 18: ray_executor.v1.StatsSnapshot.models:type_name -> ray_executor.v1.StatsSnapshot.Model
-	13, // 19: ray_executor.v1.StatsSnapshot.queue:type_name -> ray_executor.v1.StatsSnapshot.Histogram
-	13, // 20: ray_executor.v1.StatsSnapshot.execution:type_name -> ray_executor.v1.StatsSnapshot.Histogram
-	19, // 21: ray_executor.v1.StatsSnapshot.Model.usage:type_name -> ray_executor.v1.Usage
-	16, // 22: ray_executor.v1.StatsSnapshot.Open.submitted_at:type_name -> google.protobuf.Timestamp
-	16, // 23: ray_executor.v1.StatsSnapshot.Open.started_at:type_name -> google.protobuf.Timestamp
-	24, // [24:24] is the sub-list for method output_type
-	24, // [24:24] is the sub-list for method input_type
-	24, // [24:24] is the sub-list for extension type_name
-	24, // [24:24] is the sub-list for extension extendee
-	0,  // [0:24] is the sub-list for field type_name
+	11, // 14: ray_executor.v1.WorkerHeartbeat.waiting:type_name -> ray_executor.v1.WorkerHeartbeat.Waiting
+	15, // 15: ray_executor.v1.StatsSnapshot.open:type_name -> ray_executor.v1.StatsSnapshot.Open
+	17, // 16: ray_executor.v1.StatsSnapshot.journal_created:type_name -> google.protobuf.Timestamp
+	20, // 17: ray_executor.v1.StatsSnapshot.usage:type_name -> ray_executor.v1.Usage
+	12, // 18: ray_executor.v1.StatsSnapshot.pools:type_name -> ray_executor.v1.StatsSnapshot.Pool
+	13, // 19: ray_executor.v1.StatsSnapshot.models:type_name -> ray_executor.v1.StatsSnapshot.Model
+	14, // 20: ray_executor.v1.StatsSnapshot.queue:type_name -> ray_executor.v1.StatsSnapshot.Histogram
+	14, // 21: ray_executor.v1.StatsSnapshot.execution:type_name -> ray_executor.v1.StatsSnapshot.Histogram
+	20, // 22: ray_executor.v1.StatsSnapshot.Model.usage:type_name -> ray_executor.v1.Usage
+	17, // 23: ray_executor.v1.StatsSnapshot.Open.submitted_at:type_name -> google.protobuf.Timestamp
+	17, // 24: ray_executor.v1.StatsSnapshot.Open.started_at:type_name -> google.protobuf.Timestamp
+	25, // [25:25] is the sub-list for method output_type
+	25, // [25:25] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_ray_executor_v1_events_proto_init() }
@@ -1536,7 +1606,7 @@ func file_ray_executor_v1_events_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ray_executor_v1_events_proto_rawDesc), len(file_ray_executor_v1_events_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -162,7 +162,10 @@ type GetDeliberationStatusResponse struct {
 	TaskId  string `protobuf:"bytes,12,opt,name=task_id,json=taskId,proto3" json:"task_id,omitempty"`
 	// What its agents used; while it runs, those that have ended. Unset: nothing
 	// was recorded.
-	Usage         *Usage `protobuf:"bytes,14,opt,name=usage,proto3" json:"usage,omitempty"`
+	Usage *Usage `protobuf:"bytes,14,opt,name=usage,proto3" json:"usage,omitempty"`
+	// What a running deliberation waits for, for example `waiting for model server
+	// qwen:8000: connection refused`. Empty: nothing that is known.
+	Reason        string `protobuf:"bytes,16,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -286,6 +289,13 @@ func (x *GetDeliberationStatusResponse) GetUsage() *Usage {
 		return x.Usage
 	}
 	return nil
+}
+
+func (x *GetDeliberationStatusResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
 }
 
 type GetStatusRequest struct {
@@ -1610,7 +1620,7 @@ const file_ray_executor_v1_service_proto_rawDesc = "" +
 	"\x06status\x18\x02 \x01(\tR\x06status\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\"e\n" +
 	"\x1cGetDeliberationStatusRequest\x12E\n" +
-	"\x0fdeliberation_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x172\x15^[A-Za-z0-9_-]{1,64}$R\x0edeliberationId\"\xc3\x04\n" +
+	"\x0fdeliberation_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x172\x15^[A-Za-z0-9_-]{1,64}$R\x0edeliberationId\"\xdb\x04\n" +
 	"\x1dGetDeliberationStatusResponse\x12\x16\n" +
 	"\x06status\x18\x01 \x01(\tR\x06status\x12;\n" +
 	"\x06result\x18\x02 \x01(\v2#.ray_executor.v1.DeliberationResultR\x06result\x12#\n" +
@@ -1626,7 +1636,8 @@ const file_ray_executor_v1_service_proto_rawDesc = "" +
 	" \x01(\tR\acluster\x12\x12\n" +
 	"\x04pool\x18\v \x01(\tR\x04pool\x12\x17\n" +
 	"\atask_id\x18\f \x01(\tR\x06taskId\x12,\n" +
-	"\x05usage\x18\x0e \x01(\v2\x16.ray_executor.v1.UsageR\x05usage\"7\n" +
+	"\x05usage\x18\x0e \x01(\v2\x16.ray_executor.v1.UsageR\x05usage\x12\x16\n" +
+	"\x06reason\x18\x10 \x01(\tR\x06reason\"7\n" +
 	"\x10GetStatusRequest\x12#\n" +
 	"\rinclude_stats\x18\x01 \x01(\bR\fincludeStats\"\xdb\x01\n" +
 	"\x11GetStatusResponse\x12\x16\n" +

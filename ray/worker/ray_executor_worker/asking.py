@@ -65,11 +65,21 @@ class Asking:
     progress: Progress
     # What the agent waits in.
     idle: Idle
+    # Set when a server that it waits for is back.
+    back: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def answer(self) -> tuple[int, Answer]:
         """The first answer, and the number of its server; raises CallError."""
+        try:
+            return await self._answer()
+        finally:
+            for server in self.servers:
+                server.endpoint.expect_no_more(self.back)
+
+    async def _answer(self) -> tuple[int, Answer]:
         longest, most = _PAUSE_S
         while True:
+            self.back.clear()
             for number, server in enumerate(self.servers):
                 if server.error is not None and not server.waits:
                     continue
@@ -77,6 +87,10 @@ class Asking:
                     return number, await self._call(server)
                 except CallError as error:
                     server.note(error)
+                    if server.waits:
+                        server.endpoint.expect(self.back, error.why)
+                    else:
+                        server.endpoint.expect_no_more(self.back)
             away = [server for server in self.servers if server.waits]
             if not away:
                 raise _why(self.servers)
@@ -96,17 +110,13 @@ class Asking:
     async def _wait(self, away: Sequence[Server], pause: float) -> None:
         """Waits until one of the servers may be called again; raises CallError at the deadline."""
         pause = max(pause, min(*(server.left_alone_for() for server in away), _PAUSE_S[1]))
-        back = asyncio.Event()
-        async with contextlib.AsyncExitStack() as waits:
-            for server in away:
-                waits.enter_context(server.endpoint.awaited(back))
-            await waits.enter_async_context(self.idle())
-            while pause and not back.is_set():
+        async with self.idle():
+            while pause and not self.back.is_set():
                 if self._left() < _LAST_S:
                     raise _why(self.servers)
                 # One more call in the second half of what is left, whatever the pause.
                 with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(back.wait(), min(pause, self._left() / 2))
+                    await asyncio.wait_for(self.back.wait(), min(pause, self._left() / 2))
                 # Another agent's call may have found it away just now.
                 pause = min(server.endpoint.due_in for server in away)
 

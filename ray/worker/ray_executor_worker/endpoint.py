@@ -9,11 +9,9 @@ under calls made again, and one that comes back is not run over.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
 from typing import Awaitable, Callable, Optional
 
 from .metrics import Metrics
@@ -42,6 +40,8 @@ _OPENING = 100
 _CALLS = 10_000
 # Requests name their servers, and thousands of names may come by.
 _ENDPOINTS = 256
+# A heartbeat is small.
+_REPORTED = 20
 
 
 class CallError(Exception):
@@ -56,6 +56,7 @@ class CallError(Exception):
         retry_after: Optional[float] = None,
         broken: bool = False,
         away: bool = False,
+        why: str = "",
         sent: bool = True,
     ) -> None:
         super().__init__(text)
@@ -69,7 +70,9 @@ class CallError(Exception):
         # by the server's own admission.
         self.broken = broken
         # Whether the server refuses connections or answers 503: it is waited for.
+        # `why` says which in short.
         self.away = away
+        self.why = why or text
         # Whether the call was sent.
         self.sent = sent
 
@@ -122,8 +125,11 @@ class Endpoint:
         self.calls = asyncio.Semaphore(_CALLS)
         # Those who hold it or wait: it is not forgotten meanwhile.
         self.users = 0
-        # Set when the breaker closes: what the agents that wait for it wait on.
+        # Each agent that waits for it has an event here, set when the breaker closes.
         self._awaited: set[asyncio.Event] = set()
+        # Why they wait. `changed` is called when the first begins and the last ceases to.
+        self.why_away = ""
+        self.changed: Callable[[], None] = lambda: None
         self._now = now
         self._failures = 0
         self._failing_since = 0.0
@@ -143,16 +149,27 @@ class Endpoint:
         """Seconds until a call is let through; 0 if one is now."""
         return max(0.0, self._due - self._now()) if self._pause else 0.0
 
-    @contextlib.contextmanager
-    def awaited(self, back: asyncio.Event) -> Iterator[None]:
-        """Sets the event when the breaker closes."""
-        self._awaited.add(back)
-        self.users += 1
-        try:
-            yield
-        finally:
+    @property
+    def awaited(self) -> int:
+        """How many agents wait for it."""
+        return len(self._awaited)
+
+    def expect(self, back: asyncio.Event, why: str) -> None:
+        """Notes that an agent waits for it: the event is set when the breaker closes."""
+        self.why_away = why
+        if back not in self._awaited:
+            self._awaited.add(back)
+            self.users += 1
+            if self.awaited == 1:
+                self.changed()
+
+    def expect_no_more(self, back: asyncio.Event) -> None:
+        """Notes that an agent does not wait for it; safe to repeat."""
+        if back in self._awaited:
             self._awaited.discard(back)
             self.users -= 1
+            if not self._awaited:
+                self.changed()
 
     def refusal(self) -> CallError:
         """Why it is not called while its breaker is open."""
@@ -162,6 +179,7 @@ class Endpoint:
             retryable=True,
             retry_after=self.due_in,
             away=self._away,
+            why=self._why,
             sent=False,
         )
 
@@ -198,7 +216,7 @@ class Endpoint:
     def failed(self, error: CallError, *, probe: bool) -> None:
         """Notes a call that the server failed."""
         now = self._now()
-        self._why, self._away = error.text, error.away
+        self._why, self._away = error.why, error.away
         if self._pause:
             # Calls from before it opened may fail late: they say nothing new.
             if probe:
@@ -233,12 +251,23 @@ class Endpoints:
         self._sleep = sleep
         self._metrics = metrics or Metrics()
         self._known: OrderedDict[str, Endpoint] = OrderedDict()
+        # Called when agents begin or cease to wait for a server.
+        self.changed: Callable[[], None] = lambda: None
+
+    def _changed(self) -> None:
+        self.changed()  # the one that is set by then
+
+    def awaited(self) -> list[tuple[str, str]]:
+        """The servers that agents wait for, and why; those with most agents first."""
+        known = sorted((e for e in self._known.values() if e.awaited), key=lambda e: -e.awaited)
+        return [(e.name, e.why_away) for e in known[:_REPORTED]]
 
     def at(self, name: str) -> Endpoint:
         """The server at host:port; of those without a call the oldest is forgotten."""
         endpoint = self._known.get(name)
         if endpoint is None:
             endpoint = self._known[name] = Endpoint(name, self._now, self._sleep, self._metrics)
+            endpoint.changed = self._changed
             if len(self._known) > _ENDPOINTS:
                 idle = (n for n, known in self._known.items() if not known.users and n != name)
                 forgotten = self._known.pop(next(idle, ""), None)

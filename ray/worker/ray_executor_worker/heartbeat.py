@@ -24,6 +24,8 @@ log = logging.getLogger(f"ray.serve.{__name__}")
 # `deploy` makes the bucket, with an age of a minute: five heartbeats may be lost.
 BUCKET = "DELIBERATION_WORKERS"
 BEAT_S = 10.0
+# News come at most so often: a server that agents wait for may come and go.
+_LEAST_S = 0.5
 # The last word does not wait longer for a server that does not answer.
 _LAST_S = 1.0
 
@@ -67,6 +69,7 @@ class Heartbeat:
             self._wake.clear()
             if self._connection.connected:
                 await self._beat()
+                await asyncio.sleep(_LEAST_S)
             pause = BEAT_S * random.uniform(0.8, 1.2)  # noqa: S311
             try:
                 await asyncio.wait_for(self._wake.wait(), pause)

@@ -208,9 +208,13 @@ class Schema:
         return message
 
     def heartbeat(
-        self, replica: Replica, pools: Iterable[PoolUse], problems: Iterable[tuple[str, str]]
+        self,
+        replica: Replica,
+        pools: Iterable[PoolUse],
+        problems: Iterable[tuple[str, str]],
+        waiting: Iterable[tuple[str, str]] = (),
     ) -> Message:
-        """A replica's word that it lives, and what it cannot reach, with the reasons."""
+        """A replica's sign of life: what it cannot reach or waits for, with the reasons."""
         message: Any = self._classes[HEARTBEAT](
             cluster=replica.cluster,
             replica=replica.name,
@@ -223,6 +227,8 @@ class Schema:
             message.pools.add(name=pool.name, slots=pool.slots, held=pool.held)
         for what, reason in problems:
             message.problems.add(what=_utf8(what), reason=_utf8(reason)[:_REASON_CHARS])
+        for endpoint, reason in waiting:
+            message.waiting.add(endpoint=endpoint, reason=_utf8(reason)[:_REASON_CHARS])
         return message  # type: ignore[no-any-return]
 
     def _new(self, name: str, deliberation_id: str, task_id: str) -> Any:

@@ -111,6 +111,14 @@ class ModelClient:
         await self._formats.close()
         await self._session.close()
 
+    def on_wait(self, changed: Callable[[], None]) -> None:
+        """Has it called when agents begin or cease to wait for a server."""
+        self._endpoints.changed = changed
+
+    def awaited(self) -> list[tuple[str, str]]:
+        """The servers that agents wait for, and why."""
+        return self._endpoints.awaited()
+
     async def ask(self, question: Question, progress: Progress, idle: Idle = _idle) -> Answer:
         """Asks until there is an answer or no use in asking; raises CallError.
 
@@ -173,7 +181,7 @@ class ModelClient:
         except CallError as error:
             question.room.release()
             progress.usage.requests -= not error.sent
-            error.text = self._clean(error.text)
+            error.text, error.why = self._clean(error.text), self._clean(error.why)
             log.debug("call of %s failed: %s", url.host, error.text)
             raise
         except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:

@@ -66,7 +66,13 @@ def unreachable(error: BaseException, name: str) -> Optional[CallError]:
     else:
         return None
     return CallError(
-        "connection", f"{why} ({name})", retryable=True, broken=True, away=True, sent=False
+        "connection",
+        f"{why} ({name})",
+        retryable=True,
+        broken=True,
+        away=True,
+        why=why,
+        sent=False,
     )
 
 

@@ -71,6 +71,7 @@ class Worker:
         self._heartbeat = Heartbeat(
             self._connection, settings.cluster, replica, self._facts, settings.nats_prefix
         )
+        self._models.on_wait(self._heartbeat.now)
         self._context = Context(
             journal=self._journal,
             schema=schema,
@@ -218,6 +219,7 @@ class Worker:
             [("journal", self._trouble)] * bool(self._trouble)
             + [(f"pool {pool}", p.trouble) for pool, p in pools if p.trouble]
             + self._reach.problems(),
+            self._models.awaited(),
         )
 
     def _help(self, work: Any) -> None:

@@ -12,6 +12,7 @@ import pytest_asyncio
 from harness import FakeModel, Journalist, a, until, working
 
 from ray_executor_worker.endpoint import CallError, Endpoint
+from ray_executor_worker.messages import HEARTBEAT
 from ray_executor_worker.worker import Worker
 
 
@@ -38,7 +39,7 @@ async def starting() -> AsyncIterator[FakeModel]:
 
 
 def waits(worker: Worker, name: str) -> int:
-    return len(worker._models._endpoints.at(name)._awaited)
+    return worker._models._endpoints.at(name).awaited
 
 
 async def test_what_was_submitted_before_completes_without_a_retry(
@@ -128,10 +129,30 @@ async def test_a_breaker_that_closes_ends_the_wait() -> None:
         endpoint.admit()
     assert failure.value.away
     back = asyncio.Event()
-    with endpoint.awaited(back):
-        endpoint.refused()
-        await asyncio.wait_for(back.wait(), 1)
-    assert endpoint.users == 0
+    endpoint.expect(back, "connection refused")
+    endpoint.refused()
+    await asyncio.wait_for(back.wait(), 1)
+    endpoint.expect_no_more(back)
+    endpoint.expect_no_more(back)
+    assert (endpoint.users, endpoint.awaited) == (0, 0)
+
+
+async def test_heartbeats_say_what_is_waited_for(
+    journalist: Journalist, late: str, starting: FakeModel
+) -> None:
+    async with working(journalist) as worker:
+        assert list(beat(worker).waiting) == []
+        await journalist.submit("d1", [a("a")], f"http://{late}", max_retries=1)
+        await until(lambda: waits(worker, late), 1)
+        waiting = [(one.endpoint, one.reason) for one in beat(worker).waiting]
+        assert waiting == [(late, "connection refused")]
+        await starting.start(int(late.rpartition(":")[2]))
+        await journalist.end("d1")
+        assert list(beat(worker).waiting) == []
+
+
+def beat(worker: Worker) -> Any:
+    return worker._context.schema.parse(HEARTBEAT, worker._facts().SerializeToString())
 
 
 async def test_agents_that_wait_hold_up_nobody_else(
