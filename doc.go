@@ -16,6 +16,7 @@
 //   - keeper announces ends, enforces deadlines and stores the statistics;
 //     keeper/relay posts ends to a sink.
 //   - ray deploys the worker, in Python, that runs the agents on a cluster.
+//   - client calls a function server from Go, with retries and resumed streams.
 //   - config reads the settings.
 //
 // ARCHITECTURE.md draws the path of one deliberation through them, and has the

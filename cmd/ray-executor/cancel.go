@@ -7,8 +7,6 @@ import (
 	"io"
 
 	"github.com/spf13/cobra"
-
-	pb "rayexecutor/proto/ray_executor/v1"
 )
 
 func (p program) cancelCommand() *cobra.Command {
@@ -24,10 +22,11 @@ nothing.`,
 	})
 	c.Flags().StringVar(&reason, "reason", "", "`REASON` of the cancellation, published with the end")
 	c.RunE = func(_ *cobra.Command, args []string) error {
-		cancelled, err := c.client().CancelDeliberation(c.Context(), &pb.CancelDeliberationRequest{DeliberationId: args[0], Reason: reason})
-		if exitCode(err) == exitNotFound {
-			return noSuch(args[0])
+		client, err := c.dial()
+		if err != nil {
+			return err
 		}
+		cancelled, err := client.Cancel(c.Context(), args[0], reason)
 		if err != nil {
 			return err
 		}

@@ -4,25 +4,16 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
-	"strings"
-	"time"
 
-	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/proto"
 
+	"rayexecutor/client"
 	"rayexecutor/events"
-	pb "rayexecutor/proto/ray_executor/v1"
-	"rayexecutor/proto/ray_executor/v1/rayexecutorv1connect"
 )
-
-// callTimeout bounds one call. A stream has no bound.
-const callTimeout = 30 * time.Second
 
 // caller is a client command with --server and --output.
 type caller struct {
@@ -40,8 +31,8 @@ func (p program) newCaller(command *cobra.Command) *caller {
 	return c
 }
 
-// client returns a client of the command's server.
-func (c *caller) client() *client { return c.newClient(c.server) }
+// dial returns a client of the command's server.
+func (c *caller) dial() (*client.Client, error) { return c.program.dial(c.server) }
 
 // show writes a reply by the function text, or as one line of JSON with -o json.
 func (c *caller) show(reply proto.Message, text func(io.Writer)) error {
@@ -66,94 +57,44 @@ func checkOutput(output string) error {
 	return nil
 }
 
-// client calls a function server by Connect: its errors have a code and details,
-// and its streams work over HTTP/1.1 too.
-type client struct {
-	rayexecutorv1connect.RayExecutorServiceClient
-	server string
+// dial returns a client of the server that --server, RAY_EXECUTOR_SERVER or the
+// running dev names.
+func (p program) dial(flag string) (*client.Client, error) {
+	return p.dialWith(flag, client.Options{Retries: retries})
 }
 
-// newClient returns a client of the server that --server, RAY_EXECUTOR_SERVER or
-// the running dev names.
-func (p program) newClient(flag string) *client {
-	return dial(p.serverURL(flag), p.environment("RAY_EXECUTOR_TOKEN"))
-}
+// retries is how often a command repeats a call. A user who waits learns soon that
+// there is no server.
+const retries = 2
 
-func dial(server, token string) *client {
-	c := &client{server: strings.TrimRight(server, "/")}
-	transport := http.DefaultTransport
-	if token != "" {
-		transport = bearer{token}
+func (p program) dialWith(flag string, options client.Options) (*client.Client, error) {
+	token := p.environment("RAY_EXECUTOR_TOKEN")
+	options.Token = func() (string, error) { return token, nil }
+	c, err := client.New(p.serverURL(flag), options)
+	if err != nil {
+		return nil, &exitError{exitUsage, fmt.Errorf("--server: %w", err)}
 	}
-	c.RayExecutorServiceClient = rayexecutorv1connect.NewRayExecutorServiceClient(
-		&http.Client{Transport: transport}, c.server, connect.WithInterceptors(connect.UnaryInterceptorFunc(c.intercept)))
-	return c
+	return c, nil
 }
 
-// bearer adds a token to each request. A redirect to another host gets none:
-// RoundTrip adds it only to requests that do not follow a response.
-type bearer struct{ token string }
-
-// RoundTrip implements http.RoundTripper.
-func (b bearer) RoundTrip(request *http.Request) (*http.Response, error) {
-	if request.Response == nil {
-		request = request.Clone(request.Context())
-		request.Header.Set("Authorization", "Bearer "+b.token)
-	}
-	return http.DefaultTransport.RoundTrip(request)
-}
-
-// intercept bounds each call and explains its error.
-func (c *client) intercept(next connect.UnaryFunc) connect.UnaryFunc {
-	return func(ctx context.Context, request connect.AnyRequest) (connect.AnyResponse, error) {
-		ctx, cancel := context.WithTimeout(ctx, callTimeout)
-		defer cancel()
-		response, err := next(ctx, request)
-		return response, c.explain(err)
-	}
-}
-
-// explain returns an error with an exit code and with what to do. The server's
-// own errors say what to do themselves, and have a detail.
-func (c *client) explain(err error) error {
-	remote, ok := errors.AsType[*connect.Error](err)
+// explain adds to the error of a call what a user of the command can do. Errors of
+// the service say it themselves.
+func explain(err error) error {
+	failed, ok := errors.AsType[*client.Error](err)
 	if !ok {
 		return err
 	}
-	if errors.Is(err, context.Canceled) {
-		return context.Canceled
-	}
-	code, known := rpcExits[remote.Code()]
-	if !known {
-		code = exitFailed
-	}
-	for _, detail := range remote.Details() {
-		if message, err := detail.Value(); err == nil {
-			if _, ok := message.(*pb.Error); ok {
-				return &exitError{code, errors.New(remote.Message())}
-			}
-		}
-	}
-	switch remote.Code() {
-	case connect.CodeUnavailable, connect.CodeDeadlineExceeded:
-		return &exitError{code, fmt.Errorf("%s does not answer: %s: start the server, or name another one with --server", c.server, remote.Message())}
-	case connect.CodeUnauthenticated, connect.CodePermissionDenied:
-		return &exitError{code, fmt.Errorf("%s does not allow the call: %s: set RAY_EXECUTOR_TOKEN to a valid token", c.server, remote.Message())}
+	code := exitCode(err)
+	var advice string
+	switch {
+	case failed.Code == client.Unauthenticated, failed.Field == "server" && code == exitDenied:
+		advice = "set RAY_EXECUTOR_TOKEN to a valid token"
+	case failed.Field != "server":
+		return err
+	case code == exitUnavailable:
+		advice = "start the server, or name another one with --server"
 	default:
-		return &exitError{code, fmt.Errorf("%s answers: %s: check that --server names a ray-executor server", c.server, remote.Message())}
+		advice = "check that --server names a ray-executor server"
 	}
-}
-
-// rpcExits has the exit code of each RPC code.
-var rpcExits = map[connect.Code]int{
-	connect.CodeNotFound:           exitNotFound,
-	connect.CodeUnauthenticated:    exitDenied,
-	connect.CodePermissionDenied:   exitDenied,
-	connect.CodeInvalidArgument:    exitRefused,
-	connect.CodeAlreadyExists:      exitRefused,
-	connect.CodeResourceExhausted:  exitRefused,
-	connect.CodeFailedPrecondition: exitRefused,
-	connect.CodeUnimplemented:      exitRefused,
-	connect.CodeUnavailable:        exitUnavailable,
-	connect.CodeDeadlineExceeded:   exitUnavailable,
+	return &exitError{code, fmt.Errorf("%s: %s", failed.Message, advice)}
 }

@@ -129,10 +129,14 @@ The command is safe to repeat: a second retry is the same deliberation.`,
 			return err
 		}
 		defer journal.Close()
+		client, err := p.dial(server)
+		if err != nil {
+			return err
+		}
 		results := tally{out: p.out}
 		submit := func(ctx context.Context, request *pb.ExecuteDeliberationRequest) error {
-			_, err := p.newClient(server).ExecuteDeliberation(ctx, request)
-			return err
+			_, err := client.Submit(ctx, request)
+			return explain(err)
 		}
 		if err := retryDeadLetters(ctx, journal, id, submit, func(id, retryID string, refused error) {
 			results.add(id, "submitted as "+retryID, refused)

@@ -18,6 +18,7 @@ import (
 	"github.com/oklog/run"
 	"github.com/spf13/cobra"
 
+	"rayexecutor/client"
 	"rayexecutor/config"
 	pb "rayexecutor/proto/ray_executor/v1"
 	"rayexecutor/ray/local"
@@ -178,17 +179,19 @@ func (d *dev) demonstrate(ctx context.Context, url string) error {
 	case len(d.open.grpc) > 0:
 		d.reportf("serving gRPC also on %s", d.open.grpc[0].Addr())
 	}
-	token := d.environment("RAY_EXECUTOR_TOKEN")
-	client := dial(url, token)
-	err := during(d.report, "waiting for the server", func() error { return awaitServer(ctx, url) })
+	client, err := d.dialWith(url, client.Options{})
 	if err != nil {
 		return err
 	}
-	if d.given["AUTH"] == "keys" && token == "" {
+	err = during(d.report, "waiting for the server", func() error { return awaitServer(ctx, url) })
+	if err != nil {
+		return err
+	}
+	if d.given["AUTH"] == "keys" && d.environment("RAY_EXECUTOR_TOKEN") == "" {
 		d.reportf("no deliberation is run: AUTH=keys, and RAY_EXECUTOR_TOKEN holds no API key")
 		return nil
 	}
-	receipt, err := client.ExecuteDeliberation(ctx, &pb.ExecuteDeliberationRequest{
+	receipt, err := client.Submit(ctx, &pb.ExecuteDeliberationRequest{
 		TaskId: "hello", Role: "DEV",
 		TaskDescription: "Say how a cache in front of the catalogue would be built, and what could go wrong.",
 		Agents:          []*pb.Agent{{Id: "architect", Role: "ARCHITECT"}, {Id: "developer"}, {Id: "tester", Role: "QA"}},
@@ -197,7 +200,9 @@ func (d *dev) demonstrate(ctx context.Context, url string) error {
 		return err
 	}
 	d.reportf("submitted deliberation %s with three agents", receipt.GetDeliberationId())
-	status, err := client.follow(ctx, receipt.GetDeliberationId(), time.Minute, newProgress(d.out, true).show, d.report)
+	progress := newProgress(d.out, true)
+	defer progress.tick()()
+	status, err := client.Follow(ctx, receipt.GetDeliberationId(), progress.show)
 	if err != nil {
 		return err
 	}

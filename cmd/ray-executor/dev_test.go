@@ -168,14 +168,13 @@ func TestProgressOfADeliberation(t *testing.T) {
 		var printed strings.Builder
 		progress := newProgress(&printed, true)
 		submitted := time.Now()
-		progress.show(nil) // before the first event
+		progress.still() // before the first event
 		progress.show(&pb.WatchDeliberationResponse{
 			Status: "queued", Time: timestamppb.New(submitted), Event: &pb.WatchDeliberationResponse_Requested{Requested: &pb.DeliberationRequested{}},
 		})
-		for range 2 {
-			time.Sleep(reportEvery)
-			progress.show(nil)
-		}
+		stop := progress.tick()
+		time.Sleep(2*reportEvery + time.Second) // of the bubble's clock
+		stop()
 		for attempt := range 2 {
 			progress.show(&pb.WatchDeliberationResponse{
 				Status: "running", Time: timestamppb.New(submitted.Add(time.Minute)),

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"rayexecutor/client"
 	"rayexecutor/deliberation"
 )
 
@@ -61,7 +62,9 @@ func codeOf(code deliberation.Code) int {
 	switch code {
 	case deliberation.NotFound:
 		return exitNotFound
-	case deliberation.Unavailable:
+	case client.Unauthenticated, client.PermissionDenied:
+		return exitDenied
+	case deliberation.Unavailable, client.DeadlineExceeded:
 		return exitUnavailable
 	case deliberation.Internal:
 		return exitFailed

@@ -27,7 +27,11 @@ last line of a page names the flag for the next page.`,
 	c.Flags().Int32Var(&request.PageSize, "page-size", 50, "at most `N` deliberations, up to 200")
 	c.Flags().StringVar(&request.PageToken, "page-token", "", "`TOKEN` of the page, from the last line of the page before")
 	c.RunE = func(*cobra.Command, []string) error {
-		list, err := c.client().ListDeliberations(c.Context(), &request)
+		client, err := c.dial()
+		if err != nil {
+			return err
+		}
+		list, err := client.Page(c.Context(), &request)
 		if err != nil {
 			return err
 		}

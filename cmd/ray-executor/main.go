@@ -72,7 +72,7 @@ RAY_EXECUTOR_SERVER and RAY_EXECUTOR_TOKEN.
 	ran, err := root.ExecuteContextC(ctx)
 	switch {
 	case err == nil || ctx.Err() == nil:
-		return err
+		return explain(err)
 	case errors.Is(err, context.Canceled) && slices.Contains(services, ran.CommandPath()):
 		return nil
 	default:

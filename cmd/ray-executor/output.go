@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync"
 	"text/tabwriter"
 	"time"
 
@@ -18,6 +19,7 @@ import (
 // progress prints how a deliberation proceeds: each event, and a line for every
 // ten seconds without one.
 type progress struct {
+	mu        sync.Mutex // tick shows too
 	out       io.Writer
 	visible   bool
 	state     string
@@ -29,15 +31,41 @@ func newProgress(out io.Writer, visible bool) *progress {
 	return &progress{out: out, visible: visible}
 }
 
-// show prints an event. nil: ten seconds have passed without one.
-func (p *progress) show(event *pb.WatchDeliberationResponse) {
-	if !p.visible {
-		return
-	}
-	if event == nil {
-		if p.state != "" {
-			fmt.Fprintf(p.out, "  still %s, %.0f s\n", p.state, time.Since(p.changed).Seconds())
+// tick prints a line for every ten seconds without an event, until stop.
+func (p *progress) tick() (stop func()) {
+	done, ended := make(chan struct{}), make(chan struct{})
+	ticker := time.NewTicker(reportEvery)
+	go func() {
+		defer close(ended)
+		for {
+			select {
+			case <-ticker.C:
+				p.still()
+			case <-done:
+				return
+			}
 		}
+	}()
+	return func() {
+		ticker.Stop()
+		close(done)
+		<-ended
+	}
+}
+
+func (p *progress) still() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.visible && p.state != "" {
+		fmt.Fprintf(p.out, "  still %s, %.0f s\n", p.state, time.Since(p.changed).Seconds())
+	}
+}
+
+// show prints an event.
+func (p *progress) show(event *pb.WatchDeliberationResponse) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !p.visible {
 		return
 	}
 	if event.GetStatus() != p.state {

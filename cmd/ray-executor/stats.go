@@ -7,8 +7,6 @@ import (
 	"io"
 
 	"github.com/spf13/cobra"
-
-	pb "rayexecutor/proto/ray_executor/v1"
 )
 
 func (p program) statsCommand() *cobra.Command {
@@ -20,7 +18,11 @@ func (p program) statsCommand() *cobra.Command {
 		Args:    cobra.NoArgs,
 	})
 	c.RunE = func(*cobra.Command, []string) error {
-		stats, err := c.client().GetStatus(c.Context(), &pb.GetStatusRequest{IncludeStats: true})
+		client, err := c.dial()
+		if err != nil {
+			return err
+		}
+		stats, err := client.Stats(c.Context())
 		if err != nil {
 			return err
 		}

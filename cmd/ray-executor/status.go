@@ -3,13 +3,9 @@
 package main
 
 import (
-	"fmt"
 	"io"
 
 	"github.com/spf13/cobra"
-
-	"rayexecutor/deliberation"
-	pb "rayexecutor/proto/ray_executor/v1"
 )
 
 func (p program) statusCommand() *cobra.Command {
@@ -23,26 +19,15 @@ and the result of each agent that has ended.`,
 		Args: cobra.ExactArgs(1),
 	})
 	c.RunE = func(_ *cobra.Command, args []string) error {
-		status, err := c.status(args[0])
+		client, err := c.dial()
+		if err != nil {
+			return err
+		}
+		status, err := client.Status(c.Context(), args[0])
 		if err != nil {
 			return err
 		}
 		return c.show(status, func(w io.Writer) { writeStatus(w, status) })
 	}
 	return c.Command
-}
-
-// status reads a deliberation's status. The server reports an unknown id as a
-// status, which is an error here.
-func (c *caller) status(id string) (*pb.GetDeliberationStatusResponse, error) {
-	status, err := c.client().GetDeliberationStatus(c.Context(), &pb.GetDeliberationStatusRequest{DeliberationId: id})
-	if err == nil && deliberation.State(status.GetStatus()) == deliberation.Unknown {
-		err = noSuch(id)
-	}
-	return status, err
-}
-
-// noSuch is the error for an id that the journal does not hold.
-func noSuch(id string) error {
-	return &exitError{exitNotFound, fmt.Errorf("deliberation %s does not exist: check the id; the journal stores ended ones for some days", id)}
 }

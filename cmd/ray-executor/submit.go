@@ -52,7 +52,11 @@ follows it again.`,
 		if err != nil {
 			return err
 		}
-		receipt, err := c.client().ExecuteDeliberation(c.Context(), built)
+		client, err := c.dial()
+		if err != nil {
+			return err
+		}
+		receipt, err := client.Submit(c.Context(), built)
 		if err != nil {
 			return err
 		}
