@@ -2,6 +2,7 @@ package deliberation
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"time"
 
@@ -90,6 +91,9 @@ func NewLedger(snapshot *pb.StatsSnapshot) *Ledger {
 	ledger.counts.JournalCreated = snapshot.GetJournalCreated()
 	ledger.counts.Usage = addUsage(nil, snapshot.GetUsage())
 	ledger.totals = newTotals(snapshot)
+	// A newer version may count more. Stored again, its sums miss only what this
+	// version counts.
+	ledger.counts.ProtoReflect().SetUnknown(slices.Clone(snapshot.ProtoReflect().GetUnknown()))
 	for _, o := range snapshot.GetOpen() {
 		ledger.putMessage(o)
 	}

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 	"pgregory.net/rapid"
 
@@ -193,6 +194,27 @@ func TestSnapshotReference(t *testing.T) {
 	got := &pb.StatsSnapshot{}
 	if err := proto.Unmarshal(snapshot.WithRef("sha256-x"), got); err != nil || !proto.Equal(got, want) {
 		t.Errorf("%v, %v, want %v", got, err, want)
+	}
+}
+
+// TestSnapshotOfANewerVersion: during an upgrade an older keeper stores what a
+// newer one counts, though it does not count that.
+func TestSnapshotOfANewerVersion(t *testing.T) {
+	t.Parallel()
+	newer, err := proto.Marshal(&pb.StatsSnapshot{Sequence: 7, Total: 5})
+	if err != nil {
+		t.Fatal(err)
+	}
+	newer = protowire.AppendVarint(protowire.AppendTag(newer, 9999, protowire.VarintType), 42)
+	ledger, err := deliberation.DecodeLedger(newer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stored := message(t, fold(ledger, []deliberation.Mark{
+		{Sequence: 8, Kind: deliberation.KindRequested, Qualifier: "default", DeliberationID: "d", Time: noon, Timeout: time.Minute},
+	}))
+	if number, _, n := protowire.ConsumeField(stored.ProtoReflect().GetUnknown()); n < 0 || number != 9999 || stored.GetTotal() != 6 || len(stored.GetOpen()) != 1 {
+		t.Errorf("stored %v", stored)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"rayexecutor/deliberation"
@@ -109,6 +110,35 @@ func TestCatchUpAfterDeletion(t *testing.T) {
 	}
 	wantCounts(t, w.recount(t), 0, 0, 0, 0, 0, 0)
 	w.wantBoth(t, "d0", status("not_found"))
+}
+
+// TestCatchUpSearchesNothing: after a deletion the leader is asked for its last
+// sequence. A search for the last message reads every block of a large journal.
+func TestCatchUpSearchesNothing(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	conn, js := journaltest.Dial(t, w.server.URL)
+	for i := range 3 {
+		w.accept(t, fmt.Sprintf("d%d", i), 1)
+	}
+	stream := must[jetstream.Stream](t)(js.Stream(t.Context(), journal.Stream))
+	if err := stream.Purge(t.Context(), jetstream.WithPurgeSubject("deliberation.*.*.d1")); err != nil {
+		t.Fatal(err)
+	}
+	requests := must[*nats.Subscription](t)(conn.SubscribeSync("$JS.API.STREAM.MSG.GET." + journal.Stream))
+	if err := conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	wantCounts(t, w.recount(t), 2, 2, 0, 0, 0, 0)
+	if err := conn.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if message, err := requests.NextMsg(time.Minute); err != nil || string(message.Data) != `{"seq":3}` {
+		t.Fatalf("the first request is %v, %v", message, err)
+	}
+	if pending, _, err := requests.Pending(); err != nil || pending != 0 {
+		t.Errorf("%d requests more, %v", pending, err)
+	}
 }
 
 func TestSnapshot(t *testing.T) {

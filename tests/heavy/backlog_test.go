@@ -17,16 +17,21 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+	"google.golang.org/protobuf/proto"
 
 	"rayexecutor/events"
 	"rayexecutor/journal"
 	"rayexecutor/journal/journaltest"
+	pb "rayexecutor/proto/ray_executor/v1"
 	"rayexecutor/tests/system"
 )
 
 const (
 	// backlog is how many deliberations are open: somewhat more than the limit.
 	backlog = journal.MaxOpen + 10_000
+	// ended deliberations are stored before them, two messages each: a million in all.
+	ended = 250_000
+	total = backlog + 2*ended
 	// natsPodBytes is the memory of a NATS pod, natsGoLimit its GOMEMLIMIT:
 	// deploy/base/nats.yaml.
 	natsPodBytes = 2 << 30
@@ -74,7 +79,7 @@ func TestBacklogFigures(t *testing.T) {
 	found.addf("keeper: peak in 256 MiB, and how often the kernel killed it", "%d MB, %s", peak(t, keeper.PID())>>20, keeperPod.killed())
 	measureReads(t, sys, found)
 	found.addf("nats-server: peak in 2 GiB, and how often the kernel killed it", "%d MB, %s", peak(t, sys.NATSPID())>>20, natsPod.killed())
-	t.Logf("\n\n| with 510,000 open deliberations | |\n|---|---|\n%s\n", strings.Join(found.rows, "\n"))
+	t.Logf("\n\n| with 510,000 open deliberations, a million messages | |\n|---|---|\n%s\n", strings.Join(found.rows, "\n"))
 }
 
 // submit submits one more.
@@ -96,25 +101,33 @@ func submit(t *testing.T, sys *system.System) (status int, said string) {
 // id is that of the n-th deliberation, as long as a UUID.
 func id(n int) string { return fmt.Sprintf("%08x-0000-4000-8000-%012x", n, n) }
 
-// store stores the backlog, past all doors.
+// store stores the ended deliberations and the backlog, past all doors.
 func store(t *testing.T, sys *system.System, found *figures) {
 	t.Helper()
 	js := dial(t, sys)
 	began := time.Now()
-	for n := range backlog {
-		encoded, err := events.Encode(journaltest.Record(id(n), 1, 86_400), events.Source, "")
+	published := 0
+	publish := func(event proto.Message) {
+		encoded, err := events.Encode(event, events.Source, "")
 		if err != nil {
 			t.Fatal(err)
 		}
 		if _, err := js.PublishMsgAsync(&nats.Msg{Subject: encoded.Subject, Header: encoded.Header, Data: encoded.Data}); err != nil {
 			t.Fatal(err)
 		}
-		if n%2000 == 1999 || n == backlog-1 {
+		if published++; published%2000 == 0 || published == total {
 			<-js.PublishAsyncComplete()
 		}
 	}
+	for n := range ended {
+		publish(journaltest.Record(id(backlog+n), 1, 86_400))
+		publish(&pb.DeliberationCompleted{DeliberationId: id(backlog + n), TaskId: "t"})
+	}
+	for n := range backlog {
+		publish(journaltest.Record(id(n), 1, 86_400))
+	}
 	info, err := stream(t, js, journal.Stream).Info(t.Context())
-	if err != nil || info.State.Msgs != backlog {
+	if err != nil || info.State.Msgs != total {
 		t.Fatalf("the journal has %v, %v", info, err)
 	}
 	t.Logf("stored in %s", time.Since(began).Round(time.Second))
@@ -165,7 +178,7 @@ func startKeeper(t *testing.T, sys *system.System, p *pod, js jetstream.JetStrea
 			continue // the first one may be of a part
 		}
 		ledger, _, err := events.Ledger(t.Context())
-		if err == nil && ledger.Sequence() >= backlog {
+		if err == nil && ledger.Sequence() >= total {
 			found.addf("keeper: counts the backlog from nothing, and stores it", "%.0f s", time.Since(began).Seconds())
 			return keeper
 		}

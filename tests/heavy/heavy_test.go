@@ -54,6 +54,7 @@ func TestHostileCallersHurtNobody(t *testing.T) {
 		attacking.Go(func() { one.run(ctx, target) })
 	}
 	polite := &caller{url: sys.URL(), client: &http.Client{Timeout: 30 * time.Second}}
+	polite.expect(t, http.MethodGet, "/metrics", "", fmt.Sprintf("go_gc_gomemlimit_bytes %g\n", float64(podBytes*9/10)))
 	for i := 0; ctx.Err() == nil; i++ {
 		polite.ask(t, i)
 	}
