@@ -47,6 +47,12 @@ var Operator = &Caller{Scopes: scopes}
 // Admin reports whether the caller may act for all tenants.
 func (c *Caller) Admin() bool { return slices.Contains(c.Scopes, Admin) }
 
+// Sees reports whether the caller may know of a tenant's deliberations. Those
+// without a tenant, from before or without authentication, only admin sees.
+func (c *Caller) Sees(tenant string) bool {
+	return c.Admin() || c.Tenant == tenant && tenant != ""
+}
+
 // May returns PermissionDenied unless the caller has a scope.
 func (c *Caller) May(scope Scope) error {
 	if c.Admin() || slices.Contains(c.Scopes, scope) {

@@ -25,6 +25,16 @@ func NewID() string { return uuid.Must(uuid.NewV7()).String() }
 // identify an event. So a redelivered event requests the same deliberation.
 func DerivedID(source, id string) string { return "ce-" + Digest(source, id) }
 
+// TenantID returns the id in place of one that a door derived for a tenant's
+// caller: two tenants whose events, or Idempotency-Keys, are equal have two
+// deliberations. Without a tenant it is the id itself.
+func TenantID(tenant, id string) string {
+	if tenant == "" {
+		return id
+	}
+	return "t-" + Digest(tenant, id)
+}
+
 // RetryID returns the id under which a dead letter is submitted again. It depends
 // only on the dead letter's id: submitting it twice creates one deliberation.
 func RetryID(id string) string {

@@ -30,8 +30,9 @@ type Mark struct {
 	// Qualifier is the pool, the agent's index, or the end.
 	Qualifier      string
 	DeliberationID string
-	// Timeout is set on KindRequested only.
+	// Timeout and Tenant are set on KindRequested only.
 	Timeout time.Duration
+	Tenant  string
 	// Usage is set on KindDone only, and nil if the end does not have it. Models is
 	// the same by model, as far as the end has it.
 	Usage  *pb.Usage
@@ -40,8 +41,9 @@ type Mark struct {
 
 // Open is a deliberation that has not ended.
 type Open struct {
-	ID   string
-	Pool string
+	ID     string
+	Pool   string
+	Tenant string
 	// Sequence is that of its request.
 	Sequence  uint64
 	Submitted time.Time
@@ -65,9 +67,10 @@ type Ledger struct {
 	counts pb.StatsSnapshot
 	// open has the open deliberations by their id, queued those of them that no
 	// worker has started.
-	open   map[string]slot
-	queued int64
-	pools  names
+	open    map[string]slot
+	queued  int64
+	pools   names
+	tenants names
 	// due is a lower bound of all deadlines, oldest a lower bound of the sequences
 	// of the open ones. They spare a scan of all open ones. An end does not raise
 	// them; the next scan does.
@@ -168,7 +171,7 @@ func (l *Ledger) Apply(mark Mark) {
 		l.Forget(mark.DeliberationID) // the journal no longer holds an earlier deliberation of this id
 		// The id is a part of the subject: a clone does not retain the whole of it.
 		l.put(strings.Clone(mark.DeliberationID), slot{
-			sequence: mark.Sequence, submitted: mark.Time.UnixNano(), timeout: int64(mark.Timeout), pool: l.pools.number(mark.Qualifier),
+			sequence: mark.Sequence, submitted: mark.Time.UnixNano(), timeout: int64(mark.Timeout), pool: l.pools.number(mark.Qualifier), tenant: l.tenants.number(mark.Tenant),
 		})
 	case KindStarted:
 		l.start(mark)

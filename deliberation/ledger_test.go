@@ -28,6 +28,7 @@ func history(t *rapid.T) []deliberation.Mark {
 		switch kind {
 		case deliberation.KindRequested:
 			mark.Timeout = time.Duration(rapid.IntRange(1, 100).Draw(t, "timeout")) * time.Second
+			mark.Tenant = rapid.SampledFrom([]string{"", "x", "y"}).Draw(t, "tenant")
 		case deliberation.KindDone:
 			mark.Qualifier = rapid.SampledFrom([]string{"completed", "failed", "cancelled"}).Draw(t, "end")
 			if rapid.Bool().Draw(t, "with usage") {

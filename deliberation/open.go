@@ -17,7 +17,8 @@ type slot struct {
 	started   int64 // 0 while it is queued
 	timeout   int64 // nanoseconds
 	attempts  int32
-	pool      int32 // its number in names
+	pool      int32 // their numbers in names
+	tenant    int32
 }
 
 const (
@@ -28,7 +29,7 @@ const (
 // deadline is that of Open.Deadline.
 func (s slot) deadline() int64 { return s.submitted + s.timeout }
 
-// names numbers the pools, so that a slot has a number in place of a string.
+// names numbers the pools, or the tenants, so that a slot has a number in place of a string.
 type names struct {
 	all     []string
 	numbers map[string]int32
@@ -51,7 +52,7 @@ func (n *names) number(name string) int32 {
 // export converts a slot to an Open.
 func (l *Ledger) export(id string, open slot) Open {
 	exported := Open{
-		ID: id, Pool: l.pools.all[open.pool], Sequence: open.sequence, Attempts: open.attempts,
+		ID: id, Pool: l.pools.all[open.pool], Tenant: l.tenants.all[open.tenant], Sequence: open.sequence, Attempts: open.attempts,
 		Submitted: time.Unix(0, open.submitted), Timeout: time.Duration(open.timeout),
 	}
 	if open.started != 0 {

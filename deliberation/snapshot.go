@@ -44,7 +44,7 @@ func (l *Ledger) Snapshot() (Snapshot, error) {
 	if err != nil {
 		return Snapshot{}, fmt.Errorf("encode the statistics: %w", err)
 	}
-	encoded := openMessage{pools: l.pools.all}
+	encoded := openMessage{pools: l.pools.all, tenants: l.tenants.all}
 	size := len(counts)
 	for id, open := range l.open {
 		size += protowire.SizeTag(openField) + protowire.SizeBytes(encoded.set(id, open))
@@ -65,12 +65,13 @@ func (l *Ledger) Snapshot() (Snapshot, error) {
 type openMessage struct {
 	message            pb.StatsSnapshot_Open
 	submitted, started timestamppb.Timestamp
-	pools              []string
+	pools, tenants     []string
 }
 
 // set makes it the message of another deliberation, and returns its encoded size.
 func (m *openMessage) set(id string, open slot) int {
 	m.message.DeliberationId, m.message.Pool, m.message.Sequence = id, m.pools[open.pool], open.sequence
+	m.message.Tenant = m.tenants[open.tenant]
 	m.message.TimeoutSeconds, m.message.Attempts = int32(open.timeout/int64(time.Second)), open.attempts
 	setTime(&m.submitted, open.submitted)
 	m.message.SubmittedAt, m.message.StartedAt = &m.submitted, nil
@@ -144,7 +145,7 @@ func decodeCounts(data []byte) (*pb.StatsSnapshot, error) {
 func (l *Ledger) putMessage(o *pb.StatsSnapshot_Open) {
 	open := slot{
 		sequence: o.GetSequence(), submitted: o.GetSubmittedAt().AsTime().UnixNano(), pool: l.pools.number(o.GetPool()),
-		timeout: int64(o.GetTimeoutSeconds()) * int64(time.Second), attempts: o.GetAttempts(),
+		timeout: int64(o.GetTimeoutSeconds()) * int64(time.Second), attempts: o.GetAttempts(), tenant: l.tenants.number(o.GetTenant()),
 	}
 	if o.GetStartedAt() != nil {
 		open.started = o.GetStartedAt().AsTime().UnixNano()

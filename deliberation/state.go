@@ -68,6 +68,8 @@ type Query struct {
 	Pool   string
 	TaskID string
 	State  State
+	// Tenant is empty for those of all tenants.
+	Tenant string
 }
 
 // History is the fold of one deliberation's entries.

@@ -226,6 +226,17 @@ func TestTimeoutFromTheHeader(t *testing.T) {
 	}
 }
 
+func TestTenantInTheHeader(t *testing.T) {
+	t.Parallel()
+	for _, tenant := range []string{"", "payments"} {
+		message, err := events.Encode(&pb.DeliberationRequested{DeliberationId: "d", Pool: "default", Tenant: tenant}, events.Source, "")
+		_, has := message.Header["ce-tenant"]
+		if got := events.Tenant(message.Header); err != nil || got != tenant || has != (tenant != "") {
+			t.Errorf("%q: %q, %v, %v", tenant, got, message.Header, err)
+		}
+	}
+}
+
 func TestUsageInTheHeader(t *testing.T) {
 	t.Parallel()
 	usage := &pb.Usage{PromptTokens: 7, CompletionTokens: 5, CachedTokens: 2, ReasoningTokens: 1, Requests: 3}

@@ -28,6 +28,8 @@ const (
 	// headerTimeout is an extension on requests: with it the deadline can be read
 	// from the headers alone.
 	headerTimeout = "ce-timeoutseconds"
+	// headerTenant is an extension on requests with a tenant, for lists.
+	headerTenant = "ce-tenant"
 	// headerUsage is an extension on ends, for the statistics: the counts of the
 	// Usage message in the order of its fields, separated by commas.
 	headerUsage = "ce-usage"
@@ -76,6 +78,9 @@ func Encode(lifecycle proto.Message, source, traceParent string) (Message, error
 	}
 	if requested, ok := lifecycle.(*pb.DeliberationRequested); ok {
 		header[headerTimeout] = []string{strconv.Itoa(int(requested.GetTimeoutSeconds()))}
+		if tenant := requested.GetTenant(); tenant != "" {
+			header[headerTenant] = []string{tenant}
+		}
 	}
 	if usage := usageOf(lifecycle); usage != "" {
 		header[headerUsage] = []string{usage}
@@ -176,6 +181,9 @@ func Timeout(header map[string][]string) time.Duration {
 	}
 	return time.Duration(seconds) * time.Second
 }
+
+// Tenant returns the tenant in a request's header; empty for none.
+func Tenant(header map[string][]string) string { return first(header, headerTenant) }
 
 // Usage returns the usage in an end's header; nil if it has none, or one that
 // cannot be read: an older version wrote the end, or not ours.

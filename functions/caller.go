@@ -5,6 +5,8 @@ import (
 	"net/http"
 
 	"rayexecutor/auth"
+	"rayexecutor/deliberation"
+	"rayexecutor/gate"
 )
 
 // admit finds out who makes a request, before its body is read. The context that
@@ -56,4 +58,45 @@ func (f *Functions) permit(ctx context.Context, scope auth.Scope) error {
 		return err
 	}
 	return caller.May(scope)
+}
+
+// tenantOf returns the tenant whose deliberations a caller sees; empty for all.
+func (f *Functions) tenantOf(ctx context.Context) (string, error) {
+	caller, err := f.callerOf(ctx)
+	if err != nil || caller.Admin() {
+		return "", err
+	}
+	return caller.Tenant, nil
+}
+
+// visible returns a history to a caller who sees it. Another tenant's is as that of
+// an id which does not exist.
+func (f *Functions) visible(ctx context.Context, history *deliberation.History) (*deliberation.History, error) {
+	caller, err := f.callerOf(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if !caller.Sees(history.Requested.GetTenant()) {
+		return deliberation.Fold(nil), nil
+	}
+	return history, nil
+}
+
+// checkVisible returns NotFound for a deliberation that the caller does not see. It
+// reads the leader, since the caller may have submitted it a moment ago.
+func (f *Functions) checkVisible(ctx context.Context, id string) error {
+	tenant, err := f.tenantOf(ctx)
+	if err != nil || tenant == "" {
+		return err
+	}
+	ctx, back := gate.Borrow(ctx)
+	defer back()
+	history, err := f.journal.ReadLeader(ctx, id)
+	if err != nil {
+		return err
+	}
+	if history, err = f.visible(ctx, history); err == nil && history.State == deliberation.Unknown {
+		err = deliberation.NoSuch(id)
+	}
+	return err
 }

@@ -17,11 +17,13 @@ import (
 	"connectrpc.com/connect"
 	"connectrpc.com/grpchealth"
 	"connectrpc.com/grpcreflect"
+	"google.golang.org/protobuf/proto"
 
 	"rayexecutor/auth"
 	"rayexecutor/deliberation"
 	"rayexecutor/functions"
 	pb "rayexecutor/proto/ray_executor/v1"
+	"rayexecutor/proto/ray_executor/v1/rayexecutorv1connect"
 )
 
 // keys are API keys and what the file says of each.
@@ -222,5 +224,121 @@ func TestARefusedEventOfABatch(t *testing.T) {
 	body, _ := io.ReadAll(got.Body)
 	if got.StatusCode != http.StatusOK || strings.Count(string(body), "permission_denied") != 1 || !strings.Contains(string(body), "GetStatusResponse") {
 		t.Errorf("%s %s", got.Status, body)
+	}
+}
+
+// TestOwners: another tenant's deliberation is as one that does not exist, for every
+// operation. admin sees all.
+func TestOwners(t *testing.T) {
+	t.Parallel()
+	d := open(t, keys(t, map[string]string{
+		"a": "tenant: a, scopes: [submit, read, cancel]", "a2": "tenant: a, scopes: [submit, read, cancel]",
+		"b": "tenant: b, scopes: [submit, read, cancel]", "admin": "tenant: ops, scopes: [admin]",
+	}))
+	as := func(key string) rayexecutorv1connect.RayExecutorServiceClient {
+		return d.client(connect.WithInterceptors(bearer(key)))
+	}
+	if _, err := as("a").ExecuteDeliberation(t.Context(), request("of-a")); err != nil {
+		t.Fatal(err)
+	}
+	d.journal.mu.Lock()
+	d.journal.write("from-before", deliberation.KindRequested, "default", &pb.DeliberationRequested{DeliberationId: "from-before", Pool: "default", Request: request("from-before")})
+	d.journal.mu.Unlock()
+	unknown := func(id string) *pb.GetDeliberationStatusResponse {
+		status, err := as("admin").GetDeliberationStatus(t.Context(), &pb.GetDeliberationStatusRequest{DeliberationId: "nobody-has-it"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		status.DeliberationId = id
+		return status
+	}
+	for key, want := range map[string]string{"a": "of-a", "a2": "of-a", "b": "", "admin": "from-before of-a"} {
+		for _, id := range []string{"of-a", "from-before"} {
+			seen := strings.Contains(want, id)
+			status, err := as(key).GetDeliberationStatus(t.Context(), &pb.GetDeliberationStatusRequest{DeliberationId: id})
+			if err != nil || (status.GetStatus() == "queued") != seen || !seen && !proto.Equal(status, unknown(id)) {
+				t.Errorf("%s, status of %s: %v %v", key, id, status, err)
+			}
+			if err := watched(t, as(key), id); (err == nil) != seen || !seen && connect.CodeOf(err) != connect.CodeNotFound {
+				t.Errorf("%s, watch of %s: %v", key, id, err)
+			}
+		}
+		list, err := as(key).ListDeliberations(t.Context(), &pb.ListDeliberationsRequest{})
+		queued, otherErr := as(key).ListDeliberations(t.Context(), &pb.ListDeliberationsRequest{State: "queued"})
+		jobs, lastErr := as(key).GetActiveJobs(t.Context(), &pb.GetActiveJobsRequest{})
+		if err := errors.Join(err, otherErr, lastErr); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(strings.Fields(want)); len(list.GetDeliberations()) != n || len(queued.GetDeliberations()) != n || len(jobs.GetJobs()) != n {
+			t.Errorf("%s lists %v, %v and %v", key, list, queued, jobs)
+		}
+	}
+	if _, err := as("b").CancelDeliberation(t.Context(), &pb.CancelDeliberationRequest{DeliberationId: "of-a"}); connect.CodeOf(err) != connect.CodeNotFound {
+		t.Errorf("b cancels what is a's: %v", err)
+	}
+	for key, want := range map[string]connect.Code{"a2": 0, "b": connect.CodeAlreadyExists, "admin": 0} {
+		if _, err := as(key).ExecuteDeliberation(t.Context(), request("of-a")); err != nil && connect.CodeOf(err) != want || err == nil && want != 0 {
+			t.Errorf("%s repeats a's request: %v", key, err)
+		}
+	}
+	if cancelled, err := as("a2").CancelDeliberation(t.Context(), &pb.CancelDeliberationRequest{DeliberationId: "of-a"}); err != nil || cancelled.GetStatus() != "cancelled" {
+		t.Errorf("another key of the tenant cannot cancel: %v %v", cancelled, err)
+	}
+}
+
+// watched is how a watch begins.
+func watched(t *testing.T, client rayexecutorv1connect.RayExecutorServiceClient, id string) error {
+	t.Helper()
+	stream, err := client.WatchDeliberation(t.Context(), &pb.WatchDeliberationRequest{DeliberationId: id})
+	if err != nil {
+		return err
+	}
+	defer stream.Close()
+	stream.Receive()
+	return stream.Err()
+}
+
+// TestDerivedIDsAreTheTenants: the same event, or key, of two tenants is two
+// deliberations, and of one tenant one.
+func TestDerivedIDsAreTheTenants(t *testing.T) {
+	t.Parallel()
+	d := open(t, keys(t, map[string]string{"a": "tenant: a, scopes: [submit]", "b": "tenant: b, scopes: [submit]"}))
+	body := `{"task_id":"t","task_description":"d","role":"DEV","agents":[{"id":"a"}]}`
+	event := strings.Replace(strings.Replace(oneEvent, "GetStatusRequest", "ExecuteDeliberationRequest", 1), "{}", body, 1)
+	for _, key := range []string{"a", "b", "a", "b"} {
+		if got := d.sendAs(t, http.MethodPost, "/", "application/cloudevents+json", event, key); got.StatusCode != http.StatusOK {
+			t.Errorf("an event of %s: %s", key, got.Status)
+		}
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, d.url+"/v1/deliberations", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Header = http.Header{"Content-Type": {"application/json"}, "Authorization": {"Bearer " + key}, "Idempotency-Key": {"order-1"}}
+		response, err := d.http.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if response.Body.Close(); response.StatusCode >= http.StatusBadRequest {
+			t.Errorf("a key of %s: %s", key, response.Status)
+		}
+	}
+	if len(d.journal.entries) != 4 {
+		t.Errorf("%d deliberations, not one an event and one a key of each tenant", len(d.journal.entries))
+	}
+}
+
+// TestTheClustersAreTheOperators: tenants see no addresses.
+func TestTheClustersAreTheOperators(t *testing.T) {
+	t.Parallel()
+	d := open(t, keys(t, someKeys), func(o *functions.Options) {
+		o.Clusters = fleet(func(context.Context) []*pb.Cluster {
+			return []*pb.Cluster{{Name: "east", Address: "http://10.0.0.1", Error: "dial 10.0.0.1"}}
+		})
+	})
+	for key, sees := range map[string]bool{"reader": false, "admin": true} {
+		got, err := d.client(connect.WithInterceptors(bearer(key))).GetStatus(t.Context(), &pb.GetStatusRequest{})
+		if err != nil || got.GetStatus() != "degraded" || len(got.GetReasons()) != 1 || strings.Contains(got.String(), "10.0.0.1") != sees {
+			t.Errorf("%s: %v %v", key, got, err)
+		}
 	}
 }

@@ -30,6 +30,9 @@ func (f *Functions) Cancel(ctx context.Context, request *pb.CancelDeliberationRe
 	if err != nil {
 		return nil, about(id, err)
 	}
+	if history, err = f.visible(ctx, history); err != nil {
+		return nil, err
+	}
 	if history.State == deliberation.Queued || history.State == deliberation.Running {
 		history, err = f.cancel(ctx, history, request, origin)
 		if err != nil {

@@ -33,6 +33,9 @@ func (f *Functions) List(ctx context.Context, request *pb.ListDeliberationsReque
 	if err != nil {
 		return nil, err
 	}
+	if query.Tenant, err = f.tenantOf(ctx); err != nil {
+		return nil, err
+	}
 	page, next, err := f.page(ctx, query)
 	if err != nil {
 		return nil, err
@@ -83,6 +86,7 @@ func (f *Functions) activePage(ctx context.Context, query deliberation.Query) (s
 	matches := func(one deliberation.Open) bool {
 		return (query.Before == 0 || one.Sequence < query.Before) &&
 			(query.Pool == "" || one.Pool == query.Pool) &&
+			(query.Tenant == "" || one.Tenant == query.Tenant) &&
 			one.Started.IsZero() == (query.State == deliberation.Queued)
 	}
 	var open []deliberation.Open

@@ -66,6 +66,9 @@ func (m *memory) write(id string, kind deliberation.Kind, qualifier string, even
 		Sequence: sequence, Time: time.Unix(int64(sequence), 0), Kind: kind, Qualifier: qualifier,
 		DeliberationID: id, Timeout: time.Minute,
 	}
+	if requested, ok := event.(*pb.DeliberationRequested); ok {
+		mark.Tenant = requested.GetTenant()
+	}
 	if end, ok := event.(interface{ GetUsage() *pb.Usage }); ok {
 		mark.Usage = end.GetUsage()
 	}
@@ -214,7 +217,7 @@ func (m *memory) Page(_ context.Context, query deliberation.Query) (summaries []
 	}
 	page := deliberation.NewPage(query.Size)
 	for _, e := range slices.Backward(m.entries) {
-		if e.Kind != deliberation.KindRequested || query.Before > 0 && e.Sequence >= query.Before || query.Pool != "" && e.Qualifier != query.Pool {
+		if e.Kind != deliberation.KindRequested || query.Before > 0 && e.Sequence >= query.Before || query.Pool != "" && e.Qualifier != query.Pool || query.Tenant != "" && e.Tenant != query.Tenant {
 			continue
 		}
 		history := m.fold(e.DeliberationID)

@@ -29,11 +29,15 @@ const (
 // Health is degraded, with reasons, while a Ray cluster or its worker fails. That
 // is no error of the call: deliberations are accepted, and wait for a worker.
 func (f *Functions) Stats(ctx context.Context, _ *pb.GetStatusRequest, _ Origin) (*pb.GetStatusResponse, error) {
+	tenant, err := f.tenantOf(ctx)
+	if err != nil {
+		return nil, err
+	}
 	asking, cancel := context.WithTimeout(ctx, clusterWait)
 	defer cancel()
 	asked := f.askClusters(asking)
 	var stats *pb.RayExecutorStats
-	err := f.withLedger(ctx, func(ledger *deliberation.Ledger) { stats = ledger.Stats() })
+	err = f.withLedger(ctx, func(ledger *deliberation.Ledger) { stats = ledger.Stats() })
 	if err != nil {
 		return nil, err
 	}
@@ -44,6 +48,13 @@ func (f *Functions) Stats(ctx context.Context, _ *pb.GetStatusRequest, _ Origin)
 	}
 	if len(response.GetReasons()) > 0 {
 		response.Status = "degraded"
+	}
+	// Addresses and errors of the clusters are the operator's.
+	if tenant != "" {
+		response.Clusters = nil
+		if len(response.GetReasons()) > 0 {
+			response.Reasons = []string{"a Ray cluster or its worker fails; an operator sees which"}
+		}
 	}
 	return response, nil
 }
@@ -92,9 +103,13 @@ func reasons(clusters []*pb.Cluster) []string {
 // MiB of them. Above that List has pages. A deliberation that ends during the call
 // may be missing or listed, but is never listed as active after its end was read.
 func (f *Functions) Jobs(ctx context.Context, _ *pb.GetActiveJobsRequest, _ Origin) (*pb.GetActiveJobsResponse, error) {
+	tenant, err := f.tenantOf(ctx)
+	if err != nil {
+		return nil, err
+	}
 	var open []deliberation.Open
-	err := f.withLedger(ctx, func(ledger *deliberation.Ledger) {
-		open = ledger.Oldest(maxJobs, func(deliberation.Open) bool { return true })
+	err = f.withLedger(ctx, func(ledger *deliberation.Ledger) {
+		open = ledger.Oldest(maxJobs, func(one deliberation.Open) bool { return tenant == "" || one.Tenant == tenant })
 	})
 	if err != nil {
 		return nil, err

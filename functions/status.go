@@ -13,7 +13,8 @@ import (
 const heartbeatWait = time.Second
 
 // Status returns the state of a deliberation and its results so far. An unknown id
-// is no error: its status is not_found, as in the Python service.
+// is no error: its status is not_found, as in the Python service. So is that of
+// another tenant's.
 //
 // It may read a replica, and so misses what was stored a moment ago, except an end:
 // see Journal.Read.
@@ -24,6 +25,9 @@ func (f *Functions) Status(ctx context.Context, request *pb.GetDeliberationStatu
 	history, err := f.journal.Read(ctx, request.GetDeliberationId())
 	if err != nil {
 		return nil, about(request.GetDeliberationId(), err)
+	}
+	if history, err = f.visible(ctx, history); err != nil {
+		return nil, err
 	}
 	status := history.Status(request.GetDeliberationId())
 	status.Reason = f.waitsFor(ctx, history)

@@ -5,6 +5,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"rayexecutor/auth"
 	"rayexecutor/deliberation"
 	pb "rayexecutor/proto/ray_executor/v1"
 )
@@ -12,7 +13,7 @@ import (
 // Submit accepts a deliberation: it is in the journal when this returns, and
 // will end exactly once, whether or not a Ray cluster is up. Repeating a call is
 // safe. The same id with the same request is the same deliberation; with another
-// request it is a Conflict.
+// request, or if another tenant uses the id, it is a Conflict.
 //
 // An error names the id, also one that was chosen here. After Unavailable the
 // outcome is unknown, and a repeat with that id finds it.
@@ -21,7 +22,7 @@ func (f *Functions) Submit(ctx context.Context, request *pb.ExecuteDeliberationR
 	if err != nil {
 		return nil, err
 	}
-	id := idOf(request, origin)
+	id := idOf(request, origin, caller)
 	record, err := f.rules.Accept(id, request)
 	if err != nil {
 		return nil, about(id, err)
@@ -29,6 +30,7 @@ func (f *Functions) Submit(ctx context.Context, request *pb.ExecuteDeliberationR
 	if err := caller.MaySubmitTo(record.GetPool()); err != nil {
 		return nil, about(id, err)
 	}
+	record.Tenant = caller.Tenant
 	existing, err := f.journal.Accept(ctx, record, origin.TraceParent)
 	if err != nil {
 		return nil, about(id, err)
@@ -38,7 +40,7 @@ func (f *Functions) Submit(ctx context.Context, request *pb.ExecuteDeliberationR
 		f.metrics.accepted.Inc()
 		return receipt(id, acceptedNow), nil
 	// Model: AnswerExisting.
-	case sameRequest(existing, request):
+	case caller.Sees(existing.GetTenant()) && sameRequest(existing, request):
 		return receipt(id, "was accepted before; this is the same deliberation"), nil
 	default:
 		return nil, &deliberation.Error{
@@ -63,14 +65,14 @@ func sameRequest(existing *pb.DeliberationRequested, request *pb.ExecuteDelibera
 	return proto.Equal(recorded, request)
 }
 
-// idOf returns the id of a request: its own, the door's, or a fresh one. Only the
-// last is not the same for a repeated call.
-func idOf(request *pb.ExecuteDeliberationRequest, origin Origin) string {
+// idOf returns the id of a request: its own, the door's for the caller's tenant, or
+// a fresh one. Only the last is not the same for a repeated call.
+func idOf(request *pb.ExecuteDeliberationRequest, origin Origin, caller *auth.Caller) string {
 	switch {
 	case request.GetDeliberationId() != "":
 		return request.GetDeliberationId()
 	case origin.DeliberationID != "":
-		return origin.DeliberationID
+		return deliberation.TenantID(caller.Tenant, origin.DeliberationID)
 	default:
 		return deliberation.NewID()
 	}

@@ -37,7 +37,7 @@ var errStopping = &deliberation.Error{
 //
 // Unavailable: NATS is away or the server stops. Watching again from the last
 // sequence loses and repeats nothing. LimitReached: too many streams are open.
-// NotFound: an unknown id.
+// NotFound: an unknown id, or another tenant's.
 func (f *Functions) Watch(ctx context.Context, request *pb.WatchDeliberationRequest, send func(*pb.WatchDeliberationResponse) error) error {
 	return f.counted(ctx, "watch", func() error {
 		if err := f.permit(ctx, auth.Read); err != nil {
@@ -45,6 +45,9 @@ func (f *Functions) Watch(ctx context.Context, request *pb.WatchDeliberationRequ
 		}
 		if err := f.rules.Check(request); err != nil {
 			return err
+		}
+		if err := f.checkVisible(ctx, request.GetDeliberationId()); err != nil {
+			return about(request.GetDeliberationId(), err)
 		}
 		end, err := gate.Stream(ctx)
 		if err != nil {

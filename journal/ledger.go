@@ -335,7 +335,7 @@ func markOf(message jetstream.Msg) (deliberation.Mark, error) {
 	mark := deliberation.Mark{Sequence: metadata.Sequence.Stream, Time: metadata.Timestamp}
 	mark.Kind, mark.Qualifier, mark.DeliberationID, _ = events.ParseSubject(message.Subject())
 	if mark.Kind == deliberation.KindRequested {
-		mark.Timeout = events.Timeout(message.Headers())
+		mark.Timeout, mark.Tenant = events.Timeout(message.Headers()), events.Tenant(message.Headers())
 	}
 	if mark.Kind == deliberation.KindDone {
 		mark.Usage, mark.Models = events.Usage(message.Headers()), events.ModelUsage(message.Headers())

@@ -47,7 +47,7 @@ func (j *Journal) Page(ctx context.Context, query deliberation.Query) (summaries
 	read, step := scanned{}, uint64(scanStep)
 	for high > floor && read.requests < scanRequests && read.bytes < scanBytes {
 		low := max(floor, high-min(high, step))
-		requests, found, err := j.requests(ctx, low, high, query.Pool)
+		requests, found, err := j.requests(ctx, low, high, query)
 		if err != nil {
 			return nil, 0, err
 		}
@@ -123,13 +123,14 @@ type listed struct {
 }
 
 // requests reads the requests with a sequence from low up to but not including
-// high, and counts them, those of other pools included.
+// high that a query may match, and counts all, those of other pools and tenants
+// included.
 //
 // It reads them one by one: with a batch the server also counts all requests that
 // follow, up to the end of the journal. It reads those of all pools: to find the
 // next request of a rare pool the server searches as far, while it holds the
 // stream's lock.
-func (j *Journal) requests(ctx context.Context, low, high uint64, pool string) (entries []listed, found scanned, err error) {
+func (j *Journal) requests(ctx context.Context, low, high uint64, query deliberation.Query) (entries []listed, found scanned, err error) {
 	for low < high {
 		message, err := j.next(ctx, events.RequestedSubjects, low)
 		if err != nil {
@@ -141,7 +142,10 @@ func (j *Journal) requests(ctx context.Context, low, high uint64, pool string) (
 		low = message.Sequence + 1
 		found.requests++
 		found.bytes += len(message.Data)
-		if _, itsPool, _, _ := events.ParseSubject(message.Subject); pool != "" && itsPool != pool {
+		if _, pool, _, _ := events.ParseSubject(message.Subject); query.Pool != "" && pool != query.Pool {
+			continue
+		}
+		if query.Tenant != "" && events.Tenant(message.Header) != query.Tenant {
 			continue
 		}
 		entry, err := j.entry(ctx, message)

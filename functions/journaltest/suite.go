@@ -307,10 +307,11 @@ func testPageFilters(t *testing.T, j Journal) {
 	if ids, _ := j.walk(t, deliberation.Query{Size: 10}); len(ids) > 0 {
 		t.Errorf("an empty journal lists %v", ids)
 	}
-	for _, one := range []struct{ id, pool, task string }{
-		{"a", "default", "t-1"}, {"b", "gpu", "t-1"}, {"c", "default", "t-2"}, {"d", "gpu", "t-2"}, {"e", "default", "t-1"},
+	for _, one := range []struct{ id, pool, task, tenant string }{
+		{"a", "default", "t-1", ""}, {"b", "gpu", "t-1", "x"}, {"c", "default", "t-2", "y"}, {"d", "gpu", "t-2", "x"}, {"e", "default", "t-1", ""},
 	} {
 		record := record(one.id, 1)
+		record.Tenant = one.tenant
 		record.Pool, record.TaskId, record.Request.TaskId = one.pool, one.task, one.task
 		j.accept(t, record)
 	}
@@ -335,6 +336,9 @@ func testPageFilters(t *testing.T, j Journal) {
 		{deliberation.Query{State: deliberation.Failed, Pool: "default"}, ""},
 		{deliberation.Query{State: deliberation.Failed, Pool: "gpu", TaskID: "t-2"}, "d"},
 		{deliberation.Query{Pool: "default", TaskID: "t-1"}, "ea"},
+		{deliberation.Query{Tenant: "x"}, "db"},
+		{deliberation.Query{Tenant: "y", Pool: "gpu"}, ""},
+		{deliberation.Query{Tenant: "z"}, ""},
 	} {
 		for _, test.query.Size = range []int{1, 2, 10} {
 			if ids, _ := j.walk(t, test.query); strings.Join(ids, "") != test.want {
@@ -428,10 +432,22 @@ func testLedger(t *testing.T, j Journal) {
 		}
 	}
 	check("empty")
+	owned := record("owned", 1)
+	owned.Tenant = "x"
+	j.accept(t, owned)
+	want.TotalDeliberations, want.ActiveDeliberations, want.QueuedDeliberations = 1, 1, 1
+	check("accepted for a tenant")
+	if open := ledger.Open(); len(open) != 1 || open[0].Tenant != "x" {
+		t.Errorf("the open ones are %+v", open)
+	}
+	j.end(t, "owned", withUsage(ends[deliberation.Cancelled]("owned")))
+	want.PromptTokens, want.CompletionTokens, want.CachedTokens, want.ModelRequests = 7, 5, 2, 1
+	want.ActiveDeliberations, want.QueuedDeliberations, want.CancelledDeliberations = 0, 0, 1
+	check("ended for a tenant")
 	for _, id := range []string{"queued", "running", "completed", "failed", "cancelled"} {
 		j.accept(t, record(id, 1))
 	}
-	want.TotalDeliberations, want.ActiveDeliberations, want.QueuedDeliberations = 5, 5, 5
+	want.TotalDeliberations, want.ActiveDeliberations, want.QueuedDeliberations = 6, 5, 5
 	check("accepted")
 	for _, id := range []string{"running", "completed"} {
 		j.start(t, id)
@@ -441,13 +457,13 @@ func testLedger(t *testing.T, j Journal) {
 	for state, end := range ends {
 		j.end(t, string(state), withUsage(end(string(state))))
 	}
-	want.PromptTokens, want.CompletionTokens, want.CachedTokens, want.ModelRequests = 3*7, 3*5, 3*2, 3
+	want.PromptTokens, want.CompletionTokens, want.CachedTokens, want.ModelRequests = 4*7, 4*5, 4*2, 4
 	want.ActiveDeliberations, want.QueuedDeliberations = 2, 1
-	want.CompletedDeliberations, want.FailedDeliberations, want.CancelledDeliberations = 1, 1, 1
+	want.CompletedDeliberations, want.FailedDeliberations, want.CancelledDeliberations = 1, 1, 2
 	check("ended")
 	j.accept(t, record("older", 1))
 	j.end(t, "older", ends[deliberation.Failed]("older"))
-	want.TotalDeliberations, want.FailedDeliberations = 6, 2
+	want.TotalDeliberations, want.FailedDeliberations = 7, 2
 	check("an end without usage")
 
 	other := deliberation.NewLedger(&pb.StatsSnapshot{Sequence: 1000})

@@ -264,6 +264,9 @@ class DeliberationRequested(Message):
     """Model of agents that name none."""
     request_ref: str
     """The object that holds `request`, if it was too large."""
+    tenant: str
+    """The tenant of the caller's credentials, who owns the deliberation; empty
+    without authentication."""
     def __init__(
         self,
         *,
@@ -276,6 +279,7 @@ class DeliberationRequested(Message):
         vllm_url: Optional[str] = ...,
         vllm_model: Optional[str] = ...,
         request_ref: Optional[str] = ...,
+        tenant: Optional[str] = ...,
     ) -> None: ...
     def HasField(self, field_name: Literal["request"]) -> bool: ...
 
@@ -381,8 +385,8 @@ class Error(Message):
     """Error is the reply, within a batch of events, to an event that was refused,
     and the detail of an error over gRPC and Connect."""
     code: str
-    """invalid_argument, conflict, too_large, not_found, limit_reached,
-    unavailable or internal."""
+    """invalid_argument, unauthenticated, permission_denied, conflict, too_large,
+    not_found, limit_reached, unavailable or internal."""
     message: str
     """What is wrong and what to do."""
     field: str

@@ -48,7 +48,10 @@ type DeliberationRequested struct {
 	// Model of agents that name none.
 	VllmModel string `protobuf:"bytes,8,opt,name=vllm_model,json=vllmModel,proto3" json:"vllm_model,omitempty"`
 	// The object that holds `request`, if it was too large.
-	RequestRef    string `protobuf:"bytes,9,opt,name=request_ref,json=requestRef,proto3" json:"request_ref,omitempty"`
+	RequestRef string `protobuf:"bytes,9,opt,name=request_ref,json=requestRef,proto3" json:"request_ref,omitempty"`
+	// The tenant of the caller's credentials, who owns the deliberation; empty
+	// without authentication.
+	Tenant        string `protobuf:"bytes,12,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -142,6 +145,13 @@ func (x *DeliberationRequested) GetVllmModel() string {
 func (x *DeliberationRequested) GetRequestRef() string {
 	if x != nil {
 		return x.RequestRef
+	}
+	return ""
+}
+
+func (x *DeliberationRequested) GetTenant() string {
+	if x != nil {
+		return x.Tenant
 	}
 	return ""
 }
@@ -1318,6 +1328,7 @@ type StatsSnapshot_Open struct {
 	// Unset while queued.
 	StartedAt     *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
 	Attempts      int32                  `protobuf:"varint,7,opt,name=attempts,proto3" json:"attempts,omitempty"`
+	Tenant        string                 `protobuf:"bytes,8,opt,name=tenant,proto3" json:"tenant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1401,11 +1412,18 @@ func (x *StatsSnapshot_Open) GetAttempts() int32 {
 	return 0
 }
 
+func (x *StatsSnapshot_Open) GetTenant() string {
+	if x != nil {
+		return x.Tenant
+	}
+	return ""
+}
+
 var File_ray_executor_v1_events_proto protoreflect.FileDescriptor
 
 const file_ray_executor_v1_events_proto_rawDesc = "" +
 	"\n" +
-	"\x1cray_executor/v1/events.proto\x12\x0fray_executor.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"ray_executor/v1/deliberation.proto\"\xd9\x02\n" +
+	"\x1cray_executor/v1/events.proto\x12\x0fray_executor.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"ray_executor/v1/deliberation.proto\"\xf1\x02\n" +
 	"\x15DeliberationRequested\x12'\n" +
 	"\x0fdeliberation_id\x18\x01 \x01(\tR\x0edeliberationId\x12\x17\n" +
 	"\atask_id\x18\x02 \x01(\tR\x06taskId\x12E\n" +
@@ -1418,7 +1436,8 @@ const file_ray_executor_v1_events_proto_rawDesc = "" +
 	"\n" +
 	"vllm_model\x18\b \x01(\tR\tvllmModel\x12\x1f\n" +
 	"\vrequest_ref\x18\t \x01(\tR\n" +
-	"requestRef\"\xeb\x01\n" +
+	"requestRef\x12\x16\n" +
+	"\x06tenant\x18\f \x01(\tR\x06tenant\"\xeb\x01\n" +
 	"\x13DeliberationStarted\x12'\n" +
 	"\x0fdeliberation_id\x18\x01 \x01(\tR\x0edeliberationId\x12\x17\n" +
 	"\atask_id\x18\x02 \x01(\tR\x06taskId\x12\x18\n" +
@@ -1483,7 +1502,8 @@ const file_ray_executor_v1_events_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x1a=\n" +
 	"\aWaiting\x12\x1a\n" +
 	"\bendpoint\x18\x01 \x01(\tR\bendpoint\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xee\t\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x86\n" +
+	"\n" +
 	"\rStatsSnapshot\x12\x1a\n" +
 	"\bsequence\x18\x01 \x01(\x04R\bsequence\x12\x14\n" +
 	"\x05total\x18\x02 \x01(\x03R\x05total\x12\x1c\n" +
@@ -1514,7 +1534,7 @@ const file_ray_executor_v1_events_proto_rawDesc = "" +
 	"\tHistogram\x12\x16\n" +
 	"\x06bounds\x18\x01 \x03(\x01R\x06bounds\x12\x16\n" +
 	"\x06counts\x18\x02 \x03(\x03R\x06counts\x12\x10\n" +
-	"\x03sum\x18\x03 \x01(\x01R\x03sum\x1a\x9e\x02\n" +
+	"\x03sum\x18\x03 \x01(\x01R\x03sum\x1a\xb6\x02\n" +
 	"\x04Open\x12'\n" +
 	"\x0fdeliberation_id\x18\x01 \x01(\tR\x0edeliberationId\x12\x12\n" +
 	"\x04pool\x18\x02 \x01(\tR\x04pool\x12\x1a\n" +
@@ -1523,7 +1543,8 @@ const file_ray_executor_v1_events_proto_rawDesc = "" +
 	"\x0ftimeout_seconds\x18\x05 \x01(\x05R\x0etimeoutSeconds\x129\n" +
 	"\n" +
 	"started_at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12\x1a\n" +
-	"\battempts\x18\a \x01(\x05R\battemptsB1Z/rayexecutor/proto/ray_executor/v1;rayexecutorv1b\x06proto3"
+	"\battempts\x18\a \x01(\x05R\battempts\x12\x16\n" +
+	"\x06tenant\x18\b \x01(\tR\x06tenantB1Z/rayexecutor/proto/ray_executor/v1;rayexecutorv1b\x06proto3"
 
 var (
 	file_ray_executor_v1_events_proto_rawDescOnce sync.Once

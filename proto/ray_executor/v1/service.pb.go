@@ -1539,8 +1539,8 @@ func (*WatchDeliberationResponse_Cancelled) isWatchDeliberationResponse_Event() 
 // and the detail of an error over gRPC and Connect.
 type Error struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// invalid_argument, conflict, too_large, not_found, limit_reached,
-	// unavailable or internal.
+	// invalid_argument, unauthenticated, permission_denied, conflict, too_large,
+	// not_found, limit_reached, unavailable or internal.
 	Code string `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"`
 	// What is wrong and what to do.
 	Message string `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
