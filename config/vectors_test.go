@@ -51,7 +51,7 @@ func TestNATSURLVectors(t *testing.T) {
 }
 
 // told is what the settings tell a worker.
-type told struct {
+type workerSettings struct {
 	NATSURL    string         `json:"nats_url"`
 	Pools      map[string]int `json:"pools"`
 	ModelHosts []string       `json:"model_hosts"`
@@ -64,7 +64,7 @@ func TestSettingVectors(t *testing.T) {
 	t.Parallel()
 	for _, v := range vectors.Read[struct {
 		Environment map[string]string
-		Expected    told
+		Expected    workerSettings
 		Error       string
 	}](t, "settings.json") {
 		settings, err := config.Parse(v.Environment)
@@ -74,7 +74,7 @@ func TestSettingVectors(t *testing.T) {
 			}
 			continue
 		}
-		got := told{
+		got := workerSettings{
 			settings.WorkerNATSURL, inFlight(settings.Pools()), append([]string{}, settings.ModelHosts...),
 			settings.VLLMURL, settings.WorkerReplicas, settings.NATSPrefix,
 		}

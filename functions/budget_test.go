@@ -49,9 +49,9 @@ func boundedBatch(t *testing.T, f *fixture) {
 	replies := readBatch(t, got)
 	for _, reply := range replies {
 		kinds[reply.Type()]++
-		var told pb.Error
-		if reply.Type() == "ray_executor.v1.Error" && (events.Decode(&reply, &told) != nil || told.GetCode() != string(deliberation.TooLarge)) {
-			t.Errorf("it is refused with %v", &told)
+		var problem pb.Error
+		if reply.Type() == "ray_executor.v1.Error" && (events.Decode(&reply, &problem) != nil || problem.GetCode() != string(deliberation.TooLarge)) {
+			t.Errorf("it is refused with %v", &problem)
 		}
 	}
 	if kinds["ray_executor.v1.GetDeliberationStatusResponse"] != 3 || kinds["ray_executor.v1.Error"] != 7 {

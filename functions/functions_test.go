@@ -108,15 +108,15 @@ func TestMetrics(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var told []string
+	var metrics []string
 	for _, family := range families {
 		if strings.HasPrefix(family.GetName(), "ray_executor_requests") || strings.HasPrefix(family.GetName(), "ray_executor_deliberations") {
 			for _, metric := range family.GetMetric() {
-				told = append(told, metric.String())
+				metrics = append(metrics, metric.String())
 			}
 		}
 	}
-	data, err := json.Marshal(told)
+	data, err := json.Marshal(metrics)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -87,14 +87,14 @@ type problem struct {
 
 func readProblem(t *testing.T, got *httptest.ResponseRecorder, status int) problem {
 	t.Helper()
-	var told problem
-	if err := json.Unmarshal(got.Body.Bytes(), &told); err != nil {
+	var read problem
+	if err := json.Unmarshal(got.Body.Bytes(), &read); err != nil {
 		t.Fatalf("%d %s: %v", got.Code, got.Body, err)
 	}
-	if got.Code != status || told.Status != status || got.Header().Get("Content-Type") != "application/problem+json" || told.Title == "" {
-		t.Errorf("got %d %+v, want %d", got.Code, told, status)
+	if got.Code != status || read.Status != status || got.Header().Get("Content-Type") != "application/problem+json" || read.Title == "" {
+		t.Errorf("got %d %+v, want %d", got.Code, read, status)
 	}
-	return told
+	return read
 }
 
 // TestRouter: every request has its reply, by the type of the event.
@@ -141,9 +141,9 @@ func TestServeNarrows(t *testing.T) {
 	if got := f.serve(post(t, "1", &pb.GetDeliberationStatusRequest{DeliberationId: "d"})); got.Code != http.StatusOK {
 		t.Errorf("%d %s", got.Code, got.Body)
 	}
-	told := readProblem(t, f.serve(post(t, "2", request("d"))), http.StatusBadRequest)
-	if want := `type: "ray_executor.v1.ExecuteDeliberationRequest" is not served here; served are ray_executor.v1.GetDeliberationStatusRequest`; told.Detail != want || told.Field != "type" {
-		t.Errorf("got %q, want %q", told.Detail, want)
+	problem := readProblem(t, f.serve(post(t, "2", request("d"))), http.StatusBadRequest)
+	if want := `type: "ray_executor.v1.ExecuteDeliberationRequest" is not served here; served are ray_executor.v1.GetDeliberationStatusRequest`; problem.Detail != want || problem.Field != "type" {
+		t.Errorf("got %q, want %q", problem.Detail, want)
 	}
 }
 
@@ -176,12 +176,12 @@ func TestErrorTable(t *testing.T) {
 			f := setup(t)
 			f.journal.set(test.err)
 			got := f.serve(post(t, "1", request("d")))
-			told := readProblem(t, got, test.status)
-			if told.Code != string(test.code) || !strings.HasPrefix(told.Detail, test.detail) || told.DeliberationID != "d" {
-				t.Errorf("got %+v", told)
+			problem := readProblem(t, got, test.status)
+			if problem.Code != string(test.code) || !strings.HasPrefix(problem.Detail, test.detail) || problem.DeliberationID != "d" {
+				t.Errorf("got %+v", problem)
 			}
-			if test.code == deliberation.Internal && told.Detail != "internal" {
-				t.Errorf("an unforeseen error says %q", told.Detail)
+			if test.code == deliberation.Internal && problem.Detail != "internal" {
+				t.Errorf("an unforeseen error says %q", problem.Detail)
 			}
 			if got.Header().Get("Retry-After") != test.retryAfter {
 				t.Errorf("Retry-After: %q, want %q", got.Header().Get("Retry-After"), test.retryAfter)
@@ -200,9 +200,9 @@ func TestAPanicIsInternal(t *testing.T) {
 	t.Parallel()
 	f := setup(t)
 	f.journal.panics = "the secret cause"
-	told := readProblem(t, f.serve(post(t, "1", request("d"))), http.StatusInternalServerError)
-	if told.Detail != "internal" || told.Code != "internal" {
-		t.Errorf("got %+v", told)
+	problem := readProblem(t, f.serve(post(t, "1", request("d"))), http.StatusInternalServerError)
+	if problem.Detail != "internal" || problem.Code != "internal" {
+		t.Errorf("got %+v", problem)
 	}
 	if log := f.logs.String(); !strings.Contains(log, "panic: the secret cause") || !strings.Contains(log, "submit.go") || !strings.Contains(log, `"ERROR"`) {
 		t.Errorf("the log does not tell: %s", log)
@@ -239,8 +239,8 @@ func TestRefusalsAtTheDoor(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			got := f.serve(test.request)
-			if told := readProblem(t, got, test.status); told.Field != test.field {
-				t.Errorf("got %+v, want field %s", told, test.field)
+			if problem := readProblem(t, got, test.status); problem.Field != test.field {
+				t.Errorf("got %+v, want field %s", problem, test.field)
 			}
 			if test.status == http.StatusMethodNotAllowed && got.Header().Get("Allow") != "POST" {
 				t.Error("no Allow header")
@@ -323,9 +323,9 @@ func TestBatch(t *testing.T) {
 		if want[i].kind != "Error" {
 			continue
 		}
-		var told pb.Error
-		if err := events.Decode(&reply, &told); err != nil || told.GetCode() != want[i].code || told.GetField() != want[i].field || told.GetMessage() == "" {
-			t.Errorf("reply %d: %v, %v", i, &told, err)
+		var problem pb.Error
+		if err := events.Decode(&reply, &problem); err != nil || problem.GetCode() != want[i].code || problem.GetField() != want[i].field || problem.GetMessage() == "" {
+			t.Errorf("reply %d: %v, %v", i, &problem, err)
 		}
 	}
 	if replies[5].Subject() != "taken" || replies[7].ID() != replies[8].ID() || replies[7].Subject() != replies[8].Subject() {
@@ -380,9 +380,9 @@ func TestBatchIsRefusedWhole(t *testing.T) {
 			})
 			whole := func() *http.Request { return batch(t, asEvent(t, "1", request("")), asEvent(t, "2", request(""))) }
 			got := f.serve(whole())
-			told := readProblem(t, got, status)
-			if got.Header().Get("Retry-After") == "" || told.DeliberationID != deliberation.DerivedID("/caller", "2") {
-				t.Errorf("got %+v, Retry-After %q", told, got.Header().Get("Retry-After"))
+			problem := readProblem(t, got, status)
+			if got.Header().Get("Retry-After") == "" || problem.DeliberationID != deliberation.DerivedID("/caller", "2") {
+				t.Errorf("got %+v, Retry-After %q", problem, got.Header().Get("Retry-After"))
 			}
 			replies := readBatch(t, f.serve(whole()))
 			if len(replies) != 2 || len(m.entries) != 2 {
@@ -420,9 +420,9 @@ func TestAnUnforeseenErrorTakesItsPlaceInABatch(t *testing.T) {
 		o.Journal = &failing{memory: m, id: deliberation.DerivedID("/caller", "1"), with: errors.New("secret")}
 	})
 	replies := readBatch(t, f.serve(batch(t, asEvent(t, "1", request("")), asEvent(t, "2", request("")))))
-	var told pb.Error
-	if err := events.Decode(&replies[0], &told); err != nil || told.GetCode() != "internal" || told.GetMessage() != "internal" {
-		t.Errorf("got %v, %v", &told, err)
+	var problem pb.Error
+	if err := events.Decode(&replies[0], &problem); err != nil || problem.GetCode() != "internal" || problem.GetMessage() != "internal" {
+		t.Errorf("got %v, %v", &problem, err)
 	}
 	if replies[1].Type() != "ray_executor.v1.ExecuteDeliberationResponse" {
 		t.Errorf("got %s", replies[1])

@@ -142,14 +142,14 @@ func TestOnARealJournal(t *testing.T) {
 	}
 
 	r.nats.Stop()
-	var told pb.Error
-	got := r.ask(t, "10", request("f"), &told)
-	if got.StatusCode != 503 || got.Header.Get("Retry-After") == "" || told.GetDeliberationId() != "f" || told.GetField() != "NATS_URL" {
-		t.Errorf("without NATS: %d %v", got.StatusCode, &told)
+	var problem pb.Error
+	got := r.ask(t, "10", request("f"), &problem)
+	if got.StatusCode != 503 || got.Header.Get("Retry-After") == "" || problem.GetDeliberationId() != "f" || problem.GetField() != "NATS_URL" {
+		t.Errorf("without NATS: %d %v", got.StatusCode, &problem)
 	}
 	r.nats.Restart()
 	await.True(t, "a submit to be accepted again", func() bool { // the client reconnects in its own time
-		return r.ask(t, "10", request("f"), &told).StatusCode == 200
+		return r.ask(t, "10", request("f"), &problem).StatusCode == 200
 	})
 }
 

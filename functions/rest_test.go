@@ -113,9 +113,9 @@ func TestRESTRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			got := f.rest(test.method, test.path, test.body)
-			told := readProblem(t, got, test.status)
-			if told.Field != test.field || !strings.Contains(told.Detail, test.says) {
-				t.Errorf("got %+v", told)
+			problem := readProblem(t, got, test.status)
+			if problem.Field != test.field || !strings.Contains(problem.Detail, test.says) {
+				t.Errorf("got %+v", problem)
 			}
 			if (test.status == http.StatusMethodNotAllowed) != (got.Header().Get("Allow") != "") {
 				t.Errorf("Allow: %q", got.Header().Get("Allow"))
@@ -131,8 +131,8 @@ func TestRESTWithoutNATS(t *testing.T) {
 	f := setup(t)
 	f.journal.set(away)
 	got := f.rest("POST", "/v1/deliberations", submission, "Idempotency-Key", "k")
-	if told := readProblem(t, got, 503); got.Header().Get("Retry-After") != "2" || told.DeliberationID != "k" {
-		t.Errorf("%+v %v", told, got.Header())
+	if problem := readProblem(t, got, 503); got.Header().Get("Retry-After") != "2" || problem.DeliberationID != "k" {
+		t.Errorf("%+v %v", problem, got.Header())
 	}
 }
 
@@ -157,14 +157,14 @@ func TestIdempotencyKey(t *testing.T) {
 		{`""`, submission, 400, ""},
 	} {
 		got := f.rest("POST", "/v1/deliberations", step.body, "Idempotency-Key", step.key, "traceparent", trace)
-		var told struct {
+		var problem struct {
 			ID    string `json:"deliberation_id"`
 			Field string
 		}
-		if err := json.Unmarshal(got.Body.Bytes(), &told); err != nil {
+		if err := json.Unmarshal(got.Body.Bytes(), &problem); err != nil {
 			t.Fatal(err)
 		}
-		if got.Code != step.status || told.ID != step.id || step.status == 400 && told.Field != "Idempotency-Key" {
+		if got.Code != step.status || problem.ID != step.id || step.status == 400 && problem.Field != "Idempotency-Key" {
 			t.Errorf("%s: %d %s", step.key, got.Code, got.Body)
 		}
 	}

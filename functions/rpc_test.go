@@ -130,23 +130,23 @@ func TestRPCErrors(t *testing.T) {
 			d.journal.set(test.err)
 			for protocol, options := range protocols {
 				_, err := d.client(options...).ExecuteDeliberation(t.Context(), request("d"))
-				told, ok := errors.AsType[*connect.Error](err)
-				if !ok || told.Code() != test.code || told.Meta().Get("Retry-After") != test.retryAfter {
-					t.Fatalf("%s: %v %v", protocol, err, told.Meta())
+				refused, ok := errors.AsType[*connect.Error](err)
+				if !ok || refused.Code() != test.code || refused.Meta().Get("Retry-After") != test.retryAfter {
+					t.Fatalf("%s: %v %v", protocol, err, refused.Meta())
 				}
 				want := deliberation.AsError(test.err)
-				detail := detailOf[*pb.Error](t, told)
-				if detail.GetField() != want.Field || detail.GetDeliberationId() != "d" || detail.GetCode() != string(want.Code) || told.Message() != want.Error() {
-					t.Errorf("%s: %v, %v", protocol, told, detail)
+				detail := detailOf[*pb.Error](t, refused)
+				if detail.GetField() != want.Field || detail.GetDeliberationId() != "d" || detail.GetCode() != string(want.Code) || refused.Message() != want.Error() {
+					t.Errorf("%s: %v, %v", protocol, refused, detail)
 				}
-				if test.code == connect.CodeInternal && told.Message() != "internal" {
-					t.Errorf("%s: an unforeseen error says %q", protocol, told.Message())
+				if test.code == connect.CodeInternal && refused.Message() != "internal" {
+					t.Errorf("%s: an unforeseen error says %q", protocol, refused.Message())
 				}
-				if test.code == connect.CodeInvalidArgument && detailOf[*errdetails.BadRequest](t, told).GetFieldViolations()[0].GetField() != "pool" {
-					t.Errorf("%s: %v", protocol, told.Details())
+				if test.code == connect.CodeInvalidArgument && detailOf[*errdetails.BadRequest](t, refused).GetFieldViolations()[0].GetField() != "pool" {
+					t.Errorf("%s: %v", protocol, refused.Details())
 				}
-				if test.retryAfter != "" && detailOf[*errdetails.RetryInfo](t, told).GetRetryDelay().GetSeconds() != int64(want.RetryAfter.Seconds()) {
-					t.Errorf("%s: %v", protocol, told.Details())
+				if test.retryAfter != "" && detailOf[*errdetails.RetryInfo](t, refused).GetRetryDelay().GetSeconds() != int64(want.RetryAfter.Seconds()) {
+					t.Errorf("%s: %v", protocol, refused.Details())
 				}
 			}
 		})

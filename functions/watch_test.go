@@ -139,12 +139,12 @@ func TestWatchers(t *testing.T) {
 		}
 	}
 	expect("DeliberationRequested", "1")
-	if _, stands, err := s.worker.Started(t.Context(), "d", 1, time.Time{}, 0); err != nil || !stands {
-		t.Fatal(stands, err)
+	if _, stored, err := s.worker.Started(t.Context(), "d", 1, time.Time{}, 0); err != nil || !stored {
+		t.Fatal(stored, err)
 	}
 	expect("DeliberationStarted", "2")
-	if stands, err := s.worker.Agent(t.Context(), "d", 0, "p"); err != nil || !stands {
-		t.Fatal(stands, err)
+	if stored, err := s.worker.Agent(t.Context(), "d", 0, "p"); err != nil || !stored {
+		t.Fatal(stored, err)
 	}
 	expect("AgentCompleted", "3")
 	late := s.watchers(t, "d", 3) // told of nothing yet, and here all the same
@@ -180,8 +180,8 @@ func TestWatchersAreToldOfACut(t *testing.T) {
 					t.Errorf("%s: %s", door, name)
 				}
 				err := watcher.ended()
-				told, ok := errors.AsType[*connect.Error](err)
-				if err == nil || ok && (told.Code() != connect.CodeUnavailable || detailOf[*pb.Error](t, told).GetCode() != "unavailable") {
+				refused, ok := errors.AsType[*connect.Error](err)
+				if err == nil || ok && (refused.Code() != connect.CodeUnavailable || detailOf[*pb.Error](t, refused).GetCode() != "unavailable") {
 					t.Errorf("%s: %v", door, err)
 				}
 			}

@@ -84,9 +84,9 @@ func (w *watched) gauges(t *testing.T) map[string]float64 {
 }
 
 // told is a fleet that tells what a test sets.
-type told struct{ cluster *pb.Cluster }
+type fixedFleet struct{ cluster *pb.Cluster }
 
-func (f *told) Clusters(context.Context) []*pb.Cluster { return []*pb.Cluster{f.cluster} }
+func (f *fixedFleet) Clusters(context.Context) []*pb.Cluster { return []*pb.Cluster{f.cluster} }
 
 // A worker that runs and sends no heartbeat over NATS does nothing for anybody.
 func TestAWorkerThatIsCutOffIsALostCluster(t *testing.T) {
@@ -94,7 +94,7 @@ func TestAWorkerThatIsCutOffIsALostCluster(t *testing.T) {
 	heard := &pb.Cluster{
 		Name: "east", Reachable: true, WorkerReplicas: 2, WorkerHeartbeats: proto.Int32(2), HeartbeatAgeSeconds: proto.Float64(3),
 	}
-	fleet := &told{heard}
+	fleet := &fixedFleet{heard}
 	w := &watched{metrics: prometheus.NewRegistry()}
 	w.watch = newWatch(fleet, w.metrics, slog.New(slog.NewTextHandler(&w.log, nil)))
 	w.check(t.Context())

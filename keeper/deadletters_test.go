@@ -68,15 +68,15 @@ func TestDeadLettersAreStored(t *testing.T) {
 	for range 4 {
 		keepertest.Next(t, heard) // each end is announced all the same
 	}
-	kept := map[string]string{}
+	stored := map[string]string{}
 	for _, one := range w.dead(t, 3) {
-		kept[one.ID] = fmt.Sprint(one.Reason, ", ", one.Attempts)
+		stored[one.ID] = fmt.Sprint(one.Reason, ", ", one.Attempts)
 	}
 	want := map[string]string{
 		"d1": "given up after 5 attempts, 5", "d2": "given up after 5 attempts, 5", "unread": "given up after 50 deliveries, 0",
 	}
-	if !maps.Equal(kept, want) {
-		t.Errorf("kept is %v", kept)
+	if !maps.Equal(stored, want) {
+		t.Errorf("kept is %v", stored)
 	}
 
 	// It outlives the journal.

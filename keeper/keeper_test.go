@@ -378,21 +378,21 @@ func TestSnapshotGoesForward(t *testing.T) {
 			reached = ledger.Sequence()
 		}
 	}
-	kept, _, err := w.Ledger(t.Context())
+	stored, _, err := w.Ledger(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	recount := deliberation.NewLedger(nil)
-	for _, ledger := range []*deliberation.Ledger{kept, recount} {
+	for _, ledger := range []*deliberation.Ledger{stored, recount} {
 		if err := w.CatchUp(t.Context(), ledger); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if diff := cmp.Diff(journaltest.Message(t, recount), journaltest.Message(t, kept), protocmp.Transform()); diff != "" {
+	if diff := cmp.Diff(journaltest.Message(t, recount), journaltest.Message(t, stored), protocmp.Transform()); diff != "" {
 		t.Errorf("a recount differs (-recount +kept):\n%s", diff)
 	}
-	if kept.Stats().GetTotalDeliberations() != 4 || kept.Stats().GetCompletedDeliberations() != 2 {
-		t.Errorf("the statistics are %s", kept.Stats())
+	if stored.Stats().GetTotalDeliberations() != 4 || stored.Stats().GetCompletedDeliberations() != 2 {
+		t.Errorf("the statistics are %s", stored.Stats())
 	}
 }
 

@@ -131,11 +131,11 @@ func TestStatisticsOutliveTheJournal(t *testing.T) {
 	w.Submit(t, "ended", 1, 300)
 	w.Complete(t, "ended")
 
-	kept, _, err := w.Ledger(t.Context())
+	stored, _, err := w.Ledger(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	for ledger, want := range map[*deliberation.Ledger][3]int64{kept: {12, 11, 1}, deliberation.NewLedger(nil): {2, 1, 1}} {
+	for ledger, want := range map[*deliberation.Ledger][3]int64{stored: {12, 11, 1}, deliberation.NewLedger(nil): {2, 1, 1}} {
 		if err := w.CatchUp(t.Context(), ledger); err != nil {
 			t.Fatal(err)
 		}

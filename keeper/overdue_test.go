@@ -226,7 +226,7 @@ func TestAnUnreadableRequestEnds(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.keep(t, keepertest.Quiet())
-	if told := keepertest.Next(t, heard); told.Subject != "orchestration.deliberation.failed" || !strings.Contains(string(told.Data), "cannot be read") {
-		t.Errorf("on %s: %s", told.Subject, told.Data)
+	if message := keepertest.Next(t, heard); message.Subject != "orchestration.deliberation.failed" || !strings.Contains(string(message.Data), "cannot be read") {
+		t.Errorf("on %s: %s", message.Subject, message.Data)
 	}
 }

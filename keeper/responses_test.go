@@ -28,7 +28,7 @@ func (w world) respond(t *testing.T) (stop func()) {
 }
 
 // told is a response as a consumer reads it.
-type told struct {
+type readableResponse struct {
 	EventType      string `json:"event_type"`
 	IdempotencyKey string `json:"idempotency_key"`
 	CorrelationID  string `json:"correlation_id"`
@@ -48,9 +48,9 @@ type told struct {
 	} `json:"payload"`
 }
 
-func readResponse(t *testing.T, message *nats.Msg) told {
+func readResponse(t *testing.T, message *nats.Msg) readableResponse {
 	t.Helper()
-	var response told
+	var response readableResponse
 	if err := json.Unmarshal(message.Data, &response); err != nil {
 		t.Fatalf("%s: %v", message.Data, err)
 	}
@@ -83,8 +83,8 @@ func TestAgentResponses(t *testing.T) {
 	if no.EventType != "agent.response.failed" || no.Payload.AgentID != "a1" || no.Payload.Proposal != nil || *no.Payload.Error != "no answer" {
 		t.Errorf("heard %+v", no)
 	}
-	if kept := journaltest.Messages(t, w.Server.URL, journal.Responses, "agent.response.>"); len(kept) != 2 {
-		t.Errorf("%d are kept, not the two of d1", len(kept))
+	if stored := journaltest.Messages(t, w.Server.URL, journal.Responses, "agent.response.>"); len(stored) != 2 {
+		t.Errorf("%d are kept, not the two of d1", len(stored))
 	}
 }
 

@@ -35,11 +35,11 @@ func Start(program Program) (*Family, error) {
 	if err != nil {
 		return nil, err
 	}
-	told, telling, err := os.Pipe()
+	reports, reporter, err := os.Pipe()
 	if err != nil {
 		return nil, errors.Join(err, listening.Close(), orders.Close())
 	}
-	defer told.Close()
+	defer reports.Close()
 	// This program, even where its file was replaced meanwhile.
 	command := exec.Command("/proc/self/exe") //nolint:noctx // ended by Stop and Kill
 	command.Args = append([]string{name, program.Grace.String(), program.Remove}, program.Line...)
@@ -47,21 +47,21 @@ func Start(program Program) (*Family, error) {
 	if program.Output != nil {
 		command.Stdout, command.Stderr = program.Output, program.Output
 	}
-	command.ExtraFiles = []*os.File{telling}
+	command.ExtraFiles = []*os.File{reporter}
 	if program.Hold != nil {
 		command.ExtraFiles = append(command.ExtraFiles, program.Hold)
 	}
 	// Out of reach of the terminal's signals and of those to our group.
 	command.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	err = command.Start()
-	telling.Close()
+	reporter.Close()
 	listening.Close()
 	if err != nil {
 		return nil, errors.Join(err, orders.Close())
 	}
 	f := &Family{minder: command.Process, orders: orders, exited: make(chan struct{}), grace: program.Grace}
 	go f.wait(command)
-	word, err := io.ReadAll(told)
+	word, err := io.ReadAll(reports)
 	if err == nil {
 		_, err = fmt.Sscanf(string(word), "started %d", &f.pid)
 	}
@@ -93,7 +93,7 @@ func (f *Family) Err() error { return f.err }
 // Stop asks the program to end by SIGTERM, and kills what is left after the
 // grace, or when ctx ends. Nothing of the family is left when it returns nil.
 func (f *Family) Stop(ctx context.Context) error {
-	f.tell(stop)
+	f.order(stop)
 	select {
 	case <-f.exited:
 		return nil
@@ -105,7 +105,7 @@ func (f *Family) Stop(ctx context.Context) error {
 
 // Kill ends the whole family at once.
 func (f *Family) Kill() error {
-	f.tell(kill)
+	f.order(kill)
 	select {
 	case <-f.exited:
 		return nil
@@ -115,7 +115,7 @@ func (f *Family) Kill() error {
 }
 
 // tell gives the minder an order. One that has ended needs none.
-func (f *Family) tell(order byte) { _, _ = f.orders.Write([]byte{order}) }
+func (f *Family) order(order byte) { _, _ = f.orders.Write([]byte{order}) }
 
 // Signal sends a signal to one process of the family, ErrNotOurs if it is not
 // of it or no more. The handle is opened before the process is looked at, so the

@@ -68,11 +68,11 @@ func (l *listener) listen(ctx context.Context) error {
 	if !app.sendsHeartbeats() {
 		return nil
 	}
-	each, kept, err := l.heartbeats.Heartbeats(ctx)
+	each, heard, err := l.heartbeats.Heartbeats(ctx)
 	if err != nil {
 		return l.keep(ctx, l.unseen(err))
 	}
-	if !kept {
+	if !heard {
 		l.say("worker: whether it reaches NATS is not known, for the journal keeps no heartbeats: run `ray-executor deploy` without --only worker")
 		return nil
 	}

@@ -214,17 +214,17 @@ func (d *rollout) apply(ctx context.Context) (done bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	standing, deployed := serve.Applications[Application]
-	same := deployed && d.same(standing.Config)
-	switch running, complete := standing.complete(); {
+	existing, deployed := serve.Applications[Application]
+	same := deployed && d.same(existing.Config)
+	switch running, complete := existing.complete(); {
 	case same && complete:
 		d.say("the worker runs already, %s: nothing to do", replicas(running))
 		return true, nil
-	case same && !standing.failed():
+	case same && !existing.failed():
 		d.say("the worker is being deployed already")
 		return false, nil
 	case same:
-		d.say("the worker is %s: building it anew", standing.Status)
+		d.say("the worker is %s: building it anew", existing.Status)
 		d.config.RuntimeEnv.EnvVars = map[string]string{redeployed: time.Now().UTC().Format(time.RFC3339Nano)}
 	}
 	return false, d.put(ctx, &serve)

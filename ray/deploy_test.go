@@ -78,7 +78,7 @@ func (f *fakeServe) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Method == http.MethodPut:
 		f.apply(body)
 	default:
-		f.tell(w)
+		f.answer(w)
 	}
 }
 
@@ -133,7 +133,7 @@ func (f *fakeServe) build(name string, config json.RawMessage) {
 	}
 }
 
-func (f *fakeServe) tell(w http.ResponseWriter) {
+func (f *fakeServe) answer(w http.ResponseWriter) {
 	if !f.running {
 		fmt.Fprint(w, `{"controller_info": {}, "proxies": {}, "applications": {}, "target_capacity": null}`)
 		return
@@ -209,19 +209,19 @@ func (f *fakeServe) sent(t *testing.T) map[string]any {
 // rollOut deploys a small package and returns what was told.
 func rollOut(t *testing.T, client *ray.Client, replicas int) ([]string, error) {
 	t.Helper()
-	var told []string
+	var progress []string
 	ctx, cancel := context.WithTimeout(t.Context(), await.Limit)
 	defer cancel()
 	err := ray.Deploy(ctx, client, options(packed(t, "x = 1"), replicas, func(format string, args ...any) {
-		told = append(told, fmt.Sprintf(format, args...))
+		progress = append(progress, fmt.Sprintf(format, args...))
 	}))
-	return told, err
+	return progress, err
 }
 
 func TestDeployOnAFreshCluster(t *testing.T) {
 	t.Parallel()
 	fake, client := newFake(t)
-	told, err := rollOut(t, client, 2)
+	progress, err := rollOut(t, client, 2)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -236,8 +236,8 @@ func TestDeployOnAFreshCluster(t *testing.T) {
 	if !fake.packages[pack.Name()] {
 		t.Errorf("packages: %v", fake.packages)
 	}
-	if last := told[len(told)-1]; last != "worker: RUNNING, 2 of 2 replicas" {
-		t.Errorf("told %q", told)
+	if last := progress[len(progress)-1]; last != "worker: RUNNING, 2 of 2 replicas" {
+		t.Errorf("told %q", progress)
 	}
 }
 
@@ -247,9 +247,9 @@ func TestDeployTwiceDoesNothing(t *testing.T) {
 	if _, err := rollOut(t, client, 1); err != nil {
 		t.Fatal(err)
 	}
-	told, err := rollOut(t, client, 1)
-	if err != nil || len(fake.puts) != 1 || len(told) != 1 || !strings.Contains(told[0], "nothing to do") {
-		t.Errorf("%v, %d puts, told %q", err, len(fake.puts), told)
+	progress, err := rollOut(t, client, 1)
+	if err != nil || len(fake.puts) != 1 || len(progress) != 1 || !strings.Contains(progress[0], "nothing to do") {
+		t.Errorf("%v, %d puts, told %q", err, len(fake.puts), progress)
 	}
 }
 
@@ -273,8 +273,8 @@ func TestDeployUnderTheClustersLogging(t *testing.T) {
 	}
 	app := fake.apps[ray.Application]
 	app.Config = append(json.RawMessage(`{"logging_config":{"encoding":"JSON"},`), app.Config[1:]...)
-	if told, err := rollOut(t, client, 1); err != nil || len(fake.puts) != 1 {
-		t.Errorf("%v, %d puts, told %q", err, len(fake.puts), told)
+	if progress, err := rollOut(t, client, 1); err != nil || len(fake.puts) != 1 {
+		t.Errorf("%v, %d puts, told %q", err, len(fake.puts), progress)
 	}
 }
 
@@ -300,8 +300,8 @@ func TestDeployKeepsEverythingElse(t *testing.T) {
 	sent := fake.sent(t)
 	delete(sent, "applications")
 	want := `{"grpc_options":{"port":9000},"http_options":{"port":8000,"ssl_keyfile":null},"proxy_location":"EveryNode","target_capacity":100}`
-	if told := encoded(sent); told != want {
-		t.Errorf("sent %s\nwant %s", told, want)
+	if progress := encoded(sent); progress != want {
+		t.Errorf("sent %s\nwant %s", progress, want)
 	}
 }
 
@@ -329,9 +329,9 @@ func TestDeployThatFailsSaysWhyAndIsBuiltAnew(t *testing.T) {
 		t.Errorf("%q", err)
 	}
 	fake.outcome = ""
-	told, err := rollOut(t, client, 1)
-	if err != nil || fake.apps[ray.Application].builds != 2 || !strings.Contains(told[0], "building it anew") {
-		t.Errorf("%v, told %q", err, told)
+	progress, err := rollOut(t, client, 1)
+	if err != nil || fake.apps[ray.Application].builds != 2 || !strings.Contains(progress[0], "building it anew") {
+		t.Errorf("%v, told %q", err, progress)
 	}
 	// The mark of the repeated build is no difference.
 	if _, err := rollOut(t, client, 1); err != nil || len(fake.puts) != 2 {
@@ -347,9 +347,9 @@ func TestDeployJoinsOneThatIsUnderWay(t *testing.T) {
 	}
 	app := fake.apps[ray.Application]
 	app.Status, app.next = deploying, running
-	told, err := rollOut(t, client, 1)
-	if err != nil || len(fake.puts) != 1 || !strings.Contains(told[0], "already") {
-		t.Errorf("%v, %d puts, told %q", err, len(fake.puts), told)
+	progress, err := rollOut(t, client, 1)
+	if err != nil || len(fake.puts) != 1 || !strings.Contains(progress[0], "already") {
+		t.Errorf("%v, %d puts, told %q", err, len(fake.puts), progress)
 	}
 }
 

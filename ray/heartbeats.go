@@ -20,7 +20,7 @@ const maxProblems = 20
 type Heartbeats interface {
 	// Heartbeats returns the last word of each replica that has said one in the
 	// last minute, by the replica's id. kept is false where nobody keeps them.
-	Heartbeats(ctx context.Context) (each map[string]deliberation.Heartbeat, kept bool, err error)
+	Heartbeats(ctx context.Context) (each map[string]deliberation.Heartbeat, recorded bool, err error)
 }
 
 // heard is what was learnt of the heartbeats.
@@ -34,8 +34,8 @@ func hear(ctx context.Context, heartbeats Heartbeats) heard {
 	if heartbeats == nil {
 		return heard{}
 	}
-	each, kept, err := heartbeats.Heartbeats(ctx)
-	return heard{each: each, known: kept && err == nil}
+	each, recorded, err := heartbeats.Heartbeats(ctx)
+	return heard{each: each, known: recorded && err == nil}
 }
 
 // sendsHeartbeats tells whether the worker that is deployed sends them: its own
@@ -72,7 +72,7 @@ func (a *application) silent(each map[string]deliberation.Heartbeat) []replica {
 
 // tell adds to a status what the running replicas of the worker say, and that
 // some say nothing.
-func (h heard) tell(status *rayexecutorv1.Cluster, app *application) {
+func (h heard) addTo(status *rayexecutorv1.Cluster, app *application) {
 	if !h.known || !app.sendsHeartbeats() {
 		return
 	}
@@ -91,7 +91,7 @@ func (h heard) tell(status *rayexecutorv1.Cluster, app *application) {
 
 // tellNamed is tell for a cluster whose dashboard does not say which replicas it
 // has: those of its name count.
-func (h heard) tellNamed(status *rayexecutorv1.Cluster) {
+func (h heard) addNamed(status *rayexecutorv1.Cluster) {
 	var beats []deliberation.Heartbeat
 	for _, beat := range h.each {
 		if beat.GetCluster() == status.GetName() {

@@ -96,17 +96,17 @@ func TestStatusTellsWhatTheWorkersSay(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			got := dashboard(t, "", beating(test.config)).Status(t.Context(), test.heartbeats)
-			told := &rayexecutorv1.Cluster{
+			status := &rayexecutorv1.Cluster{
 				WorkerHeartbeats: got.WorkerHeartbeats, HeartbeatAgeSeconds: got.HeartbeatAgeSeconds, Problems: got.GetProblems(),
 			}
 			if test.silence != "" {
-				if len(told.GetProblems()) != 1 || !strings.Contains(told.GetProblems()[0], test.silence) ||
-					!strings.Contains(told.GetProblems()[0], "WORKER_NATS_URL") {
-					t.Errorf("problems %q", told.GetProblems())
+				if len(status.GetProblems()) != 1 || !strings.Contains(status.GetProblems()[0], test.silence) ||
+					!strings.Contains(status.GetProblems()[0], "WORKER_NATS_URL") {
+					t.Errorf("problems %q", status.GetProblems())
 				}
-				told.Problems = nil
+				status.Problems = nil
 			}
-			if diff := cmp.Diff(test.want, told, protocmp.Transform()); diff != "" || got.GetError() != "" {
+			if diff := cmp.Diff(test.want, status, protocmp.Transform()); diff != "" || got.GetError() != "" {
 				t.Error(got.GetError(), diff)
 			}
 		})
@@ -131,10 +131,10 @@ const impatient = 4 * time.Second
 func deployHearing(t *testing.T, fake *fakeServe, client *ray.Client, beats ray.Heartbeats, patience time.Duration) ([]string, error) {
 	t.Helper()
 	fake.beats = true
-	var told []string
-	chosen := options(packed(t, "x = 1"), 2, func(format string, args ...any) { told = append(told, fmt.Sprintf(format, args...)) })
+	var progress []string
+	chosen := options(packed(t, "x = 1"), 2, func(format string, args ...any) { progress = append(progress, fmt.Sprintf(format, args...)) })
 	chosen.Heartbeats, chosen.Patience = beats, patience
-	return told, ray.Deploy(t.Context(), client, chosen)
+	return progress, ray.Deploy(t.Context(), client, chosen)
 }
 
 func TestDeployWaitsForHeartbeats(t *testing.T) {

@@ -86,13 +86,13 @@ func TestRealRay(t *testing.T) {
 	})
 
 	t.Run("what has failed is built anew, though nothing changed", func(t *testing.T) {
-		var told strings.Builder
+		var progress strings.Builder
 		err := deploy(t, client, packed(t, crashing), 1, func(format string, args ...any) {
-			fmt.Fprintf(&told, format+"\n", args...)
+			fmt.Fprintf(&progress, format+"\n", args...)
 		})
 		if err == nil || !strings.Contains(err.Error(), "no licence for this") ||
-			!strings.Contains(told.String(), "building it anew") || !strings.Contains(told.String(), deploying) {
-			t.Errorf("deploy: %v\n%s", err, told.String())
+			!strings.Contains(progress.String(), "building it anew") || !strings.Contains(progress.String(), deploying) {
+			t.Errorf("deploy: %v\n%s", err, progress.String())
 		}
 	})
 
@@ -110,14 +110,14 @@ func TestRealRay(t *testing.T) {
 
 	t.Run("deploying again does nothing", func(t *testing.T) {
 		replicas := serveApp(t, head, ray.Application)
-		var told []string
+		var progress []string
 		if err := deploy(t, client, worker.Package{}, 1, func(format string, args ...any) {
-			told = append(told, fmt.Sprintf(format, args...))
+			progress = append(progress, fmt.Sprintf(format, args...))
 		}); err != nil {
 			t.Fatal(err)
 		}
-		if len(told) != 1 || !strings.Contains(told[0], "nothing to do") {
-			t.Errorf("progress: %q", told)
+		if len(progress) != 1 || !strings.Contains(progress[0], "nothing to do") {
+			t.Errorf("progress: %q", progress)
 		}
 		if diff := cmp.Diff(replicas, serveApp(t, head, ray.Application)); diff != "" {
 			t.Error(diff)
@@ -253,16 +253,16 @@ func serveApp(t *testing.T, head *local.Ray, name string) map[string]any {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var told struct {
+	var progress struct {
 		Applications map[string]map[string]any `json:"applications"`
 	}
 	decoder := json.NewDecoder(bytes.NewReader(reply(t, head, request)))
 	decoder.UseNumber()
-	if err := decoder.Decode(&told); err != nil {
+	if err := decoder.Decode(&progress); err != nil {
 		t.Fatal(err)
 	}
-	delete(told.Applications[name], "last_deployed_time_s")
-	return told.Applications[name]
+	delete(progress.Applications[name], "last_deployed_time_s")
+	return progress.Applications[name]
 }
 
 func reply(t *testing.T, head *local.Ray, request *http.Request) []byte {

@@ -167,12 +167,12 @@ func (c *Client) remedy(err error) string {
 // reason is the telling line of a reply that refuses: the message of Ray's own
 // JSON, the last line of a Python traceback, else the first line.
 func reason(body []byte) string {
-	var told struct {
+	var reply struct {
 		Message string `json:"msg"`
 	}
 	text := string(body)
-	if json.Unmarshal(body, &told) == nil && told.Message != "" {
-		text = told.Message
+	if json.Unmarshal(body, &reply) == nil && reply.Message != "" {
+		text = reply.Message
 	}
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	line := lines[0]

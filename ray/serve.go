@@ -91,11 +91,11 @@ func (i *instance) running() bool { return i.Controller.ActorName != "" }
 // Serve it keeps what PUT would reset, of the others it repeats what they were
 // deployed with.
 func (i *instance) schema(name string, config any) (deploySchema, error) {
-	kept, err := i.others(name)
+	apps, err := i.others(name)
 	if err != nil {
 		return deploySchema{}, err
 	}
-	schema := deploySchema{Applications: append(kept, config), ProxyLocation: proxiesOff}
+	schema := deploySchema{Applications: append(apps, config), ProxyLocation: proxiesOff}
 	if i.running() {
 		schema.ProxyLocation = i.ProxyLocation
 		schema.HTTPOptions, schema.GRPCOptions = given(i.HTTPOptions), given(i.GRPCOptions)
@@ -112,7 +112,7 @@ const proxiesOff = "Disabled"
 // Those of serve.run are not among them: a PUT leaves them alone, and to name
 // one in it would replace it.
 func (i *instance) others(name string) ([]any, error) {
-	var kept []any
+	var apps []any
 	for _, other := range slices.Sorted(maps.Keys(i.Applications)) {
 		app := i.Applications[other]
 		if other == name || app.Source == "imperative" || app.Status == statusDeleting {
@@ -121,9 +121,9 @@ func (i *instance) others(name string) ([]any, error) {
 		if err := app.keepable(other); err != nil {
 			return nil, err
 		}
-		kept = append(kept, app.Config)
+		apps = append(apps, app.Config)
 	}
-	return kept, nil
+	return apps, nil
 }
 
 // keepable refuses what cannot be put back as it was.

@@ -41,7 +41,7 @@ func (c *Client) Status(ctx context.Context, heartbeats Heartbeats) *rayexecutor
 	if workerErr == nil {
 		workerErr = serve.describe(status, heard)
 	} else {
-		heard.tellNamed(status)
+		heard.addNamed(status)
 	}
 	if err := cmp.Or(versionErr, workerErr, nodesErr); err != nil {
 		status.Error = err.Error()
@@ -59,7 +59,7 @@ func (i *instance) describe(status *rayexecutorv1.Cluster, heard heard) error {
 	running, target := app.replicas()
 	status.WorkerReplicas = int32(min(running, 1<<30))
 	status.WorkerReplicasTarget = int32(min(target, 1<<30))
-	heard.tell(status, &app)
+	heard.addTo(status, &app)
 	if app.Status != statusRunning {
 		return fmt.Errorf("the worker is %s: %s", app.Status, app.why())
 	}

@@ -54,7 +54,7 @@ type watch struct {
 func (w *watch) look(ctx context.Context) error {
 	serve, err := w.client.instance(ctx)
 	if err != nil {
-		w.tell(err.Error())
+		w.report(err.Error())
 		if time.Since(w.answered) > tolerated {
 			return backoff.Permanent(err)
 		}
@@ -71,7 +71,7 @@ func (w *watch) look(ctx context.Context) error {
 
 // judge tells how the application is doing.
 func (w *watch) judge(app *application) error {
-	w.tell(app.progress())
+	w.report(app.progress())
 	_, complete := app.complete()
 	switch {
 	case complete:
@@ -83,7 +83,7 @@ func (w *watch) judge(app *application) error {
 }
 
 // tell reports what has changed.
-func (w *watch) tell(line string) {
+func (w *watch) report(line string) {
 	if line != w.last {
 		w.last = line
 		w.say("%s", line)
@@ -111,16 +111,16 @@ func (a *application) progress() string {
 // why is what Serve says of an application that does not run: its own message,
 // those of its deployments and the states of their replicas.
 func (a *application) why() string {
-	var told []string
+	var lines []string
 	if a.Message != "" {
-		told = append(told, gist(a.Message))
+		lines = append(lines, gist(a.Message))
 	}
 	for _, name := range slices.Sorted(maps.Keys(a.Deployments)) {
 		if deployment := a.Deployments[name]; deployment.Status != "HEALTHY" {
-			told = append(told, deployment.why(name))
+			lines = append(lines, deployment.why(name))
 		}
 	}
-	return strings.Join(told, "; ")
+	return strings.Join(lines, "; ")
 }
 
 func (d *deployment) why(name string) string {

@@ -63,13 +63,13 @@ func (s *Server) getRequests(w http.ResponseWriter, r *http.Request) {
 }
 
 func ofModel(requests []Request, model string) []Request {
-	kept := requests[:0]
+	rest := requests[:0]
 	for _, request := range requests {
 		if request.Model == model {
-			kept = append(kept, request)
+			rest = append(rest, request)
 		}
 	}
-	return kept
+	return rest
 }
 
 func (s *Server) deleteRequests(w http.ResponseWriter, _ *http.Request) {

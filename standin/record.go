@@ -118,7 +118,7 @@ func (r *record) begin() *entry {
 	r.ring[r.next] = e
 	r.next = (r.next + 1) % len(r.ring)
 	r.all.enter()
-	r.tell()
+	r.wake()
 	return e
 }
 
@@ -134,7 +134,7 @@ func (r *record) read(e *entry, model string, req *chatRequest) {
 	if e.epoch != r.epoch { // reset in between: it runs, but does not count
 		e.counts.Total--
 	}
-	r.tell()
+	r.wake()
 }
 
 // ofModel is the counts of a model, or the shared ones once there are many.
@@ -168,7 +168,7 @@ func (r *record) end(e *entry, outcome Outcome, status int, reason string) {
 	if reason != "" {
 		r.finished[finish{e.Model, reason}]++
 	}
-	r.tell()
+	r.wake()
 }
 
 func (c *Counts) enter() {
@@ -200,7 +200,7 @@ func (c *Counts) leave(outcome Outcome, status int, current bool) {
 }
 
 // tell wakes those who wait.
-func (r *record) tell() {
+func (r *record) wake() {
 	if r.changed != nil {
 		close(r.changed)
 		r.changed = nil
@@ -222,7 +222,7 @@ func (r *record) reset() {
 		}
 		*counts = Counts{Running: counts.Running, MaxRunning: counts.Running}
 	}
-	r.tell()
+	r.wake()
 }
 
 // requests are copies of what is kept, oldest first.

@@ -47,9 +47,9 @@ func TestStopEndsStreams(t *testing.T) {
 	defer stream.Body.Close()
 	stopped := time.Now()
 	cancel()
-	told, err := io.ReadAll(stream.Body)
-	if err != nil || !strings.Contains(string(told), "the server is stopping") {
-		t.Errorf("%v %s", err, told)
+	said, err := io.ReadAll(stream.Body)
+	if err != nil || !strings.Contains(string(said), "the server is stopping") {
+		t.Errorf("%v %s", err, said)
 	}
 	<-ended
 	if took := time.Since(stopped); took > drainTimeout*3/4 {

@@ -46,11 +46,11 @@ type keepJournal struct {
 	Journal
 
 	err  error
-	kept []string
+	stored []string
 }
 
 func (j *keepJournal) StoreUndelivered(_ context.Context, _ journal.Delivery, reason string) error {
-	j.kept = append(j.kept, reason)
+	j.stored = append(j.stored, reason)
 	return j.err
 }
 
@@ -76,17 +76,17 @@ func TestGivingUp(t *testing.T) {
 		attempt uint64
 		ended   time.Time
 		keep    error
-		kept    bool
+		stored    bool
 		again   bool
 	}{
-		"refused for good":            {status: 400, attempt: 1, ended: young, kept: true},
+		"refused for good":            {status: 400, attempt: 1, ended: young, stored: true},
 		"first time":                  {status: 500, attempt: 1, ended: young, again: true},
 		"old, but hardly tried":       {status: 500, attempt: minAttempts - 1, ended: old, again: true},
 		"tried a lot, but young":      {status: 500, attempt: 100, ended: young, again: true},
-		"old and tried":               {status: 500, attempt: minAttempts, ended: old, kept: true},
-		"nowhere to keep it":          {status: 400, attempt: 1, ended: young, keep: errors.New("full"), kept: true},
+		"old and tried":               {status: 500, attempt: minAttempts, ended: old, stored: true},
+		"nowhere to keep it":          {status: 400, attempt: 1, ended: young, keep: errors.New("full"), stored: true},
 		"taken":                       {status: 202, attempt: 1, ended: young},
-		"a redirect is not an answer": {status: 302, attempt: 1, ended: young, kept: true},
+		"a redirect is not an answer": {status: 302, attempt: 1, ended: young, stored: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -107,8 +107,8 @@ func TestGivingUp(t *testing.T) {
 				Entry:   deliberation.Entry{Time: test.ended, Event: &pb.DeliberationCompleted{DeliberationId: "d1"}},
 			})
 			_, again := errors.AsType[*journal.LaterError](err)
-			if again != test.again || (len(j.kept) == 1) != test.kept || !again && !errors.Is(err, test.keep) {
-				t.Errorf("again %v, kept %v, %v", again, j.kept, err)
+			if again != test.again || (len(j.stored) == 1) != test.stored || !again && !errors.Is(err, test.keep) {
+				t.Errorf("again %v, kept %v, %v", again, j.stored, err)
 			}
 		})
 	}

@@ -108,25 +108,25 @@ func (w world) relay(t *testing.T, options relay.SinkOptions) (stop func()) {
 	return keepertest.Run(t, w.newRelay(t, options))
 }
 
-func (w world) kept(t *testing.T) []journal.Undelivered {
+func (w world) undelivered(t *testing.T) []journal.Undelivered {
 	t.Helper()
 	var list []journal.Undelivered
-	for kept, err := range w.ReadUndelivered(t.Context(), "") {
+	for one, err := range w.ReadUndelivered(t.Context(), "") {
 		if err != nil {
 			t.Fatal(err)
 		}
-		list = append(list, kept)
+		list = append(list, one)
 	}
 	return list
 }
 
-// awaitKept waits until so many ends are kept.
-func (w world) awaitKept(t *testing.T, n int) []journal.Undelivered {
+// awaitUndelivered waits until so many undelivered ends are stored.
+func (w world) awaitUndelivered(t *testing.T, n int) []journal.Undelivered {
 	t.Helper()
 	var list []journal.Undelivered
 	await.NoError(t, "the list of undelivered ends", func() error {
-		if list = w.kept(t); len(list) != n {
-			return fmt.Errorf("%d are kept, not %d", len(list), n)
+		if list = w.undelivered(t); len(list) != n {
+			return fmt.Errorf("%d are stored, not %d", len(list), n)
 		}
 		return nil
 	})
@@ -211,8 +211,8 @@ func TestRelayTriesAgain(t *testing.T) {
 		t.Errorf("the second is another event: %v %v", first, second)
 	}
 	w.settled(t)
-	if len(w.kept(t)) > 0 {
-		t.Error("it is kept though it was taken")
+	if len(w.undelivered(t)) > 0 {
+		t.Error("it is stored though it was accepted")
 	}
 }
 
@@ -228,46 +228,46 @@ func TestWhatTheSinkRefusesIsKept(t *testing.T) {
 	w.relay(t, options)
 	w.Complete(t, "d1", journaltest.Result(0, "yes"))
 	w.Complete(t, "d2", journaltest.Result(0, "yes"))
-	list := w.awaitKept(t, 2)
+	list := w.awaitUndelivered(t, 2)
 	slices.SortFunc(list, func(a, b journal.Undelivered) int { return cmp.Compare(a.ID, b.ID) })
 	if one := list[0]; one.ID != "d1" || one.Reason != "the sink answered 400 Bad Request: no such type" || one.Attempt != 1 ||
 		!one.Time.Equal(w.Status(t, "d1").GetEndedAt().AsTime()) || time.Since(one.At) > time.Minute {
-		t.Errorf("kept as %+v", one)
+		t.Errorf("stored as %+v", one)
 	}
 	first := keepertest.Next(t, s.posts)
 	keepertest.Next(t, s.posts)
 
 	refused := w.retry(t, options, "d1")
-	if refused["d1"] == nil || len(refused) != 1 || len(w.kept(t)) != 2 {
-		t.Errorf("still refused: %v, %d kept", refused, len(w.kept(t)))
+	if refused["d1"] == nil || len(refused) != 1 || len(w.undelivered(t)) != 2 {
+		t.Errorf("still refused: %v, %d stored", refused, len(w.undelivered(t)))
 	}
 	keepertest.Next(t, s.posts)
 	s.answers(nil)
 	if refused := w.retry(t, options, "d1"); len(refused) != 1 || refused["d1"] != nil {
 		t.Errorf("now taken: %v", refused)
 	}
-	if left := w.kept(t); len(left) != 1 || left[0].ID != "d2" {
+	if left := w.undelivered(t); len(left) != 1 || left[0].ID != "d2" {
 		t.Errorf("left is %v", left)
 	}
 	if post := keepertest.Next(t, s.posts); first.id() == "d1.done" && (post.body != first.body || post.header.Get("Ce-Time") != first.header.Get("Ce-Time") || post.header.Get("Ce-Traceparent") != keepertest.Trace) {
 		t.Errorf("sent again as %v, before as %v", post, first)
 	}
-	if refused := w.retry(t, options, ""); len(refused) != 1 || refused["d2"] != nil || len(w.kept(t)) != 0 {
+	if refused := w.retry(t, options, ""); len(refused) != 1 || refused["d2"] != nil || len(w.undelivered(t)) != 0 {
 		t.Errorf("all: %v", refused)
 	}
-	if told := w.retry(t, options, "d3"); len(told) != 0 {
-		t.Errorf("one that is not kept: %v", told)
+	if results := w.retry(t, options, "d3"); len(results) != 0 {
+		t.Errorf("one that is not stored: %v", results)
 	}
 }
 
 func (w world) retry(t *testing.T, options relay.SinkOptions, id string) map[string]error {
 	t.Helper()
-	told := make(map[string]error)
-	err := w.newRelay(t, options).Resend(t.Context(), id, func(kept journal.Undelivered, refused error) { told[kept.ID] = refused })
+	results := make(map[string]error)
+	err := w.newRelay(t, options).Resend(t.Context(), id, func(one journal.Undelivered, refused error) { results[one.ID] = refused })
 	if err != nil {
 		t.Fatal(err)
 	}
-	return told
+	return results
 }
 
 // TestRelayLosesNothing has a sink that is away, then fails every second time,
@@ -309,8 +309,8 @@ func TestRelayLosesNothing(t *testing.T) {
 			t.Errorf("d%d was posted %d times, and refused the first time", i, got)
 		}
 	}
-	if kept := w.kept(t); len(kept) > 0 {
-		t.Errorf("%d were given up", len(kept))
+	if list := w.undelivered(t); len(list) > 0 {
+		t.Errorf("%d were given up", len(list))
 	}
 }
 
@@ -361,7 +361,7 @@ func TestTwoRelaysShare(t *testing.T) {
 	for i := range n {
 		w.Complete(t, fmt.Sprint("d", i))
 	}
-	await.NoError(t, "the relay's deliveries", func() error { return w.handedOver(t, n) }) // the server is a little behind in what it tells
+	await.NoError(t, "the relay's deliveries", func() error { return w.handedOver(t, n) }) // the server reports its count with a delay
 	w.settled(t)
 	if got := s.attempts(); len(got) != n {
 		t.Errorf("%d of %d arrived", len(got), n)
@@ -406,7 +406,7 @@ func TestRelayOfLargeResults(t *testing.T) {
 	w.relay(t, options)
 	w.Complete(t, "json", journaltest.Result(0, strings.Repeat(`"`, 600<<10)))   // too large in JSON only
 	w.Complete(t, "proto", journaltest.Result(0, strings.Repeat(`x`, 1200<<10))) // too large for the journal
-	w.awaitKept(t, 2)
+	w.awaitUndelivered(t, 2)
 	if refused := w.retry(t, options, ""); len(refused) != 2 || refused["json"] != nil || refused["proto"] != nil {
 		t.Errorf("sent again: %v", refused)
 	}

@@ -79,8 +79,8 @@ func TestRealTwo(t *testing.T) {
 	if _, err := os.Stat(stopped.dir.path); !os.IsNotExist(err) {
 		t.Errorf("%s is left: %v", stopped.dir.path, err)
 	}
-	if kept, _ := filepath.Glob(filepath.Join(logs, "*", "dashboard.log")); len(kept) != 1 {
-		t.Errorf("logs kept: %v", kept)
+	if logsLeft, _ := filepath.Glob(filepath.Join(logs, "*", "dashboard.log")); len(logsLeft) != 1 {
+		t.Errorf("logs kept: %v", logsLeft)
 	}
 	if len(processesOf(running)) < 5 {
 		t.Error("the other one was stopped too")

@@ -91,16 +91,16 @@ func (w world) announced() map[string]int {
 }
 
 // told is all that a caller is told.
-type told struct {
+type seen struct {
 	Status map[string]*pb.GetDeliberationStatusResponse
 	Stats  *pb.RayExecutorStats
 	List   []*pb.DeliberationSummary
 	Dead   []journal.DeadLetterSummary
 }
 
-func (w world) tell(ids ...string) told {
+func (w world) see(ids ...string) seen {
 	w.t.Helper()
-	all := told{Status: make(map[string]*pb.GetDeliberationStatusResponse)}
+	all := seen{Status: make(map[string]*pb.GetDeliberationStatusResponse)}
 	for _, id := range ids {
 		story, err := w.Read(w.t.Context(), id)
 		w.must(err)
@@ -192,7 +192,7 @@ func TestBackupAndRestore(t *testing.T) {
 	server := journaltest.Start(t)
 	old := newWorld(t, server, journaltest.Connect(t, server.URL))
 	ids := live(old)
-	before, readers := old.tell(ids...), old.consumers()
+	before, readers := old.see(ids...), old.consumers()
 	run(t, backup, dir, server.URL)
 
 	// What the backup does not have.
@@ -206,7 +206,7 @@ func TestBackupAndRestore(t *testing.T) {
 	run(t, restore, dir, fresh.URL)
 	now := newWorld(t, fresh, journaltest.Undeployed(t, journal.Settings{URL: fresh.URL}))
 	now.await("the connection", func() bool { return now.Ready(t.Context()) == nil })
-	if diff := cmp.Diff(before, now.tell(ids...), protocmp.Transform()); diff != "" {
+	if diff := cmp.Diff(before, now.see(ids...), protocmp.Transform()); diff != "" {
 		t.Errorf("told is something else (-before +restored):\n%s", diff)
 	}
 	if diff := cmp.Diff(readers, now.consumers()); diff != "" {
@@ -261,7 +261,7 @@ func goesOn(w world) {
 	if diff := cmp.Diff(want, w.announced()); diff != "" {
 		w.t.Errorf("announced is something else (-want +got):\n%s", diff)
 	}
-	stats := w.tell().Stats
+	stats := w.see().Stats
 	if stats.GetTotalDeliberations() != 7 || stats.GetActiveDeliberations() != 0 || stats.GetCompletedDeliberations() != 6 || stats.GetFailedDeliberations() != 1 {
 		w.t.Errorf("the statistics are %s", stats)
 	}

@@ -278,8 +278,8 @@ func (b *bench) scaffold(ctx context.Context, front *system.System) (string, err
 	}
 	for end := time.Now().Add(8 * time.Minute); knock(ctx, address, data) != nil; time.Sleep(200 * time.Millisecond) {
 		if time.Now().After(end) || ctx.Err() != nil {
-			told, _ := os.ReadFile(output.Name())
-			return "", fmt.Errorf("the function does not start: %s", told)
+			printed, _ := os.ReadFile(output.Name())
+			return "", fmt.Errorf("the function does not start: %s", printed)
 		}
 	}
 	running, err := exec.CommandContext(ctx, "pgrep", "-P", strconv.Itoa(family.Pid())).Output()
@@ -298,8 +298,8 @@ func copyTracked(ctx context.Context, from, to string) error {
 	}
 	command := exec.CommandContext(ctx, "bash", "-c", `git ls-files -z | xargs -0 cp --parents --no-dereference -t "$0"`, to)
 	command.Dir = from
-	if told, err := command.CombinedOutput(); err != nil {
-		return fmt.Errorf("%w: %s", err, told)
+	if printed, err := command.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, printed)
 	}
 	return nil
 }

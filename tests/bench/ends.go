@@ -28,12 +28,12 @@ func listen(ctx context.Context, sys *system.System) (*ends, error) {
 		return nil, err
 	}
 	e := &ends{conn: conn, waiting: make(map[string]chan string)}
-	e.reading, err = hear(ctx, conn, e.tell)
+	e.reading, err = hear(ctx, conn, e.handle)
 	return e, err
 }
 
 // hear calls tell for each end that comes to stand in the journal from now on.
-func hear(ctx context.Context, conn *nats.Conn, tell func(how, id string)) (jetstream.ConsumeContext, error) {
+func hear(ctx context.Context, conn *nats.Conn, handle func(how, id string)) (jetstream.ConsumeContext, error) {
 	js, err := jetstream.New(conn)
 	if err != nil {
 		return nil, err
@@ -46,12 +46,12 @@ func hear(ctx context.Context, conn *nats.Conn, tell func(how, id string)) (jets
 	}
 	return consumer.Consume(func(message jetstream.Msg) {
 		if _, how, id, ok := events.ParseSubject(message.Subject()); ok {
-			tell(how, id)
+			handle(how, id)
 		}
 	})
 }
 
-func (e *ends) tell(how, id string) {
+func (e *ends) handle(how, id string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if waiting := e.waiting[id]; waiting != nil {

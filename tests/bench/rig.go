@@ -212,8 +212,8 @@ func (r *rig) jobs(ctx context.Context, method, id string, body io.Reader, into 
 	}
 	defer response.Body.Close()
 	if response.StatusCode != http.StatusOK {
-		told, _ := io.ReadAll(response.Body)
-		return fmt.Errorf("jobs: %s: %s", response.Status, told)
+		body, _ := io.ReadAll(response.Body)
+		return fmt.Errorf("jobs: %s: %s", response.Status, body)
 	}
 	return json.NewDecoder(response.Body).Decode(into)
 }

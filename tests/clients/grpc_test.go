@@ -98,15 +98,15 @@ func walk(t *testing.T, h *house, client *old) {
 
 func completes(t *testing.T, h *house, client *old, id string) {
 	t.Helper()
-	if _, stands, err := h.worker.Started(t.Context(), id, 1, time.Time{}, 0); !stands || err != nil {
-		t.Fatal(stands, err)
+	if _, stored, err := h.worker.Started(t.Context(), id, 1, time.Time{}, 0); !stored || err != nil {
+		t.Fatal(stored, err)
 	}
 	if status := client.call(t, "status", id); status["status"] != "running" {
 		t.Errorf("the status is %v", status)
 	}
 	result := journaltest.Result(1, "Un botón")
-	if stands, err := h.worker.Completed(t.Context(), id, journaltest.Result(0, ""), result); !stands || err != nil {
-		t.Fatal(stands, err)
+	if stored, err := h.worker.Completed(t.Context(), id, journaltest.Result(0, ""), result); !stored || err != nil {
+		t.Fatal(stored, err)
 	}
 	status := client.call(t, "status", id)
 	got, _ := status["result"].(map[string]any)

@@ -200,15 +200,15 @@ func statistics(t *testing.T, f face) *pb.RayExecutorStats {
 // recorded reads what the journal keeps of a deliberation's acceptance.
 func recorded(t *testing.T, h *house, id string) (record *pb.DeliberationRequested, trace string) {
 	t.Helper()
-	kept := journaltest.Messages(t, h.NATSURL(), "DELIBERATIONS", "deliberation.requested.*."+id)
-	if len(kept) != 1 {
-		t.Fatalf("the journal has %d requests for %s", len(kept), id)
+	stored := journaltest.Messages(t, h.NATSURL(), "DELIBERATIONS", "deliberation.requested.*."+id)
+	if len(stored) != 1 {
+		t.Fatalf("the journal has %d requests for %s", len(stored), id)
 	}
 	record = new(pb.DeliberationRequested)
-	if err := proto.Unmarshal(kept[0].Data, record); err != nil {
+	if err := proto.Unmarshal(stored[0].Data, record); err != nil {
 		t.Fatal(err)
 	}
-	return record, kept[0].Header.Get("ce-traceparent")
+	return record, stored[0].Header.Get("ce-traceparent")
 }
 
 func same(t *testing.T, what string, got, want proto.Message) {

@@ -255,8 +255,8 @@ func pages(t *testing.T, f face, query *pb.ListDeliberationsRequest) (ids []stri
 
 func started(t *testing.T, h *house, id string) {
 	t.Helper()
-	if _, stands, err := h.worker.Started(t.Context(), id, 1, time.Time{}, 0); !stands || err != nil {
-		t.Fatalf("start %s: %v %v", id, stands, err)
+	if _, stored, err := h.worker.Started(t.Context(), id, 1, time.Time{}, 0); !stored || err != nil {
+		t.Fatalf("start %s: %v %v", id, stored, err)
 	}
 }
 
@@ -271,10 +271,10 @@ func failed(t *testing.T, h *house, id string) {
 // won expects that what the worker wrote stands.
 func won(t *testing.T) func(bool, error) {
 	t.Helper()
-	return func(stands bool, err error) {
+	return func(stored bool, err error) {
 		t.Helper()
-		if !stands || err != nil {
-			t.Fatalf("it stands: %v, %v", stands, err)
+		if !stored || err != nil {
+			t.Fatalf("it stands: %v, %v", stored, err)
 		}
 	}
 }

@@ -98,8 +98,8 @@ func submitRows() []row {
 		{name: "the caller's traceparent is kept", run: func(t *testing.T, h *house, f face) {
 			id := fresh(t)
 			askAs(t, f, call{request: request(id), trace: trace}, ok)
-			if _, kept := recorded(t, h, id); kept != trace {
-				t.Errorf("the journal has %q", kept)
+			if _, got := recorded(t, h, id); got != trace {
+				t.Errorf("the journal has %q", got)
 			}
 			askAs(t, f, call{request: &pb.CancelDeliberationRequest{DeliberationId: id}, trace: trace}, ok)
 			end := journaltest.Messages(t, h.NATSURL(), "DELIBERATIONS", "deliberation.done.cancelled."+id)

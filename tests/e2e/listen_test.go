@@ -76,10 +76,10 @@ func theSinkIsSentEachEnd(t *testing.T) {
 	if end.kind != "ray_executor.v1.DeliberationCompleted" || len(end.data.Results) != 2 || end.data.Results[0].Proposal == "" {
 		t.Errorf("posted %+v", end)
 	}
-	for told := 0; told < 2; { // others' agents are heard too
+	for received := 0; received < 2; { // others' agents are heard too
 		message, err := responses.NextMsg(await.Limit)
 		if err != nil {
-			t.Fatalf("%d agents were told of: %v", told, err)
+			t.Fatalf("%d agents were told of: %v", received, err)
 		}
 		var response struct {
 			CorrelationID string `json:"correlation_id"`
@@ -97,7 +97,7 @@ func theSinkIsSentEachEnd(t *testing.T) {
 		if response.CorrelationID != id {
 			continue
 		}
-		told++
+		received++
 		if response.Payload.NumAgents != 2 || response.Payload.Proposal.Content == "" {
 			t.Errorf("told %s", message.Data)
 		}

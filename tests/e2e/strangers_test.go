@@ -49,7 +49,7 @@ func TestStrangersGetNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer response.Body.Close()
-	if told, _ := io.ReadAll(response.Body); strings.Contains(string(told), `"2.49.`) {
+	if body, _ := io.ReadAll(response.Body); strings.Contains(string(body), `"2.49.`) {
 		t.Skip("Ray 2.49 has no tokens")
 	}
 	var ports []string

@@ -41,16 +41,16 @@ func runMake(target string) error {
 // Newcomer is an environment without what our Makefile, or a make around it,
 // puts there: what a reader of the README has.
 func Newcomer(environ []string) []string {
-	var kept []string
+	var rest []string
 	for _, variable := range environ {
 		name, _, _ := strings.Cut(variable, "=")
 		switch name {
 		case "MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES", "VENV", "RAY_VENV", "FUNC_CLI", "SEED":
 		default:
-			kept = append(kept, variable)
+			rest = append(rest, variable)
 		}
 	}
-	return kept
+	return rest
 }
 
 // Binary is bin/ray-executor, built from the sources as they are.

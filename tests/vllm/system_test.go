@@ -110,8 +110,8 @@ func samples(t *testing.T, sys *system.System) {
 		t.Fatalf("it is %v", status)
 	}
 	for i, most := range []string{"9", "5"} {
-		if told := status.GetResults()[i].GetMetadata(); told["finish_reason"] != "length" || told["completion_tokens"] != most {
-			t.Errorf("agent %d: %v; want it cut after %s tokens", i, told, most)
+		if metadata := status.GetResults()[i].GetMetadata(); metadata["finish_reason"] != "length" || metadata["completion_tokens"] != most {
+			t.Errorf("agent %d: %v; want it cut after %s tokens", i, metadata, most)
 		}
 	}
 	long, short := status.GetResults()[0].GetProposal(), status.GetResults()[1].GetProposal()

@@ -144,8 +144,8 @@ func TestMakePush(t *testing.T) {
 	}
 	t.Setenv("DOCKER_CONFIG", login)
 	command := exec.CommandContext(t.Context(), "make", "-C", "../..", "push", "IMAGE="+host+"/ray-executor:1")
-	if told, err := command.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, told)
+	if printed, err := command.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, printed)
 	}
 	ref, err := name.ParseReference(host + "/ray-executor:1")
 	if err != nil {
