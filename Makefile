@@ -59,7 +59,7 @@ WHEELS := ray/worker/wheels/.fetched
 .DEFAULT_GOAL := help
 .PHONY: help build image push lambda run test test-go test-python test-python-client python-client release test-ray-249 test-vllm test-manifests test-kubernetes test-kubernetes-manifests soak lint generate release-proto check-generated check-model bench bench-go tools clean
 
-help: ## List what there is
+help: ## List the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-16s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 build: $(WHEELS) ## Build bin/ray-executor, complete
@@ -80,7 +80,7 @@ image: $(WHEELS) ## Build the image IMAGE into dist/image: oci/, amd64.tar, arm6
 push: ## Build the image and push it, as IMAGE=registry/name:tag, with the login of Docker's configuration
 	$(MAKE) image PUSH=-push
 
-# The flags leave out whatever differs from one machine or folder to the next.
+# The flags leave out what differs from one machine or folder to the next.
 lambda: $(WHEELS) ## Build dist/lambda/{amd64,arm64}/bootstrap.zip, the same bytes every time
 	for arch in amd64 arm64; do \
 	  CGO_ENABLED=0 GOOS=linux GOARCH=$$arch $(GO) build -tags lambda.norpc -trimpath -buildvcs=false -ldflags '-s -w -buildid=' \
@@ -170,7 +170,7 @@ generate: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-connect-go ## 
 	  install -D -m 644 -t proto/google/api "$(call module,$(GOOGLEAPIS))"/third_party/googleapis/google/api/$$file.proto; done
 	PATH="$(HERE)/$(TOOLS):$$PATH" $(TOOLS)/buf generate
 
-release-proto: $(TOOLS)/buf ## Take the proto files as they are for what is promised from now on
+release-proto: $(TOOLS)/buf ## Record the proto files as released, for buf breaking
 	$(TOOLS)/buf build --path proto/ray_executor --exclude-source-info -o proto/released.binpb
 
 check-generated: generate ## Fail when generated code is stale

@@ -112,7 +112,7 @@ func Fleet(settings config.Config) (*ray.Fleet, error) {
 	return ray.NewFleet(named...)
 }
 
-// Metrics are what /metrics tells, for what runs along to add its own; nil before
+// Metrics is the registry of /metrics, to which parts add their own; nil before
 // the start.
 func (f *Function) Metrics() *prometheus.Registry {
 	if parts := f.parts.Load(); parts != nil {

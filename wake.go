@@ -7,7 +7,7 @@ import (
 
 // Wake is for hosts that freeze the process between requests: it returns once
 // the connection to NATS can be used, or with why not when ctx ends. idle is
-// how long the process may have stood still. Handle may be called all the
+// how long the process may have been stopped. Handle may be called all the
 // same: it answers 503 while NATS is away.
 func (f *Function) Wake(ctx context.Context, idle time.Duration) error {
 	parts := f.parts.Load()

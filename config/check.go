@@ -16,7 +16,7 @@ import (
 )
 
 // minJournalAge is a little more than the longest timeout, a day: what was
-// accepted must still stand when it ends.
+// accepted must still be stored when it ends.
 const minJournalAge = 25 * time.Hour
 
 // validate holds every setting against its range. The error names the setting.
@@ -188,7 +188,7 @@ func isURL(name, value string, schemes ...string) error {
 	return nil
 }
 
-// redact keeps a password in a malformed URL out of the log.
+// redact removes a password from a malformed URL before it is logged.
 func redact(value string) string {
 	if at := strings.LastIndex(value, "@"); at >= 0 {
 		return "…" + value[at:]

@@ -27,7 +27,7 @@ type Cluster struct {
 // all clusters that serve it: POOLS speaks of one. Where the clusters' file
 // cannot be read here, it counts one.
 func (c *Config) PoolsEverywhere() []Pool {
-	clusters, _ := c.Clusters() // deploying the worker says what is amiss
+	clusters, _ := c.Clusters() // deploying the worker reports what is wrong
 	pools := c.Pools()
 	for i := range pools {
 		serving := 0
@@ -79,8 +79,8 @@ func (c *Config) Clusters() ([]Cluster, error) {
 	return clusters, nil
 }
 
-// errNoClusters stands for the parser's errors too, which quote the file:
-// there are tokens in it.
+// errNoClusters replaces the parser's errors too: they quote the file, which holds
+// tokens.
 var errNoClusters = errors.New("must hold `clusters`, a list in YAML or JSON whose entries have name, address, token and pools")
 
 func readClusters(path string) (clusterFile, error) {
@@ -102,7 +102,7 @@ func (c *Config) checkCluster(cluster Cluster, before []Cluster) error {
 		return fmt.Errorf("name %q must be 1 to 64 characters of A-Z a-z 0-9 or . _ -", cluster.Name)
 	}
 	if slices.ContainsFunc(before, func(other Cluster) bool { return other.Name == cluster.Name }) {
-		return fmt.Errorf("name %q stands there twice", cluster.Name)
+		return fmt.Errorf("name %q is listed twice", cluster.Name)
 	}
 	return isURL("address", cluster.Address, "ray", "http", "https")
 }

@@ -67,7 +67,7 @@ type Config struct {
 	WorkerReplicas int    `env:"WORKER_REPLICAS" envDefault:"1"`
 	WorkerPIP      bool   `env:"WORKER_PIP"`
 
-	// PoolList is POOLS as it stands; Pools tells it taken apart.
+	// PoolList is POOLS as it is set; Pools returns it parsed.
 	PoolList   []string `env:"POOLS" envDefault:"default"`
 	ModelHosts []string `env:"MODEL_HOSTS"`
 	VLLMURL    string   `env:"VLLM_URL"`
@@ -145,7 +145,7 @@ func Given(environ []string) (map[string]string, error) {
 	return settings, nil
 }
 
-// Parse reads settings by name; defaults stand for what is not there.
+// Parse reads settings by name; a missing one has its default.
 func Parse(settings map[string]string) (Config, error) {
 	trim(settings)
 	var config Config
@@ -194,9 +194,9 @@ var kinds = map[string]string{
 	"time.Duration": "a duration such as 168h", "slog.Level": "DEBUG, INFO, WARN or ERROR",
 }
 
-// errMalformed stands for the parser's errors, which quote the file: there are
-// passwords in it.
-var errMalformed = errors.New("must hold lines of NAME=value; a value with spaces, # or $ stands in single quotes")
+// errMalformed replaces the parser's errors: they quote the file, which holds
+// passwords.
+var errMalformed = errors.New("must hold lines of NAME=value; a value with spaces, # or $ needs single quotes")
 
 // byteOrderMark is what some editors on Windows write before a text in UTF-8. It
 // does not belong to the first name.
@@ -299,7 +299,7 @@ func (c *Config) pools() ([]Pool, error) {
 			return nil, fmt.Errorf("POOLS: %q must be 1 to 32 characters of a-z 0-9 -", name)
 		}
 		if slices.ContainsFunc(pools, func(p Pool) bool { return p.Name == name }) {
-			return nil, fmt.Errorf("POOLS: %q stands there twice", name)
+			return nil, fmt.Errorf("POOLS: %q is listed twice", name)
 		}
 		if limited {
 			n, err := strconv.ParseUint(inFlight, 10, 32) // no sign, as the worker reads it

@@ -109,7 +109,7 @@ func TestBodiesAreCounted(t *testing.T) {
 	})
 }
 
-// TestBodiesAboveTheLimit are refused, whatever they say of themselves.
+// TestBodiesAboveTheLimit are refused, whatever length they declare.
 func TestBodiesAboveTheLimit(t *testing.T) {
 	t.Parallel()
 	g := gate.New(limits)

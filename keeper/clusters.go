@@ -37,7 +37,7 @@ type watch struct {
 
 	// heard is the time of the latest heartbeat of a cluster's workers, by name, on
 	// this machine's clock. It outlives the heartbeats themselves, which expire, so
-	// that the age goes on growing while none arrives.
+	// that the age grows while none arrives.
 	heard map[string]time.Time
 
 	up         *prometheus.GaugeVec

@@ -5,7 +5,7 @@
 // Any number of keepers may run, without a leader among them. Whatever they write
 // is idempotent: ends and snapshots are decided by the journal's compare-and-set,
 // announcements carry a fixed id, and the consumers of ends are shared. A keeper
-// keeps no state that the next one needs, so it may be killed at any moment.
+// has no state that the next one needs, so it may be killed at any moment.
 //
 // The relay to K_SINK is a part of its own: keeper/relay.
 package keeper

@@ -4,7 +4,7 @@
 //
 // Taken are HTTP requests of a Function URL or an API Gateway HTTP API
 // (payload format 2.0), batches of an SQS queue, EventBridge events and bare
-// CloudEvents. docs/lambda.md tells users what becomes of each.
+// CloudEvents. docs/lambda.md says what becomes of each.
 package lambda
 
 import (
@@ -23,7 +23,7 @@ import (
 const (
 	// patience bounds how long an invocation waits for NATS: waiting is paid.
 	patience = 5 * time.Second
-	// margin is kept of an invocation's time, to tell the caller what was
+	// margin is reserved of an invocation's time, to report to the caller what was
 	// wrong: Lambda itself says no more than that time is up.
 	margin = 500 * time.Millisecond
 )
@@ -52,7 +52,7 @@ func NewHost(function Function, log *slog.Logger) *Host {
 	return host
 }
 
-// invocation is whatever Lambda may invoke with; its fields tell which it is.
+// invocation is any payload that Lambda may invoke with; its fields say which.
 type invocation struct {
 	events.APIGatewayV2HTTPRequest // a Function URL's is the same
 
@@ -85,7 +85,7 @@ func (h *Host) Invoke(ctx context.Context, payload json.RawMessage) (any, error)
 	}
 }
 
-// inTime keeps a margin of an invocation's time.
+// inTime ends a margin before the invocation's deadline.
 func inTime(ctx context.Context) (context.Context, context.CancelFunc) {
 	deadline, limited := ctx.Deadline()
 	if !limited {
@@ -95,9 +95,9 @@ func inTime(ctx context.Context) (context.Context, context.CancelFunc) {
 }
 
 // wake waits for NATS, but not for long. What still does not work after that
-// is told by the request's own answer.
+// is reported by the request's own answer.
 func (h *Host) wake(ctx context.Context) {
-	// The wall's clock: the other one may stand still with the process.
+	// The wall's clock: the monotonic one may stop with the process.
 	idle := time.Duration(time.Now().UnixNano() - h.last.Load())
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()

@@ -27,12 +27,12 @@ func (h *Host) serve(ctx context.Context, from *events.APIGatewayV2HTTPRequest) 
 	return h.handle(request).response(), nil
 }
 
-// needsNATS tells probes and metrics from what does work.
+// needsNATS reports whether a request does work: probes and metrics do not.
 func needsNATS(path string) bool {
 	return !strings.HasPrefix(path, "/health/") && path != "/metrics"
 }
 
-// handle lets the function answer a request, and keeps the answer.
+// handle lets the function answer a request, and records the answer.
 func (h *Host) handle(request *http.Request) *recorder {
 	answer := &recorder{header: make(http.Header)}
 	h.function.Handle(answer, request)
@@ -85,7 +85,7 @@ func target(from *events.APIGatewayV2HTTPRequest) *url.URL {
 	return &url.URL{Path: plain, RawPath: path, RawQuery: from.RawQueryString}
 }
 
-// recorder keeps an answer. Lambda sends it whole, so there is nothing to
+// recorder stores an answer. Lambda sends it whole, so there is nothing to
 // flush.
 type recorder struct {
 	header http.Header
@@ -133,7 +133,7 @@ func (r *recorder) response() *events.LambdaFunctionURLResponse {
 	return response
 }
 
-// isText tells what may travel as text in JSON from what must be base64.
+// isText reports whether a body may be sent as text in JSON; another is base64.
 func isText(header http.Header) bool {
 	if header.Get("Content-Encoding") != "" {
 		return false

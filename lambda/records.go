@@ -45,7 +45,7 @@ func (h *Host) takeEvent(ctx context.Context, payload []byte) (json.RawMessage, 
 	return reply, nil
 }
 
-// takeBatch takes a batch of SQS and tells which messages to deliver again:
+// takeBatch takes a batch of SQS and returns which messages to deliver again:
 // those that were refused for good too, so that the queue's redrive policy
 // puts them where they are found, in its dead-letter queue.
 func (h *Host) takeBatch(ctx context.Context, messages []events.SQSMessage) events.SQSEventResponse {
@@ -98,7 +98,7 @@ func (h *Host) take(ctx context.Context, payload []byte) (json.RawMessage, *refu
 	return answer.body.Bytes(), nil
 }
 
-// reason is the detail of a problem (RFC 9457), or whatever was said.
+// reason is the detail of a problem (RFC 9457), or else the body.
 func reason(body []byte) string {
 	var problem struct {
 		Detail string `json:"detail"`

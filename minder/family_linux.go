@@ -12,14 +12,14 @@ import (
 	"time"
 )
 
-// The words that the owner tells the minder. The end of the pipe without one
+// The orders of the owner to the minder. The end of the pipe without one
 // means that the owner died.
 const (
 	stop = 's'
 	kill = 'k'
 )
 
-// Family is a program that runs, and whatever it has started.
+// Family is a program that runs, and all that it has started.
 type Family struct {
 	minder *os.Process
 	orders *os.File
@@ -114,7 +114,7 @@ func (f *Family) Kill() error {
 	}
 }
 
-// tell gives the minder an order. One that has ended needs none.
+// order sends the minder an order. One that has ended needs none.
 func (f *Family) order(order byte) { _, _ = f.orders.Write([]byte{order}) }
 
 // Signal sends a signal to one process of the family, ErrNotOurs if it is not
@@ -133,7 +133,7 @@ func (f *Family) Signal(pid int, signal os.Signal) error {
 	return process.Signal(signal)
 }
 
-// lives tells whether a process that was opened has not been reaped.
+// lives reports whether a process that was opened has not been reaped.
 func lives(process *os.Process) bool { return process.Signal(syscall.Signal(0)) == nil }
 
 // open opens a process by its pidfd. Without one a signal would go to whoever has

@@ -133,7 +133,7 @@ func (m *minder) loop() {
 	}
 }
 
-// reap takes note of the children that have ended, and tells whether there are
+// reap takes note of the children that have ended, and reports whether there are
 // others.
 func (m *minder) reap() bool {
 	for {
@@ -170,7 +170,7 @@ func (m *minder) hurry() {
 }
 
 // killChildren kills the children. Their children become ours, and are killed
-// when SIGCHLD tells that their parent is dead.
+// when SIGCHLD reports that their parent is dead.
 func (m *minder) killChildren() {
 	for _, pid := range childrenOf(os.Getpid()) {
 		if child, err := os.FindProcess(pid); err == nil {

@@ -2,14 +2,14 @@
 // descends from it, and no other.
 //
 // Start starts this program a second time, as the minder of one family. The
-// minder is a child subreaper (prctl(2)): whatever the program starts stays its
-// descendant, in whatever session or process group, and becomes its child when
+// minder is a child subreaper (prctl(2)): all that the program starts stays its
+// descendant, in any session or process group, and becomes its child when
 // the parent between them ends. From this follow the three rules on signals:
 //
 //   - The minder signals its own children only. A child's pid stays taken until
 //     its parent reaps it, and the minder reaps and signals in one goroutine, one
 //     after the other. So no signal can reach a pid that was used again.
-//   - Nobody else ends members of the family. The owner tells the minder, through
+//   - Nobody else ends members of the family. The owner orders the minder, through
 //     a pipe; where the program never started there is no minder and no signal.
 //   - Nothing is left exactly when the minder has no child (wait4(2) says
 //     ECHILD), and only then does the minder end.
@@ -18,7 +18,7 @@
 // programs overwrite them, and a container's processes often share session 0.
 // Parenthood is the kernel's own record.
 //
-// When the owner dies, by whatever signal, the kernel closes its pipe, and the
+// When the owner dies, by any signal, the kernel closes its pipe, and the
 // minder ends the family. When the minder itself is killed, the kernel sends
 // SIGTERM to the program.
 package minder

@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// descends tells whether a process descends from another, which must be a
+// descends reports whether a process descends from another, which must be a
 // subreaper that has not been reaped.
 //
 // A parent that ends hands its children on before its pid is free. So if a

@@ -14,8 +14,8 @@ import (
 )
 
 const (
-	// heartbeatWait is how long running replicas may take to be heard of. A worker
-	// that reaches NATS is heard of at once.
+	// heartbeatWait is how long running replicas may take to send a heartbeat. A
+	// worker that reaches NATS sends one at once.
 	heartbeatWait = time.Minute
 	// heartbeatPoll is how often they are listened for.
 	heartbeatPoll = 500 * time.Millisecond
@@ -34,14 +34,14 @@ type listener struct {
 	looked     time.Time // at a log
 	// why the last look was not the last.
 	why error
-	// said is the reason that was told last: of the silent replicas' log, or of NATS
+	// said is the reason that was reported last: of the silent replicas' log, or of NATS
 	// here.
 	said string
 }
 
-// awaitHeartbeats returns once each running replica has been heard of over NATS,
-// or says why not. It does not wait where nobody keeps heartbeats, or the worker
-// is one that sends none.
+// awaitHeartbeats returns once each running replica has sent a heartbeat over
+// NATS, else the reason. It does not wait if the journal has no bucket of heartbeats,
+// or the worker is too old to send any.
 func (d *rollout) awaitHeartbeats(ctx context.Context) error {
 	if d.heartbeats == nil {
 		return nil
@@ -55,7 +55,7 @@ func (d *rollout) awaitHeartbeats(ctx context.Context) error {
 	if err == nil {
 		return nil
 	}
-	return l.why // with all that was learnt
+	return l.why // the last look's, with its details
 }
 
 // listen asks once. Its error is permanent, unless waiting may help.

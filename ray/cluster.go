@@ -16,7 +16,7 @@ func (c *Client) Version(ctx context.Context) (string, error) {
 		RayVersion string `json:"ray_version"`
 	}](ctx, c, "/api/version")
 	if err == nil && reply.RayVersion == "" {
-		err = fmt.Errorf("cluster %q: %s tells no Ray version: is it a Ray dashboard?", c.name, c.Address())
+		err = fmt.Errorf("cluster %q: %s reports no Ray version: is it a Ray dashboard?", c.name, c.Address())
 	}
 	return reply.RayVersion, err
 }
@@ -94,7 +94,7 @@ func used(logical, resource string) float64 {
 	return 0
 }
 
-// HasPackage tells whether the cluster stores a package. Asking also keeps it
+// HasPackage reports whether the cluster stores a package. Asking also keeps it
 // for some minutes, though nothing may use it yet.
 func (c *Client) HasPackage(ctx context.Context, name string) (bool, error) {
 	_, err := c.do(ctx, get(packagePath(name)))

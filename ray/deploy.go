@@ -29,12 +29,12 @@ type Options struct {
 	// NATSURL is NATS as the Ray nodes see it: one URL or several, separated
 	// by commas, without user, password or token.
 	NATSURL string
-	// NATSPrefix stands before the names of the journal's stream and buckets.
+	// NATSPrefix precedes the names of the journal's stream and buckets.
 	NATSPrefix string
 	// Pools are the pools to pull from, and how many deliberations of each a
 	// replica holds at once.
 	Pools map[string]int
-	// ClusterName is told in every event of this cluster. Empty: the client's.
+	// ClusterName is in every event of this cluster. Empty: the client's.
 	ClusterName string
 	// ModelHosts are the hosts that agents may call.
 	ModelHosts []string
@@ -51,17 +51,17 @@ type Options struct {
 	PIP bool
 	// Package replaces what this binary carries, where its Hash is set.
 	Package worker.Package
-	// Progress is told what happens, a line at a time. Nil: nobody.
+	// Progress is called with what happens, a line at a time. Nil: nothing is reported.
 	Progress func(line string)
 }
 
 // Deploy makes or updates the worker on a cluster, and returns once all its
-// replicas run and, where there are heartbeats, have been heard of over NATS. It may be repeated: where the same worker runs already it
+// replicas run and, where there are heartbeats, have sent one over NATS. It may be repeated: where the same worker runs already it
 // changes nothing, and one that has failed is built anew. Every other Serve
 // application of the cluster stays as it is deployed. ctx bounds it all; the
 // error says why the replicas do not run.
 //
-// Serve has no compare-and-set: two deploys at once, of whatever application,
+// Serve has no compare-and-set: two deploys at once, of any application,
 // may lose one of the two.
 func Deploy(ctx context.Context, client *Client, options Options) error {
 	if err := options.check(); err != nil {
@@ -207,8 +207,8 @@ func (d *rollout) upload(ctx context.Context) error {
 	return d.client.Upload(ctx, d.pack.Name(), d.pack.Zip)
 }
 
-// apply puts the worker among the cluster's applications, unless it is there
-// and runs; done tells that nothing is left to wait for.
+// apply puts the worker among the cluster's applications, unless it runs already;
+// done reports that nothing is left to wait for.
 func (d *rollout) apply(ctx context.Context) (done bool, err error) {
 	serve, err := d.client.instance(ctx)
 	if err != nil {
@@ -244,7 +244,7 @@ func (d *rollout) put(ctx context.Context, serve *instance) error {
 	return d.client.putApplications(ctx, schema)
 }
 
-// same tells whether a deployed config is ours. Serve tells a config as it was
+// same reports whether a deployed config is ours. Serve returns a config as it was
 // put, but for the logging that the cluster sets for all applications.
 func (d *rollout) same(deployed json.RawMessage) bool {
 	ours, err := json.Marshal(d.config)

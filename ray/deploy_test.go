@@ -308,7 +308,7 @@ func TestDeployKeepsEverythingElse(t *testing.T) {
 func TestDeployRefusesToLoseOthers(t *testing.T) {
 	t.Parallel()
 	for want, app := range map[string]*fakeApp{
-		"tells no config to keep": {Status: deploying, Source: declarative},
+		"reports no config to keep": {Status: deploying, Source: declarative},
 		"secrets redacted": {Status: running, Source: declarative, Config: json.RawMessage(
 			`{"name":"theirs","runtime_env":{"env_vars":{"KEY":"<redacted>"}}}`)},
 	} {

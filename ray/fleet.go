@@ -15,7 +15,7 @@ import (
 const (
 	// statusWait bounds the question to one cluster; functions wait for 3 s.
 	statusWait = 2500 * time.Millisecond
-	// fresh is how long an answer is told again, so that statistics that are
+	// fresh is how long an answer is returned again, so that statistics that are
 	// asked for often do not load the dashboards.
 	fresh = time.Second
 )
@@ -51,7 +51,7 @@ func NewFleet(clusters ...Cluster) (*Fleet, error) {
 	return fleet, nil
 }
 
-// Hear has Clusters tell also what the workers say. It is to be called before
+// Hear makes Clusters include what the workers' heartbeats say. Call it before
 // Clusters is.
 func (f *Fleet) Hear(heartbeats Heartbeats) { f.heartbeats = heartbeats }
 

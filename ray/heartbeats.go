@@ -12,21 +12,21 @@ import (
 	rayexecutorv1 "rayexecutor/proto/ray_executor/v1"
 )
 
-// maxProblems is how many problems of a cluster's workers are told.
+// maxProblems is how many problems of a cluster's workers are reported.
 const maxProblems = 20
 
-// Heartbeats tells what the worker replicas have last said of themselves, over
+// Heartbeats returns the last heartbeats of the worker replicas, received over
 // NATS: Ray knows that a replica runs, and not whether it can work.
 type Heartbeats interface {
-	// Heartbeats returns the last word of each replica that has said one in the
-	// last minute, by the replica's id. kept is false where nobody keeps them.
+	// Heartbeats returns the last heartbeat of each replica that has sent one in the
+	// last minute, by the replica's id. recorded is false if none are recorded.
 	Heartbeats(ctx context.Context) (each map[string]deliberation.Heartbeat, recorded bool, err error)
 }
 
-// heard is what was learnt of the heartbeats.
+// heard is the heartbeats as they were read.
 type heard struct {
 	each map[string]deliberation.Heartbeat
-	// known is false where they are not kept or could not be read.
+	// known is false if they are not recorded or could not be read.
 	known bool
 }
 
@@ -38,7 +38,7 @@ func hear(ctx context.Context, heartbeats Heartbeats) heard {
 	return heard{each: each, known: recorded && err == nil}
 }
 
-// sendsHeartbeats tells whether the worker that is deployed sends them: its own
+// sendsHeartbeats reports whether the deployed worker sends them: its own
 // user_config says so. Older ones do not.
 func (a *application) sendsHeartbeats() bool {
 	for _, deployment := range a.Deployments {
@@ -65,13 +65,13 @@ func (a *application) running() []replica {
 	return running
 }
 
-// silent are the running replicas that have not been heard of.
+// silent are the running replicas without a heartbeat.
 func (a *application) silent(each map[string]deliberation.Heartbeat) []replica {
 	return slices.DeleteFunc(a.running(), func(r replica) bool { _, beats := each[r.ID]; return beats })
 }
 
-// tell adds to a status what the running replicas of the worker say, and that
-// some say nothing.
+// addTo adds to a status what the running replicas of the worker report, and how
+// many report nothing.
 func (h heard) addTo(status *rayexecutorv1.Cluster, app *application) {
 	if !h.known || !app.sendsHeartbeats() {
 		return
@@ -89,7 +89,7 @@ func (h heard) addTo(status *rayexecutorv1.Cluster, app *application) {
 	}
 }
 
-// tellNamed is tell for a cluster whose dashboard does not say which replicas it
+// addNamed is addTo for a cluster whose dashboard does not say which replicas it
 // has: those of its name count.
 func (h heard) addNamed(status *rayexecutorv1.Cluster) {
 	var beats []deliberation.Heartbeat

@@ -20,7 +20,7 @@ import (
 // rayScheme is Ray Client's.
 const rayScheme = "ray"
 
-// dashboardPort is where a Ray head serves its dashboard unless told otherwise.
+// dashboardPort is where a Ray head serves its dashboard by default.
 const dashboardPort = "8265"
 
 // Cluster says where a Ray cluster is.
@@ -74,7 +74,7 @@ func (c *Client) Close() { c.http.CloseIdleConnections() }
 func ParseAddress(address string) (*url.URL, error) {
 	parsed, err := url.Parse(strings.TrimSpace(address))
 	if err != nil {
-		// url.Parse's own error tells the whole address, a password included.
+		// url.Parse's own error quotes the whole address, a password included.
 		return nil, errors.New("the address is not a URL: write ray://host:10001 or http://host:8265")
 	}
 	if err := checkAddress(parsed); err != nil {

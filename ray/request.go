@@ -23,14 +23,14 @@ const (
 	writeWait = 2 * time.Minute
 	// maxReply bounds a reply, in bytes: a thousand nodes are about 20 MB.
 	maxReply = 64 << 20
-	// maxReason bounds what an error tells of a reply, in characters.
+	// maxReason bounds what an error quotes of a reply, in characters.
 	maxReason = 300
 )
 
 // request is one call of the dashboard.
 type request struct {
 	method, path string
-	// body is sent as contentType where there is one.
+	// body is sent as contentType, if it is not nil.
 	body        []byte
 	contentType string
 	// wait bounds the whole call.
@@ -53,13 +53,13 @@ type statusError struct {
 
 func (e *statusError) Error() string { return e.text }
 
-// hasStatus tells whether an error is a reply with this status.
+// hasStatus reports whether an error is a reply with this status.
 func hasStatus(err error, status int) bool {
 	reply, ok := errors.AsType[*statusError](err)
 	return ok && reply.status == status
 }
 
-// Refused tells whether an error is a cluster's refusal of the token, or of none.
+// Refused reports whether an error is a cluster's refusal of the token, or of none.
 func Refused(err error) bool {
 	return hasStatus(err, http.StatusUnauthorized) || hasStatus(err, http.StatusForbidden)
 }
@@ -164,7 +164,7 @@ func (c *Client) remedy(err error) string {
 	return ""
 }
 
-// reason is the telling line of a reply that refuses: the message of Ray's own
+// reason is the informative line of a reply that refuses: the message of Ray's own
 // JSON, the last line of a Python traceback, else the first line.
 func reason(body []byte) string {
 	var reply struct {

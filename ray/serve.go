@@ -20,7 +20,7 @@ const (
 	statusDeployFailed = "DEPLOY_FAILED"
 )
 
-// instance is what GET tells of Serve. Raw fields are put back as they are.
+// instance is what GET returns of Serve. Raw fields are put back as they are.
 type instance struct {
 	Controller struct {
 		ActorName string `json:"actor_name"`
@@ -32,7 +32,7 @@ type instance struct {
 	Applications   map[string]application `json:"applications"`
 }
 
-// application is one application as Serve tells it.
+// application is one application as Serve reports it.
 type application struct {
 	Status  string `json:"status"`
 	Message string `json:"message"`
@@ -84,7 +84,7 @@ func (c *Client) putApplications(ctx context.Context, schema deploySchema) error
 	return err
 }
 
-// running tells whether Serve has been started on the cluster.
+// running reports whether Serve has been started on the cluster.
 func (i *instance) running() bool { return i.Controller.ActorName != "" }
 
 // schema is the PUT that changes nothing but the application called name: of
@@ -129,7 +129,7 @@ func (i *instance) others(name string) ([]any, error) {
 // keepable refuses what cannot be put back as it was.
 func (a *application) keepable(name string) error {
 	if given(a.Config) == nil {
-		return fmt.Errorf("its Serve application %q (%s) tells no config to keep, and deploying would delete it: "+
+		return fmt.Errorf("its Serve application %q (%s) reports no config to keep, and deploying would delete it: "+
 			"nothing was changed; try again once it runs, or delete it", name, a.Status)
 	}
 	if redacted(a.Config) {
@@ -139,7 +139,7 @@ func (a *application) keepable(name string) error {
 	return nil
 }
 
-// redacted tells whether Ray has put its placeholder in place of secrets.
+// redacted reports whether Ray has put its placeholder in place of secrets.
 func redacted(config json.RawMessage) bool {
 	decoder := json.NewDecoder(bytes.NewReader(config))
 	for {
@@ -166,7 +166,7 @@ func (a *application) replicas() (running, target int) {
 	return running, target
 }
 
-// complete tells whether all replicas that are asked for run. Serve calls an
+// complete reports whether all replicas that are asked for run. Serve calls an
 // application RUNNING only when none of an older version is left.
 func (a *application) complete() (running int, complete bool) {
 	running, target := a.replicas()

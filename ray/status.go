@@ -15,8 +15,8 @@ const Application = "ray-executor"
 
 // Status asks the cluster how it is, until ctx ends, and what its workers say
 // where there are heartbeats (nil: none). It never fails: a cluster that cannot be
-// reached, and a worker that is not as it should be, are told in `error` and
-// `problems`; what was learnt beside is told too.
+// reached, and a worker that is not as it should be, are reported in `error` and
+// `problems`, beside all that could be read.
 func (c *Client) Status(ctx context.Context, heartbeats Heartbeats) *rayexecutorv1.Cluster {
 	var (
 		asked                           sync.WaitGroup

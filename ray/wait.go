@@ -20,7 +20,7 @@ const (
 	tolerated = 30 * time.Second
 )
 
-// errStarting says that there is nothing wrong yet.
+// errStarting means that nothing is wrong yet.
 var errStarting = errors.New("not there yet")
 
 // colour is a terminal escape sequence.
@@ -45,7 +45,7 @@ func (d *rollout) wait(ctx context.Context) error {
 type watch struct {
 	*rollout
 
-	// last is what was told last.
+	// last is the line that was reported last.
 	last     string
 	answered time.Time
 }
@@ -69,7 +69,7 @@ func (w *watch) look(ctx context.Context) error {
 	return w.judge(&app)
 }
 
-// judge tells how the application is doing.
+// judge returns how far the application is.
 func (w *watch) judge(app *application) error {
 	w.report(app.progress())
 	_, complete := app.complete()
@@ -82,7 +82,7 @@ func (w *watch) judge(app *application) error {
 	return errStarting
 }
 
-// tell reports what has changed.
+// report reports a line if it has changed.
 func (w *watch) report(line string) {
 	if line != w.last {
 		w.last = line
@@ -90,7 +90,7 @@ func (w *watch) report(line string) {
 	}
 }
 
-// failed tells whether waiting alone will not make the application run.
+// failed reports whether waiting alone will not make the application run.
 func (a *application) failed() bool {
 	return a.Status == statusDeployFailed || a.Status == "UNHEALTHY"
 }
@@ -140,7 +140,7 @@ func (d *deployment) why(name string) string {
 	return line
 }
 
-// gist is the telling part of a message that may carry a Python traceback: its
+// gist is the informative part of a message that may carry a Python traceback: its
 // first line and, where they differ, its last.
 func gist(message string) string {
 	lines := strings.FieldsFunc(plainText(message), func(r rune) bool { return r == '\n' || r == '\r' })

@@ -55,7 +55,7 @@ type Behaviour struct {
 	// ReasoningField is what the reasoning is sent as: ReasoningContent, the
 	// default, or Reasoning.
 	ReasoningField string
-	// FinishReason is told where max_tokens did not cut the answer. Empty:
+	// FinishReason is answered if max_tokens did not cut the answer. Empty:
 	// stop.
 	FinishReason string
 	// Empty answers with no content.
@@ -124,7 +124,7 @@ func (b *Behaviour) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// validate tells everything that is wrong.
+// validate returns everything that is wrong.
 func (b Behaviour) validate() error {
 	var errs []error
 	if b.Delay < 0 || b.Delay > maxDelay {

@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-// maxModels bounds what is kept by model where every model exists; what comes
+// maxModels bounds what is stored by model if every model exists; what comes
 // after shares one entry.
 const maxModels = 1_000
 

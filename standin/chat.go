@@ -122,7 +122,7 @@ func (x *exchange) pause(d time.Duration) error {
 	}
 }
 
-// gone tells whether there is nobody left to answer.
+// gone reports whether the client has closed the connection.
 func (x *exchange) gone() error {
 	if x.r.Context().Err() != nil {
 		return errClientClosed
@@ -210,7 +210,7 @@ func (x *exchange) respondStream() error {
 			return errClientClosed
 		}
 		if each > 0 {
-			_ = flush() // the next write tells what is wrong
+			_ = flush() // the next write returns the error
 		}
 	}
 	return nil

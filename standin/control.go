@@ -39,7 +39,7 @@ func (s *Server) deleteBehaviour(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// getRequests tells the record: ?model= only that model's, ?limit= only so
+// getRequests returns the record: ?model= only that model's, ?limit= only so
 // many of the last.
 func (s *Server) getRequests(w http.ResponseWriter, r *http.Request) {
 	requests := s.Requests()

@@ -6,7 +6,7 @@
 //
 // A [Server] is an [net/http.Handler]. What it does is set by model with
 // [Server.SetBehaviour], or over HTTP; what it was asked, and how each request
-// ended, is told by [Server.Requests] and [Server.Snapshot]; [Server.Wait]
+// ended, is returned by [Server.Requests] and [Server.Snapshot]; [Server.Wait]
 // waits until it has seen what a test wants it to see.
 //
 // Beside vLLM's routes (/v1/chat/completions, /v1/models, /health, /metrics)

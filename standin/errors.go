@@ -112,7 +112,7 @@ func writeBody(w http.ResponseWriter, status int, body []byte) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(status)
-	_, _ = w.Write(body) // the client may be gone: nobody is left to tell
+	_, _ = w.Write(body) // the client may be gone: the error has no reader
 }
 
 // Bodies that FastAPI sends, letter by letter.

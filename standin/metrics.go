@@ -24,7 +24,7 @@ var (
 		"Count of successfully processed requests.", append([]string{"finished_reason"}, byModel...), nil)
 )
 
-// collector tells the record in the words of vLLM's metrics.
+// collector exports the record under the names of vLLM's metrics.
 type collector struct{ record *record }
 
 // Describe implements [prometheus.Collector].
@@ -34,7 +34,7 @@ func (collector) Describe(descs chan<- *prometheus.Desc) {
 	descs <- successDesc
 }
 
-// Collect implements [prometheus.Collector]. The stand-in runs whatever comes,
+// Collect implements [prometheus.Collector]. The stand-in runs every request,
 // so nothing ever waits.
 func (c collector) Collect(metrics chan<- prometheus.Metric) {
 	running, finished := c.record.gauges()

@@ -35,9 +35,9 @@ type Options struct {
 	Default Behaviour
 	// Behaviours are what models do, by name.
 	Behaviours map[string]Behaviour
-	// Record is how many of the last requests are kept; 0: 10,000.
+	// Record is how many of the last requests are recorded; 0: 10,000.
 	Record int
-	// RecordText is how many bytes of each message are kept; 0: 16 KiB.
+	// RecordText is how many bytes of each message are recorded; 0: 16 KiB.
 	RecordText int
 	// Grace is how long answers under way may take once Serve is to stop; 0:
 	// 5 s. Hanging requests are ended at once.
@@ -58,7 +58,7 @@ func (o Options) withDefaults() Options {
 	return o
 }
 
-// validate tells everything that is wrong; it wants the defaults filled in.
+// validate returns everything that is wrong. The defaults must be filled in.
 func (o Options) validate() error {
 	var errs []error
 	if _, _, err := net.SplitHostPort(o.Address); err != nil {
@@ -92,7 +92,7 @@ func (o Options) validateBehaviours() error {
 	return errors.Join(errs...)
 }
 
-// checkServed tells why a model cannot have a behaviour of its own.
+// checkServed returns why a model cannot have a behaviour of its own.
 func (o Options) checkServed(model string) error {
 	if err := checkModelName(model); err != nil {
 		return err
@@ -104,7 +104,7 @@ func (o Options) checkServed(model string) error {
 	return nil
 }
 
-// serves tells whether the model exists.
+// serves reports whether the model exists.
 func (o Options) serves(model string) bool {
 	return len(o.Models) == 0 || slices.Contains(o.Models, model)
 }

@@ -29,7 +29,7 @@ type Request struct {
 	Model  string    `json:"model"`
 	System string    `json:"system,omitempty"`
 	User   string    `json:"user,omitempty"`
-	// Truncated tells that the messages were longer than what is kept.
+	// Truncated reports that the messages were longer than what is recorded.
 	Truncated bool `json:"truncated,omitempty"`
 	Stream    bool `json:"stream"`
 
@@ -40,7 +40,7 @@ type Request struct {
 	Ended time.Time `json:"ended,omitzero"`
 }
 
-// Counts are exact, also beyond the requests that are kept.
+// Counts are exact, also beyond the requests that are recorded.
 //
 //nolint:recvcheck // those who read it have copies
 type Counts struct {
@@ -81,7 +81,7 @@ type entry struct {
 	counts *Counts // of its model
 }
 
-// record keeps the last requests in a ring, and exact counts of all.
+// record holds the last requests in a ring, and exact counts of all.
 type record struct {
 	textLimit int
 
@@ -199,7 +199,7 @@ func (c *Counts) leave(outcome Outcome, status int, current bool) {
 	}
 }
 
-// tell wakes those who wait.
+// wake wakes the callers of Wait.
 func (r *record) wake() {
 	if r.changed != nil {
 		close(r.changed)
@@ -207,7 +207,7 @@ func (r *record) wake() {
 	}
 }
 
-// reset empties the record; what runs goes on running.
+// reset empties the record; running requests continue.
 func (r *record) reset() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -225,7 +225,7 @@ func (r *record) reset() {
 	r.wake()
 }
 
-// requests are copies of what is kept, oldest first.
+// requests returns copies of what is recorded, oldest first.
 func (r *record) requests() []Request {
 	r.mu.Lock()
 	defer r.mu.Unlock()

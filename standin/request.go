@@ -85,7 +85,7 @@ func decodeChat(body io.Reader) (*chatRequest, *apiError) {
 	return &req, nil
 }
 
-// check tells the first parameter that is out of range.
+// check returns the first parameter that is out of range.
 func (r *chatRequest) check() *apiError {
 	if r.Messages == nil {
 		return validationError("messages", "missing", "Field required")
@@ -143,7 +143,7 @@ func (r *chatRequest) maxTokens() int {
 	return 0
 }
 
-// wantsUsage tells whether a stream ends with the token counts.
+// wantsUsage reports whether a stream ends with the token counts.
 func (r *chatRequest) wantsUsage() bool {
 	return r.StreamOptions != nil && r.StreamOptions.IncludeUsage
 }

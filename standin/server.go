@@ -74,7 +74,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	s.mux.ServeHTTP(w, r)
 }
 
-// authorized tells whether the request may pass; /health and /metrics are
+// authorized reports whether the request may pass; /health and /metrics are
 // open, as they are with vLLM.
 func (s *Server) authorized(r *http.Request) bool {
 	if s.options.APIKey == "" || r.URL.Path == "/health" || r.URL.Path == "/metrics" {
@@ -170,12 +170,12 @@ func (s *Server) Requests() []Request { return s.record.requests() }
 func (s *Server) Snapshot() Snapshot { return s.record.snapshot() }
 
 // Wait returns nil once the counts are as wanted; it looks again whenever
-// they change. The error tells the last counts.
+// they change. The error has the last counts.
 func (s *Server) Wait(ctx context.Context, wanted func(Snapshot) bool) error {
 	return s.record.wait(ctx, wanted)
 }
 
-// Reset empties the record. Requests under way go on; they count as running
+// Reset empties the record. Requests under way continue; they count as running
 // but no longer in the totals.
 func (s *Server) Reset() { s.record.reset() }
 

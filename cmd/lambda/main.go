@@ -1,6 +1,6 @@
 // Command lambda is the functions on AWS Lambda: the `bootstrap` of a custom
 // runtime (provided.al2023). FUNCTIONS narrows what it serves; docs/lambda.md
-// tells how to deploy it.
+// says how to deploy it.
 package main
 
 import (
@@ -36,7 +36,7 @@ func main() {
 	}))
 }
 
-// starting is a function whose start goes on while the runtime registers:
+// starting is a function whose start continues while the runtime registers:
 // dialling NATS can wait, the first invocation cannot.
 type starting struct {
 	function *function.Function

@@ -45,7 +45,7 @@ func TestWhatIsTriedAgain(t *testing.T) {
 type keepJournal struct {
 	Journal
 
-	err  error
+	err    error
 	stored []string
 }
 
@@ -76,7 +76,7 @@ func TestGivingUp(t *testing.T) {
 		attempt uint64
 		ended   time.Time
 		keep    error
-		stored    bool
+		stored  bool
 		again   bool
 	}{
 		"refused for good":            {status: 400, attempt: 1, ended: young, stored: true},

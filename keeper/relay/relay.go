@@ -53,7 +53,7 @@ const (
 	// minAttempts are made however old an end is: it may have waited in the journal
 	// while no relay ran.
 	minAttempts = 10
-	// stopGrace is how long posts in flight may go on when the relay stops. A post
+	// stopGrace is how long posts in flight may last when the relay stops. A post
 	// that is cut off is repeated by the next relay, although the sink may have it.
 	stopGrace = 5 * time.Second
 )

@@ -114,7 +114,7 @@ func (d *document) parameters(method *protogen.Method, template string, body boo
 	case "ExecuteDeliberation":
 		add("header", "Idempotency-Key", "Stands for deliberation_id where the body names none; an id follows from one that cannot be it.", object{"type": "string"})
 	case "WatchDeliberation":
-		add("header", "Last-Event-ID", "The id of the last event seen; the stream goes on behind it.", object{"type": "string", "pattern": "^[0-9]+$"})
+		add("header", "Last-Event-ID", "The id of the last event seen; the stream continues after it.", object{"type": "string", "pattern": "^[0-9]+$"})
 	}
 	return parameters
 }
@@ -127,7 +127,7 @@ func named(template string) map[string]bool {
 	return names
 }
 
-// body is the schema of a request without what stands in the path.
+// body is the schema of a request without the fields of the path.
 func (d *document) body(message *protogen.Message, template string) object {
 	inPath := named(template)
 	if len(inPath) == 0 {
@@ -154,7 +154,7 @@ func (d *document) responses(method *protogen.Method, template string, body bool
 	switch {
 	case method.Desc.IsStreamingServer():
 		responses["200"] = d.events(method.Output)
-		responses["204"] = object{"description": "All of it was told before; do not come back."}
+		responses["204"] = object{"description": "All events were sent before; do not reconnect."}
 	case method.Desc.Name() == "ExecuteDeliberation":
 		responses["422"] = problem
 		responses["200"] = d.reply(method, "The deliberation was accepted before.", location())

@@ -89,7 +89,7 @@ func sweep(parent string) []string {
 	return removed
 }
 
-// isOurs tells whether a path is a directory of this user, and no link.
+// isOurs reports whether a path is a directory of this user, and no link.
 func isOurs(path string) bool {
 	info, err := os.Lstat(path)
 	if err != nil || !info.IsDir() {

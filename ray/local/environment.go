@@ -54,7 +54,7 @@ func (r *Ray) environment(venv string, options Options) []string {
 	return append(environment, "RAY_AUTH_MODE=token", "RAY_AUTH_TOKEN="+r.token)
 }
 
-// foreign tells of variables that must not reach our Ray.
+// foreign reports variables that must not reach our Ray.
 func foreign(variable string) bool {
 	name, _, _ := strings.Cut(variable, "=")
 	return strings.HasPrefix(name, "RAY_") || strings.HasPrefix(name, "PYTHON") ||

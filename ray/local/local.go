@@ -3,7 +3,7 @@
 //
 // It listens on 127.0.0.1 alone, on ports of its own, asks for a token that is
 // made for each start, and keeps its files in a directory that only its owner may
-// enter, so any number can run beside each other. What stands in ~/.ray or in the
+// enter, so any number can run beside each other. What is in ~/.ray or in the
 // variables RAY_* of this process has no effect on it.
 //
 // Package minder ends Ray's processes, also should this process die without
@@ -66,7 +66,7 @@ type Options struct {
 	Dir string
 	// LogDir is where Stop leaves Ray's logs. Empty: they are removed.
 	LogDir string
-	// Progress is told how starting goes, a line at a time. Nil: nobody.
+	// Progress is called with the steps of the start, a line at a time. Nil: nothing is reported.
 	Progress func(line string)
 
 	// IP is the node's own loopback address, such as 127.0.0.2, where the Ray
@@ -95,7 +95,7 @@ type Ray struct {
 
 // Start starts Ray and returns once its dashboard answers and its node is
 // alive, some seconds later, or with an error after three minutes. ctx bounds the
-// start alone. The error tells what Ray printed last; nothing runs then.
+// start alone. The error quotes what Ray printed last; nothing runs then.
 func Start(ctx context.Context, options Options) (*Ray, error) {
 	// Ray runs in another directory than this process.
 	venv, err := filepath.Abs(options.Venv)
@@ -254,7 +254,7 @@ func (r *Ray) ready(ctx context.Context) error {
 	}
 }
 
-// look is nil when Ray is ready; again tells whether waiting may mend its error.
+// look is nil when Ray is ready; again reports whether waiting may clear its error.
 func (r *Ray) look(ctx context.Context, client *ray.Client) (again bool, err error) {
 	select {
 	case <-r.family.Exited():

@@ -20,7 +20,7 @@ const (
 )
 
 // ports are those of one Ray. The first of the block is held open as the claim
-// to all of them, so that two Rays that start at once, in whatever processes,
+// to all of them, so that two Rays that start at once, in any processes,
 // get different blocks, and a process that dies lets go of its own.
 type ports struct {
 	base  int
@@ -87,7 +87,7 @@ func listen(port int) (net.Listener, error) {
 	return config.Listen(context.Background(), "tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
 }
 
-// allFree tells whether every port from first up to below end can be taken.
+// allFree reports whether every port from first up to below end can be taken.
 func allFree(first, end int) bool {
 	for port := first; port < end; port++ {
 		held, err := listen(port)
