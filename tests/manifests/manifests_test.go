@@ -5,12 +5,18 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
+	appsv1 "k8s.io/api/apps/v1"
+	corev1 "k8s.io/api/core/v1"
+	"k8s.io/apimachinery/pkg/api/resource"
 	servingv1 "knative.dev/serving/pkg/apis/serving/v1"
 	"sigs.k8s.io/yaml"
+
+	"rayexecutor/config"
 )
 
 var overlays = []string{"deploy/base", "deploy/overlays/local", "deploy/overlays/production"}
@@ -28,6 +34,46 @@ func TestEveryInstallationIsValid(t *testing.T) {
 				t.Errorf("only %d manifests", len(s.manifests))
 			}
 		})
+	}
+}
+
+// TestNATSHoldsItsMessages: nats-server takes up to 230 bytes of memory for each
+// message, and as much again (docs/operating.md, Sizing). The kernel must not kill it
+// before submit answers 429.
+func TestNATSHoldsItsMessages(t *testing.T) {
+	t.Parallel()
+	const perMessage = 230
+	for _, folder := range []string{"deploy/base", "deploy/overlays/production"} {
+		s, err := load(render(t, folder))
+		if err != nil {
+			t.Fatal(err)
+		}
+		own := map[string]string{}
+		if messages := s.settings["JOURNAL_MAX_MESSAGES"]; messages != "" {
+			own["JOURNAL_MAX_MESSAGES"] = messages
+		}
+		settings, err := config.Parse(own)
+		if err != nil {
+			t.Fatal(err)
+		}
+		nats, ok := find[*appsv1.StatefulSet](s, "nats")
+		if !ok {
+			t.Fatalf("%s has no NATS", folder)
+		}
+		container := nats.Spec.Template.Spec.Containers[0]
+		i := slices.IndexFunc(container.Env, func(v corev1.EnvVar) bool { return v.Name == "GOMEMLIMIT" })
+		if i < 0 {
+			t.Fatalf("%s: NATS has no GOMEMLIMIT", folder)
+		}
+		collector, err := resource.ParseQuantity(strings.TrimSuffix(container.Env[i].Value, "B"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		needs, limit := settings.JournalMaxMessages*perMessage, container.Resources.Limits.Memory().Value()
+		if needs <= 0 || limit < 2*needs || collector.Value() < needs || collector.Value() > limit*9/10 {
+			t.Errorf("%s: %d messages need %d MB; the pod has %d MB, GOMEMLIMIT is %d MB", folder, settings.JournalMaxMessages,
+				needs>>20, limit>>20, collector.Value()>>20)
+		}
 	}
 }
 
