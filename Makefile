@@ -161,7 +161,7 @@ lint: $(TOOLS)/golangci-lint $(TOOLS)/buf $(TOOLS)/cfn-lint/.made ## Lint the Go
 	$(TOOLS)/golangci-lint run
 	$(TOOLS)/cfn-lint/bin/cfn-lint deploy/lambda/template.yaml
 	$(TOOLS)/buf lint
-	$(TOOLS)/buf format --diff --exit-code --path proto/ray_executor
+	$(TOOLS)/buf format --diff --exit-code --path proto/ray_executor --path proto/fleet
 	$(TOOLS)/buf breaking --against proto/released.binpb
 
 generate: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-connect-go ## Make the Go code, the Python client's messages and the OpenAPI document of the proto files again
@@ -171,7 +171,7 @@ generate: $(TOOLS)/buf $(TOOLS)/protoc-gen-go $(TOOLS)/protoc-gen-connect-go ## 
 	PATH="$(HERE)/$(TOOLS):$$PATH" $(TOOLS)/buf generate
 
 release-proto: $(TOOLS)/buf ## Record the proto files as released, for buf breaking
-	$(TOOLS)/buf build --path proto/ray_executor --exclude-source-info -o proto/released.binpb
+	$(TOOLS)/buf build --path proto/ray_executor --path proto/fleet --exclude-source-info -o proto/released.binpb
 
 check-generated: generate ## Fail when generated code is stale
 	git diff --exit-code -- proto clients/python/ray_executor_client

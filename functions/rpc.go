@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net/http"
+	"slices"
 
 	"connectrpc.com/connect"
 	"connectrpc.com/grpchealth"
@@ -15,21 +16,26 @@ import (
 	"rayexecutor/deliberation"
 	"rayexecutor/events"
 	"rayexecutor/gate"
+	"rayexecutor/proto/fleet/ray_executor/v1/fleetv1connect"
 	pb "rayexecutor/proto/ray_executor/v1"
 	"rayexecutor/proto/ray_executor/v1/rayexecutorv1connect"
 )
 
-// mountRPC adds the service for gRPC, gRPC-Web and Connect, with reflection and
+// rpcServices are the services: ours, and that of newer fleets.
+var rpcServices = []string{rayexecutorv1connect.RayExecutorServiceName, fleetv1connect.RayExecutorServiceName}
+
+// mountRPC adds the services for gRPC, gRPC-Web and Connect, with reflection and
 // the standard health service. All three protocols have the same path and port:
 // connect-go tells them apart by the content type.
 func (f *Functions) mountRPC(mux *http.ServeMux) {
-	reflector := grpcreflect.NewStaticReflector(rayexecutorv1connect.RayExecutorServiceName, grpchealth.HealthV1ServiceName)
+	reflector := grpcreflect.NewStaticReflector(slices.Concat(rpcServices, []string{grpchealth.HealthV1ServiceName})...)
 	service := f.rpcDoors(mux, gate.Door{MaxBody: gate.MaxBody, Admit: f.admit})
 	small := f.rpcDoors(mux, gate.Door{MaxBody: maxQuestion, Admit: f.admit})
 	probed := f.rpcDoors(mux, gate.Door{MaxBody: maxQuestion})
-	service(rayexecutorv1connect.NewRayExecutorServiceHandler(rpcs{f},
-		connect.WithReadMaxBytes(gate.MaxBody), connect.WithCodec(protoCodec{}),
-		connect.WithCodec(jsonCodec{"json"}), connect.WithCodec(jsonCodec{"json; charset=utf-8"})))
+	options := connect.WithHandlerOptions(connect.WithReadMaxBytes(gate.MaxBody), connect.WithCodec(protoCodec{}),
+		connect.WithCodec(jsonCodec{"json"}), connect.WithCodec(jsonCodec{"json; charset=utf-8"}))
+	service(rayexecutorv1connect.NewRayExecutorServiceHandler(rpcs{f}, options))
+	service(fleetv1connect.NewRayExecutorServiceHandler(fleet{rpcs{f}}, options))
 	short := connect.WithReadMaxBytes(maxQuestion)
 	probed(grpchealth.NewHandler(checker{f}, short))
 	small(grpcreflect.NewHandlerV1(reflector, short))
@@ -207,7 +213,7 @@ type checker struct{ f *Functions }
 // Check returns SERVING once the journal has been reached. An empty name means the
 // whole server.
 func (c checker) Check(ctx context.Context, request *grpchealth.CheckRequest) (*grpchealth.CheckResponse, error) {
-	if request.Service != "" && request.Service != rayexecutorv1connect.RayExecutorServiceName {
+	if request.Service != "" && !slices.Contains(rpcServices, request.Service) {
 		return nil, connect.NewError(connect.CodeNotFound, errors.New("no such service: "+deliberation.Short(request.Service)))
 	}
 	status := grpchealth.StatusNotServing

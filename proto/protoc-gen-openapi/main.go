@@ -15,11 +15,15 @@ import (
 	"google.golang.org/protobuf/types/pluginpb"
 )
 
+// described is the package whose service the document describes. That of newer
+// fleets has no routes.
+const described = "ray_executor.v1"
+
 func main() {
 	protogen.Options{}.Run(func(plugin *protogen.Plugin) error {
 		plugin.SupportedFeatures = uint64(pluginpb.CodeGeneratorResponse_FEATURE_PROTO3_OPTIONAL)
 		for _, file := range plugin.Files {
-			if !file.Generate || len(file.Services) == 0 {
+			if !file.Generate || len(file.Services) == 0 || file.Desc.Package() != described {
 				continue
 			}
 			out := plugin.NewGeneratedFile("ray_executor/v1/openapi.json", "")

@@ -1,6 +1,6 @@
 // Package clients calls the system by clients that are not ours: Python's
-// grpcio with the stubs of the old service, grpcurl, and Knative eventing's
-// dispatcher. `make test-go` makes them.
+// grpcio with the stubs of the old service and of newer fleets, grpcurl, and
+// Knative eventing's dispatcher. `make test-go` makes them.
 package clients_test
 
 import (

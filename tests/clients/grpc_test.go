@@ -1,6 +1,8 @@
 package clients_test
 
 import (
+	"encoding/json"
+	"maps"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -8,33 +10,39 @@ import (
 	"testing"
 	"time"
 
+	"github.com/nats-io/nats.go/jetstream"
+
 	"rayexecutor/journal/journaltest"
+	pb "rayexecutor/proto/ray_executor/v1"
+	"rayexecutor/tests/await"
 	"rayexecutor/tests/system"
 )
 
-// old calls as the Python service's clients do.
-type old struct {
+// python calls as the clients of the Python service do.
+type python struct {
 	stubs   string
 	address string
 }
 
-// newOld makes the stubs of the old proto with grpcio's own compiler.
-func newOld(t *testing.T, address string) *old {
+// newPython makes stubs with grpcio's own compiler, from the one proto of a folder.
+func newPython(t *testing.T, proto, address string) *python {
 	t.Helper()
-	o := &old{stubs: t.TempDir(), address: address}
+	p := &python{stubs: t.TempDir(), address: address}
 	var printed string
 	run(t, &printed, nil, nil, tool("clients-venv", "bin", "python"), "-m", "grpc_tools.protoc",
-		"-I", oldFolder(), "--python_out", o.stubs, "--grpc_python_out", o.stubs, "ray_executor.proto")
-	return o
+		"-I", folder(proto), "--python_out", p.stubs, "--grpc_python_out", p.stubs, "ray_executor.proto")
+	return p
 }
 
-func oldFolder() string { return filepath.Join(system.Root(), "tests", "clients", "old") }
+func folder(path ...string) string {
+	return filepath.Join(append([]string{system.Root(), "tests", "clients"}, path...)...)
+}
 
-func (o *old) call(t *testing.T, args ...string) map[string]any {
+func (p *python) call(t *testing.T, args ...string) map[string]any {
 	t.Helper()
 	var reply map[string]any
-	run(t, &reply, nil, []string{"PYTHONPATH=" + o.stubs}, tool("clients-venv", "bin", "python"),
-		append([]string{filepath.Join(oldFolder(), "client.py"), o.address}, args...)...)
+	run(t, &reply, nil, []string{"PYTHONPATH=" + p.stubs}, tool("clients-venv", "bin", "python"),
+		append([]string{folder("client.py"), p.address}, args...)...)
 	return reply
 }
 
@@ -46,11 +54,11 @@ func TestPythonClientsOfTheOldService(t *testing.T) {
 	for name, address := range map[string]string{
 		"GRPC_PORT": "127.0.0.1:" + h.grpcPort, "PORT": strings.TrimPrefix(h.URL(), "http://"),
 	} {
-		t.Run(name, func(t *testing.T) { walk(t, h, newOld(t, address)) })
+		t.Run(name, func(t *testing.T) { walk(t, h, newPython(t, "old", address)) })
 	}
 }
 
-func walk(t *testing.T, h *house, client *old) {
+func walk(t *testing.T, h *house, client *python) {
 	t.Helper()
 	health := client.call(t, "health")
 	if health["has_stats"] != true || !slices.Contains([]any{"healthy", "degraded"}, health["status"]) {
@@ -96,7 +104,7 @@ func walk(t *testing.T, h *house, client *old) {
 	}
 }
 
-func completes(t *testing.T, h *house, client *old, id string) {
+func completes(t *testing.T, h *house, client *python, id string) {
 	t.Helper()
 	if _, stored, err := h.worker.Started(t.Context(), id, 1, time.Time{}, 0); !stored || err != nil {
 		t.Fatal(stored, err)
@@ -125,6 +133,62 @@ func counted(health map[string]any, state string) int {
 	return count
 }
 
+// The same calls by a client of newer fleets, which has stubs of their package
+// alone; and the responses of the agents, which have the task_id of the metadata.
+func TestPythonClientsOfNewerFleets(t *testing.T) {
+	t.Parallel()
+	h := setup(t, "KEEPER=true", "AGENT_RESPONSES=true")
+	for name, address := range map[string]string{
+		"GRPC_PORT": "127.0.0.1:" + h.grpcPort, "PORT": strings.TrimPrefix(h.URL(), "http://"),
+	} {
+		t.Run(name, func(t *testing.T) {
+			client := newPython(t, "fleet", address)
+			walk(t, h, client)
+			reviews(t, h, client)
+		})
+	}
+}
+
+// response is the message about an agent, as a consumer reads it.
+type response struct {
+	CorrelationID string `json:"correlation_id"`
+	Payload       struct {
+		TaskID      string `json:"task_id"`
+		Constraints struct {
+			StoryID  string            `json:"story_id"`
+			PlanID   string            `json:"plan_id"`
+			Metadata map[string]string `json:"metadata"`
+		} `json:"constraints"`
+	} `json:"payload"`
+}
+
+func reviews(t *testing.T, h *house, client *python) {
+	t.Helper()
+	receipt := client.call(t, "review", `{"task_id": "ceremony-1:story-S-1:role-QA", "task_description": "Review", "role": "QA",
+		"constraints": {"story_id": "S-1", "timeout_seconds": 60, "max_retries": 3, "metadata": {"task_id": "TASK-9"}},
+		"agents": [{"id": "agent-qa-001", "role": "QA"}], "vllm_url": "http://127.0.0.1:9", "vllm_model": "m"}`)
+	id, _ := receipt["deliberation_id"].(string)
+	if receipt["task_id"] != "ceremony-1:story-S-1:role-QA" || receipt["status"] != "submitted" || receipt["message"] == "" || id == "" {
+		t.Fatalf("the receipt is %v", receipt)
+	}
+	if won, err := h.worker.Completed(t.Context(), id, &pb.DeliberationResult{AgentId: "agent-qa-001", Proposal: "Fine"}); !won || err != nil {
+		t.Fatal(won, err)
+	}
+	var got response
+	await.True(t, "the agent's response", func() bool {
+		messages := journaltest.Messages(t, h.NATSURL(), "AGENT_RESPONSES", "agent.response.completed")
+		return slices.ContainsFunc(messages, func(message *jetstream.RawStreamMsg) bool {
+			got = response{}
+			return json.Unmarshal(message.Data, &got) == nil && got.CorrelationID == id
+		})
+	})
+	constraints := got.Payload.Constraints
+	if got.Payload.TaskID != "TASK-9" || constraints.StoryID != "S-1" || constraints.PlanID != "" ||
+		!maps.Equal(constraints.Metadata, map[string]string{"task_id": "TASK-9", "story_id": "S-1"}) {
+		t.Errorf("the response is %+v", got)
+	}
+}
+
 // grpcurl knows nothing: it asks the server what there is.
 func TestGRPCURL(t *testing.T) {
 	t.Parallel()
@@ -137,6 +201,9 @@ func TestGRPCURL(t *testing.T) {
 	var services, methods string
 	grpcurl(&services, address, "list")
 	grpcurl(&methods, address, "list", "ray_executor.v1.RayExecutorService")
+	if !strings.Contains(services, "fleet.ray_executor.v1.RayExecutorService\n") {
+		t.Errorf("the services are %s", services)
+	}
 	if !strings.Contains(services, "ray_executor.v1.RayExecutorService\n") || !strings.Contains(services, "grpc.health.v1.Health\n") {
 		t.Errorf("the services are %s", services)
 	}
@@ -149,6 +216,15 @@ func TestGRPCURL(t *testing.T) {
 		t.Errorf("health is %+v", health)
 	}
 	grpcurl(&health, "-d", `{"service": "ray_executor.v1.RayExecutorService"}`, address, "grpc.health.v1.Health/Check")
+	if health.Status != "SERVING" {
+		t.Errorf("health is %+v", health)
+	}
+	var described string
+	grpcurl(&described, address, "describe", "fleet.ray_executor.v1.BacklogReviewTaskConstraints")
+	if !strings.Contains(described, "map<string, string> metadata = 4;") {
+		t.Errorf("reflection describes %s", described)
+	}
+	grpcurl(&health, "-d", `{"service": "fleet.ray_executor.v1.RayExecutorService"}`, address, "grpc.health.v1.Health/Check")
 	if health.Status != "SERVING" {
 		t.Errorf("health is %+v", health)
 	}

@@ -113,6 +113,7 @@ func sections() []section {
 		{"List", listRows(), nil},
 		{"Watch", watchRows(), nil},
 		{"Refused at the door", invalidRows(), nil},
+		{"The API of newer fleets, fleet.ray_executor.v1", fleetRows(), nil},
 		{"While NATS is away", awayRows(), withoutNATS},
 		{"While the journal is full", fullRows(), filled},
 	}

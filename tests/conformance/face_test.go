@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
+	fleetpb "rayexecutor/proto/fleet/ray_executor/v1"
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
@@ -71,6 +72,9 @@ type face interface {
 func replyTo(request proto.Message) proto.Message {
 	name := request.ProtoReflect().Descriptor().FullName()
 	base := name[:len(name)-len("Request")]
+	if _, is := request.(*fleetpb.ExecuteBacklogReviewDeliberationRequest); is {
+		return new(fleetpb.ExecuteDeliberationResponse)
+	}
 	reply, err := protoregistry.GlobalTypes.FindMessageByName(base + "Response")
 	if err != nil {
 		panic(err)

@@ -152,7 +152,7 @@ func FuzzRPC(f *testing.F) {
 			header.Set("Connect-Timeout-Ms", timeout)
 		}
 		request := requests[int(which)%len(requests)]
-		a := knock(t, door, http.MethodPost, service+method(request), header, body)
+		a := knock(t, door, http.MethodPost, rpcPath(request), header, body)
 		code, found := rpcCode(a)
 		if unforeseen := code == "internal" && !broken(a) || code == "unknown"; unforeseen || !found && a.status >= http.StatusInternalServerError {
 			t.Errorf("answered %d, %s: %v %v %s", a.status, code, a.header, a.trailer, a.body)

@@ -21,10 +21,15 @@ import (
 	spb "google.golang.org/genproto/googleapis/rpc/status"
 	"google.golang.org/protobuf/proto"
 
+	fleetpb "rayexecutor/proto/fleet/ray_executor/v1"
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-const service = "/ray_executor.v1.RayExecutorService/"
+// rpcPath is the path of a request's RPC: its package has one service.
+func rpcPath(request proto.Message) string {
+	file := request.ProtoReflect().Descriptor().ParentFile()
+	return "/" + string(file.Package()) + ".RayExecutorService/" + method(request)
+}
 
 // overHTTP2 speaks HTTP/2 without TLS, as gRPC clients do within a cluster.
 var overHTTP2 = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{Protocols: unencrypted()}}
@@ -49,7 +54,8 @@ func rpcWire(request proto.Message, code string) string {
 	case tooLarge, limitReached:
 		return "resource_exhausted"
 	case notFound:
-		if _, old := request.(*pb.GetDeliberationStatusRequest); old {
+		switch request.(type) {
+		case *pb.GetDeliberationStatusRequest, *fleetpb.GetDeliberationStatusRequest:
 			return ok
 		}
 	}
@@ -127,7 +133,7 @@ func (f *grpc) stream(ctx context.Context, c call, each func([]byte) (more bool,
 	if err != nil {
 		return nil, err
 	}
-	request, err := http.NewRequestWithContext(ctx, http.MethodPost, f.url+service+method(c.request), bytes.NewReader(framed(data)))
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, f.url+rpcPath(c.request), bytes.NewReader(framed(data)))
 	if err != nil {
 		return nil, err
 	}
@@ -273,7 +279,7 @@ func (f *connect) call(ctx context.Context, c call) (*outcome, error) {
 	if c.trace != "" {
 		header.Set("Traceparent", c.trace)
 	}
-	a, err := send(ctx, http1, http.MethodPost, f.url+service+method(c.request), header, data)
+	a, err := send(ctx, http1, http.MethodPost, f.url+rpcPath(c.request), header, data)
 	if err != nil {
 		return nil, err
 	}
@@ -302,7 +308,7 @@ func (f *connect) watch(ctx context.Context, request *pb.WatchDeliberationReques
 	if err != nil {
 		return nil, err
 	}
-	sent, err := http.NewRequestWithContext(ctx, http.MethodPost, f.url+service+method(request), bytes.NewReader(framed(data)))
+	sent, err := http.NewRequestWithContext(ctx, http.MethodPost, f.url+rpcPath(request), bytes.NewReader(framed(data)))
 	if err != nil {
 		return nil, err
 	}

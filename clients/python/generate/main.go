@@ -51,7 +51,7 @@ type module struct {
 
 func (m *module) collect(plugin *protogen.Plugin) error {
 	for _, file := range plugin.Files {
-		if !file.Generate {
+		if !file.Generate || file.Desc.Package() != "ray_executor.v1" {
 			continue
 		}
 		m.addFile(plugin, file)

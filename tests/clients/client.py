@@ -1,9 +1,9 @@
 """A client of the Python service, as the Orchestrator has it.
 
-It calls the four RPCs with stubs of the old proto, and prints one line of JSON
-for each answer.
+It calls the RPCs with the stubs that PYTHONPATH has: those of the old proto, or
+of newer fleets. It prints one line of JSON for each answer.
 
-    client.py HOST:PORT submit REQUEST | status ID | health | jobs
+    client.py HOST:PORT submit REQUEST | review REQUEST | status ID | health | jobs
 """
 
 import json
@@ -21,6 +21,10 @@ def main(address: str, what: str, argument: str = "") -> None:
         calls = {
             "submit": lambda: stub.ExecuteDeliberation(
                 json_format.Parse(argument, pb.ExecuteDeliberationRequest()), timeout=10
+            ),
+            "review": lambda: stub.ExecuteBacklogReviewDeliberation(
+                json_format.Parse(argument, pb.ExecuteBacklogReviewDeliberationRequest()),
+                timeout=10,
             ),
             "status": lambda: stub.GetDeliberationStatus(
                 pb.GetDeliberationStatusRequest(deliberation_id=argument), timeout=10
