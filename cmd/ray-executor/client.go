@@ -12,7 +12,6 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"rayexecutor/client"
-	"rayexecutor/events"
 )
 
 // caller is a client command with --server and --output.
@@ -20,41 +19,26 @@ type caller struct {
 	*cobra.Command
 	program
 	server string
-	output string
+	output format
 }
 
 func (p program) newCaller(command *cobra.Command) *caller {
 	c := &caller{Command: command, program: p}
 	c.Flags().StringVar(&c.server, "server", "", serverUsage)
-	c.Flags().StringVarP(&c.output, "output", "o", "text", outputUsage)
-	c.PreRunE = func(*cobra.Command, []string) error { return checkOutput(c.output) }
+	addFormat(command, &c.output)
 	return c
 }
 
 // dial returns a client of the command's server.
 func (c *caller) dial() (*client.Client, error) { return c.program.dial(c.server) }
 
-// show writes a reply by the function text, or as one line of JSON with -o json.
+// show writes a reply: with the function text, or in the format of --output.
 func (c *caller) show(reply proto.Message, text func(io.Writer)) error {
 	if c.output == "text" {
 		text(c.out)
 		return nil
 	}
-	line, err := events.MarshalJSON(reply)
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintln(c.out, string(line))
-	return err
-}
-
-const outputUsage = "`FORMAT` of the output: text or json"
-
-func checkOutput(output string) error {
-	if output != "text" && output != "json" {
-		return usagef("--output=%s: must be text or json", output)
-	}
-	return nil
+	return (&printer{w: c.out, format: c.output}).print(reply)
 }
 
 // dial returns a client of the server that --server, RAY_EXECUTOR_SERVER or the

@@ -44,21 +44,20 @@ func (p program) deadListCommand() *cobra.Command {
 		Long:    `List the dead letters, with the reason of each end.`,
 		Example: `  ray-executor dead list -o json`,
 		Args:    cobra.NoArgs,
-	}, func(ctx context.Context, journal *journal.Journal, _ []string, asJSON bool) error {
+	}, func(ctx context.Context, journal *journal.Journal, _ []string, print func(any) error) error {
 		list, err := journal.ListDeadLetters(ctx)
 		if err != nil {
 			return err
 		}
-		if asJSON {
-			encoder := json.NewEncoder(p.out)
-			for _, one := range list {
-				if err := encoder.Encode(one); err != nil {
-					return fmt.Errorf("write the list: %w", err)
-				}
-			}
-			return nil
+		if print == nil {
+			return writeDeadList(p.out, list)
 		}
-		return writeDeadList(p.out, list)
+		for _, one := range list {
+			if err := print(one); err != nil {
+				return err
+			}
+		}
+		return nil
 	})
 }
 
@@ -79,18 +78,15 @@ func (p program) deadShowCommand() *cobra.Command {
 		Long:    `Print the request of dead letter ID, its end, and the results of its agents.`,
 		Example: `  ray-executor dead show my-first-1`,
 		Args:    cobra.ExactArgs(1),
-	}, func(ctx context.Context, journal *journal.Journal, args []string, asJSON bool) error {
+	}, func(ctx context.Context, journal *journal.Journal, args []string, print func(any) error) error {
 		dead, err := journal.ReadDeadLetter(ctx, args[0])
 		if err != nil {
 			return err
 		}
-		if !asJSON {
+		if print == nil {
 			return writeDead(p.out, dead)
 		}
-		if err := json.NewEncoder(p.out).Encode(dead); err != nil {
-			return fmt.Errorf("show %s: %w", args[0], err)
-		}
-		return nil
+		return print(dead)
 	})
 }
 

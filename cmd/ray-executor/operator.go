@@ -14,9 +14,9 @@ import (
 )
 
 // listing completes a command that reads the journal and prints what it finds,
-// as text or JSON.
-func (p program) listing(command *cobra.Command, show func(ctx context.Context, journal *journal.Journal, args []string, json bool) error) *cobra.Command {
-	var output string
+// as text or by print, which is nil for text.
+func (p program) listing(command *cobra.Command, show func(ctx context.Context, journal *journal.Journal, args []string, print func(any) error) error) *cobra.Command {
+	var output format
 	command.RunE = func(command *cobra.Command, args []string) error {
 		settings, log, err := p.loadWithDev()
 		if err != nil {
@@ -27,10 +27,13 @@ func (p program) listing(command *cobra.Command, show func(ctx context.Context, 
 			return err
 		}
 		defer journal.Close()
-		return show(command.Context(), journal, args, output == "json")
+		var print func(any) error
+		if output != "text" {
+			print = (&printer{w: p.out, format: output}).print
+		}
+		return show(command.Context(), journal, args, print)
 	}
-	command.Flags().StringVarP(&output, "output", "o", "text", outputUsage)
-	command.PreRunE = func(*cobra.Command, []string) error { return checkOutput(output) }
+	addFormat(command, &output)
 	return command
 }
 

@@ -5,7 +5,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"log/slog"
@@ -65,18 +64,17 @@ func (p program) relayListCommand() *cobra.Command {
 RELAY_PATIENCE, with the sink's last answer.`,
 		Example: `  ray-executor relay list -o json`,
 		Args:    cobra.NoArgs,
-	}, func(ctx context.Context, journal *journal.Journal, _ []string, asJSON bool) error {
-		if asJSON {
-			return listUndeliveredJSON(ctx, journal, p.out)
+	}, func(ctx context.Context, journal *journal.Journal, _ []string, print func(any) error) error {
+		if print != nil {
+			return printUndelivered(ctx, journal, print)
 		}
 		return listUndelivered(ctx, journal, p.out)
 	})
 }
 
-// listUndeliveredJSON writes a line for each end. An end that cannot be read has
-// its error as the reason: retry can still name it.
-func listUndeliveredJSON(ctx context.Context, journal *journal.Journal, w io.Writer) error {
-	encoder := json.NewEncoder(w)
+// printUndelivered prints each end. An end that cannot be read has its error as the
+// reason: retry can still name it.
+func printUndelivered(ctx context.Context, journal *journal.Journal, print func(any) error) error {
 	for end, err := range journal.ReadUndelivered(ctx, "") {
 		if err != nil && end.ID == "" {
 			return err
@@ -87,7 +85,7 @@ func listUndeliveredJSON(ctx context.Context, journal *journal.Journal, w io.Wri
 		} else {
 			end.Reason = err.Error()
 		}
-		if err := encoder.Encode(struct {
+		if err := print(struct {
 			DeliberationID string    `json:"deliberation_id"`
 			Type           string    `json:"type"`
 			EndedAt        time.Time `json:"ended_at"`
@@ -95,7 +93,7 @@ func listUndeliveredJSON(ctx context.Context, journal *journal.Journal, w io.Wri
 			Attempts       uint64    `json:"attempts"`
 			Reason         string    `json:"reason"`
 		}{end.ID, kind, end.Time.UTC(), end.At.UTC(), end.Attempt, end.Reason}); err != nil {
-			return fmt.Errorf("write the list: %w", err)
+			return err
 		}
 	}
 	return nil
