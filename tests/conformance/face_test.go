@@ -27,6 +27,9 @@ const (
 	notFound     = "not_found"
 	limitReached = "limit_reached"
 	unavailable  = "unavailable"
+
+	unauthenticated  = "unauthenticated"
+	permissionDenied = "permission_denied"
 )
 
 // A call is a request and what travels with it.
@@ -142,7 +145,7 @@ type answer struct {
 	body    []byte
 }
 
-var http1 = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{MaxIdleConnsPerHost: 16}}
+var http1 = &http.Client{Timeout: 30 * time.Second, Transport: withKey{&http.Transport{MaxIdleConnsPerHost: 16}}}
 
 func send(ctx context.Context, client *http.Client, verb, url string, header http.Header, body []byte) (*answer, error) {
 	request, err := http.NewRequestWithContext(ctx, verb, url, bytes.NewReader(body))
@@ -166,6 +169,7 @@ func send(ctx context.Context, client *http.Client, verb, url string, header htt
 var codes = map[int]string{
 	http.StatusBadRequest: invalid, http.StatusUnprocessableEntity: conflict,
 	http.StatusRequestEntityTooLarge: tooLarge, http.StatusNotFound: notFound,
+	http.StatusUnauthorized: unauthenticated, http.StatusForbidden: permissionDenied,
 	http.StatusTooManyRequests: limitReached, http.StatusServiceUnavailable: unavailable,
 }
 

@@ -32,7 +32,7 @@ func rpcPath(request proto.Message) string {
 }
 
 // overHTTP2 speaks HTTP/2 without TLS, as gRPC clients do within a cluster.
-var overHTTP2 = &http.Client{Timeout: 30 * time.Second, Transport: &http.Transport{Protocols: unencrypted()}}
+var overHTTP2 = &http.Client{Timeout: 30 * time.Second, Transport: withKey{&http.Transport{Protocols: unencrypted()}}}
 
 func unencrypted() *http.Protocols {
 	p := new(http.Protocols)
@@ -44,6 +44,7 @@ func unencrypted() *http.Protocols {
 var rpcCodes = []string{
 	"ok", "canceled", "unknown", "invalid_argument", "deadline_exceeded", "not_found", "already_exists", "permission_denied",
 	"resource_exhausted", "failed_precondition", "aborted", "out_of_range", "unimplemented", "internal", "unavailable",
+	"data_loss", "unauthenticated",
 }
 
 // rpcWire is how the RPCs say a code.
@@ -247,7 +248,7 @@ type connectError struct {
 
 // connectStatus is the HTTP status of a code.
 var connectStatus = map[string]int{
-	"invalid_argument": 400, "not_found": 404, "already_exists": 409, "resource_exhausted": 429, "unavailable": 503,
+	"invalid_argument": 400, "unauthenticated": 401, "permission_denied": 403, "not_found": 404, "already_exists": 409, "resource_exhausted": 429, "unavailable": 503,
 }
 
 func (e *connectError) outcome(retryAfter string) (*outcome, error) {
