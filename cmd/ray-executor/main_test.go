@@ -161,7 +161,7 @@ func TestRefusalsAreTold(t *testing.T) {
 	for words, args := range map[string][]string{
 		"pool":             {"submit", "Describe it", "--pool", "nowhere"},
 		"task_description": {"submit"},
-		"text or json":     {"stats", "-o", "yaml"},
+		"json or yaml":     {"stats", "-o", "toml"},
 		"journal or work":  {"deploy", "--only", "nothing"},
 	} {
 		if _, err := call(args...); args[0] != "deploy" && (err == nil || !strings.Contains(err.Error(), words)) {
