@@ -341,20 +341,26 @@ func kinds() []Kind {
 	return all
 }
 
-// leftOut lists the kinds that a run did not make, with the reason.
-func (p Plan) leftOut(made []Window) []string {
-	var left []string
+// omission is a kind that a run did not make.
+type omission struct {
+	kind   Kind
+	reason string
+}
+
+// leftOut lists the kinds that a run did not make.
+func (p Plan) leftOut(made []Window) []omission {
+	var left []omission
 	for _, t := range tracks {
 		for _, c := range t.kinds {
 			planned := slices.ContainsFunc(p.Faults, func(f Fault) bool { return f.Kind == c.kind })
 			switch {
 			case slices.ContainsFunc(made, func(w Window) bool { return w.Kind == c.kind }):
 			case !planned && c.long != "" && !p.Long:
-				left = append(left, fmt.Sprintf("%s: needs a run of %s or more: %s", c.kind, long, c.long))
+				left = append(left, omission{c.kind, fmt.Sprintf("needs a run of %s or more: %s", long, c.long)})
 			case !planned:
-				left = append(left, fmt.Sprintf("%s: not in the plan of %s and this seed", c.kind, p.Length))
+				left = append(left, omission{c.kind, fmt.Sprintf("not in the plan of %s and this seed", p.Length)})
 			default:
-				left = append(left, fmt.Sprintf("%s: no time was left for it", c.kind))
+				left = append(left, omission{c.kind, "no time was left for it"})
 			}
 		}
 	}

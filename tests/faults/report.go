@@ -33,8 +33,8 @@ func (e *Evidence) Document(plan Plan, v *Verdict, began time.Time, versions, do
 func (e *Evidence) Report(plan Plan, v *Verdict) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "seed %d, %s, %d faults\n\n%s\n%s", plan.Seed, plan.Length, len(e.Windows), e.table(v), e.sums(v))
-	for _, kind := range plan.leftOut(e.Windows) {
-		fmt.Fprintf(&b, "- Left out: %s\n", kind)
+	for _, left := range plan.leftOut(e.Windows) {
+		fmt.Fprintf(&b, "- Left out: %s: %s\n", left.kind, left.reason)
 	}
 	return b.String()
 }
