@@ -301,6 +301,17 @@ func TestUsageByModelInTheHeader(t *testing.T) {
 	}
 }
 
+func TestTraceID(t *testing.T) {
+	t.Parallel()
+	for given, want := range map[string]string{
+		trace: "4bf92f3577b34da6a3ce929d0e0e4736", "": "", "x": "", "a-b": "b", "00-\n-x": "", "00-" + strings.Repeat("a", 200): "",
+	} {
+		if got := events.TraceID(given); got != want {
+			t.Errorf("%q: got %q, want %q", given, got, want)
+		}
+	}
+}
+
 func TestLifecycleRefusesWhatItDoesNotKnow(t *testing.T) {
 	t.Parallel()
 	for name, header := range map[string]map[string][]string{

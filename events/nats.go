@@ -243,6 +243,14 @@ func parseCounts(text string) *pb.Usage {
 // Trace returns a journal message's traceparent, empty where it has none.
 func Trace(header map[string][]string) string { return first(header, headerTrace) }
 
+// TraceID returns the trace id of a traceparent; empty if it has none.
+func TraceID(traceParent string) string {
+	if parts := strings.Split(validTrace(traceParent), "-"); len(parts) > 1 {
+		return parts[1]
+	}
+	return ""
+}
+
 func first(header map[string][]string, key string) string {
 	if values := header[key]; len(values) > 0 {
 		return values[0]

@@ -59,6 +59,7 @@ func (f *Functions) cancel(ctx context.Context, history *deliberation.History, r
 		return nil, err
 	}
 	if won {
+		f.logEvent(ctx, "cancelled", id, history.Requested.GetPool(), origin.TraceParent)
 		history.State = deliberation.Cancelled
 		return history, nil
 	}

@@ -306,6 +306,14 @@ func (f *Functions) logFailure(ctx context.Context, operation string, err error)
 		"error", coded.Error(), "cause", fmt.Sprint(coded.Cause), "deliberation", coded.DeliberationID)
 }
 
+// logEvent logs what happened to a deliberation, by its ids alone: a log has no prompts
+// and no results. It is a debug message, for a busy instance has thousands a second.
+func (f *Functions) logEvent(ctx context.Context, what, id, pool, traceParent string) {
+	if f.log.Enabled(ctx, slog.LevelDebug) {
+		f.log.DebugContext(ctx, what, "deliberation", id, "pool", pool, "trace", events.TraceID(traceParent))
+	}
+}
+
 // Ready returns nil once the journal has been reached, and from then on: while
 // NATS is away calls are answered with 503, which callers retry. An instance that
 // went unready would be replaced by one in the same state.

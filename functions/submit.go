@@ -38,6 +38,7 @@ func (f *Functions) Submit(ctx context.Context, request *pb.ExecuteDeliberationR
 	switch {
 	case existing == nil:
 		f.metrics.accepted.Inc()
+		f.logEvent(ctx, "accepted", id, record.GetPool(), origin.TraceParent)
 		return receipt(id, acceptedNow), nil
 	// Model: AnswerExisting.
 	case caller.Sees(existing.GetTenant()) && sameRequest(existing, request):

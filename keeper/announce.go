@@ -36,5 +36,9 @@ func (k *Keeper) announce(ctx context.Context, end journal.Delivery) error {
 		return fmt.Errorf("announce %s: %w", id, err)
 	}
 	header := map[string][]string{"content-type": {event.ApplicationCloudEventsJSON}}
-	return k.journal.Announce(ctx, events.AnnouncementSubject(state), events.DoneEventID(id), header, body)
+	if err := k.journal.Announce(ctx, events.AnnouncementSubject(state), events.DoneEventID(id), header, body); err != nil {
+		return err
+	}
+	k.log.DebugContext(ctx, "announced", "deliberation", id, "end", state, "trace", events.TraceID(end.TraceParent))
+	return nil
 }

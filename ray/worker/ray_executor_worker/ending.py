@@ -116,7 +116,9 @@ class Ending:
         stored = await attempt.journal.append(
             event, Expectation(0, attempt.subjects.ends), attempt.until_end()
         )
-        log.debug("%s: %s%s", attempt.id, how, "" if stored else ", but it had an end")
+        trace = attempt.delivery.traceparent.split("-")[1:2] or [""]
+        late = "" if stored else ", but it had an end"
+        log.debug("%s: %s%s (trace %s)", attempt.id, how, late, trace[0])
 
 
 def _why(results: list[Result]) -> str:
