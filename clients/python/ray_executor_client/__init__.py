@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from . import messages
 from ._async import AsyncClient, AsyncDeliberation, AsyncWatch
+from ._ended import Ended, on_ended, on_ended_blocking
 from ._errors import (
     Conflict,
     DeadlineExceeded,
@@ -41,6 +42,7 @@ __all__ = [
     "Conflict",
     "DeadlineExceeded",
     "Deliberation",
+    "Ended",
     "InternalError",
     "InvalidArgument",
     "LimitReached",
@@ -56,4 +58,6 @@ __all__ = [
     "Watch",
     "__version__",
     "messages",
+    "on_ended",
+    "on_ended_blocking",
 ]
