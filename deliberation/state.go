@@ -70,6 +70,22 @@ type Query struct {
 	State  State
 	// Tenant is empty for those of all tenants.
 	Tenant string
+	// Labels are those that a request must have, by key; it may have more.
+	Labels map[string]string
+}
+
+// Wants reports whether a request has the query's task and labels.
+func (q Query) Wants(requested *pb.DeliberationRequested) bool {
+	if q.TaskID != "" && requested.GetTaskId() != q.TaskID {
+		return false
+	}
+	labels := requested.GetRequest().GetLabels()
+	for key, want := range q.Labels {
+		if value, found := labels[key]; !found || value != want {
+			return false
+		}
+	}
+	return true
 }
 
 // History is the fold of one deliberation's entries.
@@ -267,6 +283,7 @@ func (d *History) Summary() *pb.DeliberationSummary {
 		EndedAt:        timestamp(d.Ended),
 		Cluster:        d.Cluster,
 		ErrorMessage:   d.Reason,
+		Labels:         d.Requested.GetRequest().GetLabels(),
 	}
 }
 

@@ -3,6 +3,7 @@ package functions
 import (
 	"context"
 	"strconv"
+	"strings"
 
 	"google.golang.org/protobuf/proto"
 
@@ -60,6 +61,16 @@ func queryOf(request *pb.ListDeliberationsRequest) (deliberation.Query, error) {
 	if query.Size == 0 {
 		query.Size = defaultPageSize
 	}
+	for _, label := range request.GetLabels() {
+		key, value, _ := strings.Cut(label, "=")
+		if other, found := query.Labels[key]; found && other != value {
+			return query, deliberation.Invalidf("labels", "names %s twice, with different values", deliberation.Short(key))
+		}
+		if query.Labels == nil {
+			query.Labels = make(map[string]string)
+		}
+		query.Labels[key] = value
+	}
 	if token := request.GetPageToken(); token != "" {
 		before, err := strconv.ParseUint(token, 10, 64)
 		if err != nil || before == 0 {
@@ -80,8 +91,8 @@ func (f *Functions) page(ctx context.Context, query deliberation.Query) ([]*pb.D
 }
 
 // activePage returns a page of what has not ended. The ledger proposes; each
-// deliberation is read, because the ledger holds no task ids and lags behind the
-// journal. next is the sequence of the last one that was read.
+// deliberation is read, because the ledger holds neither task ids nor labels, and lags behind
+// the journal. next is the sequence of the last one that was read.
 func (f *Functions) activePage(ctx context.Context, query deliberation.Query) (summaries []*pb.DeliberationSummary, next uint64, err error) {
 	matches := func(one deliberation.Open) bool {
 		return (query.Before == 0 || one.Sequence < query.Before) &&
@@ -98,7 +109,7 @@ func (f *Functions) activePage(ctx context.Context, query deliberation.Query) (s
 	for place, one := range open {
 		err := f.visit(ctx, one.ID, func(history *deliberation.History) {
 			page.Count(history)
-			if history.State == query.State && !history.Unreadable && (query.TaskID == "" || history.Requested.GetTaskId() == query.TaskID) {
+			if history.State == query.State && !history.Unreadable && query.Wants(history.Requested) {
 				page.Add(history)
 			}
 		})

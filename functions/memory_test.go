@@ -221,7 +221,7 @@ func (m *memory) Page(_ context.Context, query deliberation.Query) (summaries []
 			continue
 		}
 		history := m.fold(e.DeliberationID)
-		if query.State != "" && history.State != query.State || query.TaskID != "" && history.Requested.GetTaskId() != query.TaskID {
+		if query.State != "" && history.State != query.State || !query.Wants(history.Requested) {
 			continue
 		}
 		page.Add(history)

@@ -15,8 +15,9 @@ import (
 )
 
 // setAll sets a message's fields from query parameters. A route whose body is the
-// request has no parameters. An unknown or repeated parameter is an error: a
-// misspelt filter would otherwise return every deliberation.
+// request has no parameters. An unknown parameter is an error, and a repeated one
+// whose field is no list: a misspelt filter would otherwise return every
+// deliberation.
 func setAll(message protoreflect.Message, query url.Values, inBody bool) error {
 	for _, name := range slices.Sorted(maps.Keys(query)) {
 		field := fieldOf(message, name)
@@ -25,11 +26,13 @@ func setAll(message protoreflect.Message, query url.Values, inBody bool) error {
 			return deliberation.Invalidf(name, "is no query parameter: this route takes its request as the body")
 		case field == nil:
 			return deliberation.Invalidf(name, "is no query parameter here; the parameters are %s", strings.Join(parameters(message), ", "))
-		case len(query[name]) > 1:
+		case len(query[name]) > 1 && !field.IsList():
 			return deliberation.Invalidf(name, "is given %d times", len(query[name]))
 		}
-		if err := setField(message, field, query[name][0]); err != nil {
-			return err
+		for _, text := range query[name] {
+			if err := setField(message, field, text); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -54,14 +57,18 @@ func parameters(message protoreflect.Message) []string {
 	return names
 }
 
-// setField sets a scalar field from text, which must be UTF-8 as in any protobuf
-// string.
+// setField sets a scalar field from text, or appends it to a list of scalars. The
+// text must be UTF-8, as in any protobuf string.
 func setField(message protoreflect.Message, field protoreflect.FieldDescriptor, text string) error {
 	value, err := scalar(field.Kind(), text)
 	if err != nil || !utf8.ValidString(text) {
 		return deliberation.Invalidf(string(field.Name()), "%.50q is no %s", text, field.Kind())
 	}
-	message.Set(field, value)
+	if field.IsList() {
+		message.Mutable(field).List().Append(value)
+	} else {
+		message.Set(field, value)
+	}
 	return nil
 }
 

@@ -91,9 +91,6 @@ func nextStep(step uint64, found scanned) uint64 {
 // The gate's share for the history is returned at the end: the page retains only a
 // summary.
 func (j *Journal) match(ctx context.Context, request listed, query deliberation.Query, page *deliberation.Page) error {
-	if query.TaskID != "" && request.taskID != query.TaskID {
-		return nil
-	}
 	ctx, back := gate.Borrow(ctx)
 	defer back()
 	history, err := j.Read(ctx, request.id)
@@ -118,13 +115,12 @@ func nextBefore(sequence, first uint64) uint64 {
 
 // listed is what a list retains of a request: a request may have a megabyte.
 type listed struct {
-	sequence   uint64
-	id, taskID string
+	sequence uint64
+	id       string
 }
 
-// requests reads the requests with a sequence from low up to but not including
-// high that a query may match, and counts all, those of other pools and tenants
-// included.
+// requests returns what a query wants of the requests with a sequence from low up
+// to but not including high, and counts all that it reads.
 //
 // It reads them one by one: with a batch the server also counts all requests that
 // follow, up to the end of the journal. It reads those of all pools: to find the
@@ -152,9 +148,11 @@ func (j *Journal) requests(ctx context.Context, low, high uint64, query delibera
 		if err != nil {
 			return nil, scanned{}, err
 		}
-		if !entry.Unreadable {
-			record := entry.Event.(*pb.DeliberationRequested)
-			entries = append(entries, listed{entry.Sequence, record.GetDeliberationId(), record.GetTaskId()})
+		if entry.Unreadable {
+			continue
+		}
+		if record := entry.Event.(*pb.DeliberationRequested); query.Wants(record) {
+			entries = append(entries, listed{entry.Sequence, record.GetDeliberationId()})
 		}
 	}
 	return entries, found, nil

@@ -24,6 +24,7 @@ last line of a page names the flag for the next page.`,
 	c.Flags().StringVar(&request.State, "state", "", "only this `STATE`: queued, running, completed, failed or cancelled (default: all)")
 	c.Flags().StringVar(&request.Pool, "pool", "", "only this `POOL` (default: all)")
 	c.Flags().StringVar(&request.TaskId, "task-id", "", "only the task with this `NAME` (default: all)")
+	c.Flags().StringArrayVarP(&request.Labels, "label", "l", nil, "only with this label, as `KEY=VALUE`; repeat the flag: only with all of them")
 	c.Flags().Int32Var(&request.PageSize, "page-size", 50, "at most `N` deliberations, up to 200")
 	c.Flags().StringVar(&request.PageToken, "page-token", "", "`TOKEN` of the page, from the last line of the page before")
 	c.RunE = func(*cobra.Command, []string) error {

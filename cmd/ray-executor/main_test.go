@@ -124,6 +124,11 @@ func TestListPages(t *testing.T) {
 	}
 	expect(t, call, "next page: --page-token", "list", "--page-size", "2")
 	expect(t, call, "task-two", "list", "--task-id", "task-two", "--state", "queued")
+	expect(t, call, "labelled", "submit", "Describe it", "--id", "labelled", "-l", "team=a", "--label", "run=1=2")
+	expect(t, call, "labelled", "list", "-l", "run=1=2", "-l", "team=a")
+	if printed, err := call("list", "-l", "team=b"); err != nil || strings.Contains(printed, "labelled") {
+		t.Errorf("another label: %v, printed %q", err, printed)
+	}
 	printed, err := call("list", "-o", "json")
 	var list struct {
 		Deliberations []struct {
@@ -133,7 +138,7 @@ func TestListPages(t *testing.T) {
 	if err := json.Unmarshal([]byte(printed), &list); err != nil {
 		t.Fatalf("%v: %s", err, printed)
 	}
-	if err != nil || len(list.Deliberations) != 3 || list.Deliberations[0].ID != "three" {
+	if err != nil || len(list.Deliberations) != 4 || list.Deliberations[1].ID != "three" {
 		t.Errorf("%v, listed %+v", err, list)
 	}
 }

@@ -108,6 +108,8 @@ func (s *submission) addFlags(flags *pflag.FlagSet) {
 	s.text("pool", "", "`POOL` that runs the deliberation (default: default)", func(r *request, v string) { r.Pool = v })
 	timeout := flags.Int32("timeout", 0, "`SECONDS` from the submit to the deadline (default: 300)")
 	s.add("timeout", func(r *request) error { constraints(r).TimeoutSeconds = *timeout; return nil })
+	labels := flags.StringArrayP("label", "l", nil, "`KEY=VALUE`, for list --label; repeat the flag for more")
+	s.add("label", func(r *request) (err error) { r.Labels, err = parseLabels(*labels); return err })
 	retries := flags.Int32("retries", deliberation.DefaultMaxRetries, "`RETRIES` of each agent's model call")
 	s.add("retries", func(r *request) error { constraints(r).MaxRetries = retries; return nil })
 	s.addSampling()
@@ -129,6 +131,22 @@ func constraints(r *request) *pb.TaskConstraints {
 		r.Constraints = &pb.TaskConstraints{}
 	}
 	return r.GetConstraints()
+}
+
+// parseLabels returns labels by key.
+func parseLabels(labels []string) (map[string]string, error) {
+	parsed := make(map[string]string)
+	for _, label := range labels {
+		key, value, found := strings.Cut(label, "=")
+		if !found || key == "" {
+			return nil, fmt.Errorf("%q is not KEY=VALUE", label)
+		}
+		if _, twice := parsed[key]; twice {
+			return nil, fmt.Errorf("names %s twice", key)
+		}
+		parsed[key] = value
+	}
+	return parsed, nil
 }
 
 // build returns the request: that of --file or the default one, with the fields

@@ -74,7 +74,7 @@ func TestFlagsReplaceTheFilesFields(t *testing.T) {
 		t.Errorf("without flags: %v", filed)
 	}
 	both, err := build(t, "other", "--file", file, "--id", "mine", "--task-id", "u", "--role", "DEV", "--agent", "a=big", "--pool", "default",
-		"--timeout", "0", "--retries", "0", "--temperature", "0", "--system", "brief", "--vllm-url", "http://v", "--model", "m", "--max-tokens", "5")
+		"--timeout", "0", "--retries", "0", "--temperature", "0", "--system", "brief", "--vllm-url", "http://v", "--model", "m", "--max-tokens", "5", "-l", "team=a=b")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,6 +83,12 @@ func TestFlagsReplaceTheFilesFields(t *testing.T) {
 		TaskId: "u", TaskDescription: "other", Role: "DEV", Agents: []*pb.Agent{{Id: "a", Model: "big", SystemPrompt: "brief"}},
 		DeliberationId: "mine", Pool: "default", VllmUrl: "http://v", VllmModel: "m",
 		Constraints: &pb.TaskConstraints{MaxRetries: &none}, Sampling: &pb.Sampling{Temperature: &cold, Seed: &seed, MaxTokens: &tokens},
+		Labels: map[string]string{"team": "a=b"},
+	}
+	for _, wrong := range []string{"team", "=a", ""} {
+		if _, err := build(t, "--label", wrong); err == nil {
+			t.Errorf("the label %q was accepted", wrong)
+		}
 	}
 	if !proto.Equal(both, want) {
 		t.Errorf("with flags: %v", both)

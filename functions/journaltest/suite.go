@@ -313,6 +313,7 @@ func testPageFilters(t *testing.T, j Journal) {
 		record := record(one.id, 1)
 		record.Tenant = one.tenant
 		record.Pool, record.TaskId, record.Request.TaskId = one.pool, one.task, one.task
+		record.Request.Labels = map[string]string{"team": one.pool, "run": one.task}
 		j.accept(t, record)
 	}
 	j.start(t, "b")
@@ -339,6 +340,11 @@ func testPageFilters(t *testing.T, j Journal) {
 		{deliberation.Query{Tenant: "x"}, "db"},
 		{deliberation.Query{Tenant: "y", Pool: "gpu"}, ""},
 		{deliberation.Query{Tenant: "z"}, ""},
+		{deliberation.Query{Labels: map[string]string{"team": "gpu"}}, "db"},
+		{deliberation.Query{Labels: map[string]string{"team": "gpu", "run": "t-1"}}, "b"},
+		{deliberation.Query{Labels: map[string]string{"team": "gpu"}, State: deliberation.Failed}, "d"},
+		{deliberation.Query{Labels: map[string]string{"team": ""}}, ""},
+		{deliberation.Query{Labels: map[string]string{"none": ""}}, ""},
 	} {
 		for _, test.query.Size = range []int{1, 2, 10} {
 			if ids, _ := j.walk(t, test.query); strings.Join(ids, "") != test.want {

@@ -102,6 +102,10 @@ func mistakes() []mistake {
 	add("reason", "4,097 characters", &pb.CancelDeliberationRequest{DeliberationId: "nobody-knows", Reason: strings.Repeat("x", 4097)})
 	add("state", "done", &pb.ListDeliberationsRequest{State: "done"})
 	add("pool", "Default", &pb.ListDeliberationsRequest{Pool: "Default"})
+	add("labels[0]", "no value", &pb.ListDeliberationsRequest{Labels: []string{"team"}})
+	add("labels[0]", "no key", &pb.ListDeliberationsRequest{Labels: []string{"=a"}})
+	add("labels", "twice", &pb.ListDeliberationsRequest{Labels: []string{"team=a", "team=b"}})
+	add("labels", "17", &pb.ListDeliberationsRequest{Labels: slices.Repeat([]string{"a=b"}, 17)})
 	add("page_size", "-1", &pb.ListDeliberationsRequest{PageSize: -1})
 	add("page_size", "201", &pb.ListDeliberationsRequest{PageSize: 201})
 	for _, token := range []string{"0", "-1", "x", "1.5", " 1", strings.Repeat("1", 64), strings.Repeat("1", 65)} {
@@ -117,19 +121,27 @@ func tooLong() []mistake {
 	for i := range 65 {
 		metadata[fmt.Sprint(i)] = "v"
 	}
+	labelled := func(labels map[string]string) func(*submitted) { return func(r *submitted) { r.Labels = labels } }
+	many := make(map[string]string)
+	for i := range 17 {
+		many[fmt.Sprint(i)] = "v"
+	}
 	constraints := func(set *pb.TaskConstraints) func(*submitted) { return func(r *submitted) { r.Constraints = set } }
 	all := []mistake{{"task_id", "257 characters", &pb.ListDeliberationsRequest{TaskId: long}}}
 	for field, change := range map[string]func(*submitted){
-		"task_id":                   func(r *submitted) { r.TaskId = long },
-		"role":                      func(r *submitted) { r.Role = long },
-		"vllm_model":                func(r *submitted) { r.VllmModel = long },
-		"vllm_url":                  func(r *submitted) { r.VllmUrl = "http://" + allowedHost + "/" + strings.Repeat("p", 2048) },
-		"agents[1].role":            func(r *submitted) { r.Agents[1].Role = long },
-		"agents[1].model":           func(r *submitted) { r.Agents[1].Model = long },
-		"constraints.story_id":      constraints(&pb.TaskConstraints{StoryId: long}),
-		"constraints.plan_id":       constraints(&pb.TaskConstraints{PlanId: long}),
-		"constraints.metadata":      constraints(&pb.TaskConstraints{Metadata: metadata}),
-		`constraints.metadata["k"]`: constraints(&pb.TaskConstraints{Metadata: map[string]string{"k": strings.Repeat("v", 4097)}}),
+		"task_id":                      func(r *submitted) { r.TaskId = long },
+		"role":                         func(r *submitted) { r.Role = long },
+		"vllm_model":                   func(r *submitted) { r.VllmModel = long },
+		"vllm_url":                     func(r *submitted) { r.VllmUrl = "http://" + allowedHost + "/" + strings.Repeat("p", 2048) },
+		"agents[1].role":               func(r *submitted) { r.Agents[1].Role = long },
+		"agents[1].model":              func(r *submitted) { r.Agents[1].Model = long },
+		"constraints.story_id":         constraints(&pb.TaskConstraints{StoryId: long}),
+		"constraints.plan_id":          constraints(&pb.TaskConstraints{PlanId: long}),
+		"labels":                       labelled(many),
+		`labels["k"]`:                  labelled(map[string]string{"k": strings.Repeat("v", 257)}),
+		`labels["` + long[:128] + `"]`: labelled(map[string]string{long[:128]: "v"}),
+		"constraints.metadata":         constraints(&pb.TaskConstraints{Metadata: metadata}),
+		`constraints.metadata["k"]`:    constraints(&pb.TaskConstraints{Metadata: map[string]string{"k": strings.Repeat("v", 4097)}}),
 	} {
 		all = append(all, mistake{field, "too long", submitWith(change)})
 	}

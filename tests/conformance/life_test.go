@@ -192,6 +192,7 @@ func listRows() []row {
 				SubmittedAt: got.GetSubmittedAt(), EndedAt: got.GetEndedAt(), ErrorMessage: "not needed",
 			})
 		}},
+		{name: "by labels: all of them, of any state", run: labels},
 		{name: "nothing found", run: func(t *testing.T, _ *house, f face) {
 			if got := pages(t, f, &pb.ListDeliberationsRequest{TaskId: "no such task"}); len(got) != 0 {
 				t.Errorf("listed are %v", got)
@@ -224,6 +225,36 @@ func filters(t *testing.T, h *house, f face) {
 		if got := pages(t, f, one.query); !slices.Equal(got, one.want) {
 			t.Errorf("listed for %v are %v, not %v", one.query, got, one.want)
 		}
+	}
+}
+
+func labels(t *testing.T, _ *house, f face) {
+	team := "team-" + fresh(t)
+	labelled := func(run string) string {
+		made := request(fresh(t))
+		made.Labels = map[string]string{"team": team, "run": run}
+		return submit(t, f, made)
+	}
+	first, second := labelled("1"), labelled("a=b, ä")
+	cancel(t, f, first)
+	for _, one := range []struct {
+		state  string
+		labels []string
+		want   []string
+	}{
+		{labels: []string{"team=" + team}, want: []string{second, first}},
+		{labels: []string{"team=" + team, "run=1"}, want: []string{first}},
+		{labels: []string{"run=a=b, ä", "team=" + team}, want: []string{second}},
+		{labels: []string{"team=" + team, "run="}},
+		{labels: []string{"team=" + team}, state: "queued", want: []string{second}},
+	} {
+		if got := pages(t, f, &pb.ListDeliberationsRequest{Labels: one.labels, State: one.state}); !slices.Equal(got, one.want) {
+			t.Errorf("listed for %q, state %q, are %v, not %v", one.labels, one.state, got, one.want)
+		}
+	}
+	page := ask(t, f, &pb.ListDeliberationsRequest{Labels: []string{"team=" + team, "run=1"}}, ok).reply.(*pb.ListDeliberationsResponse)
+	if got := page.GetDeliberations()[0].GetLabels(); len(got) != 2 || got["run"] != "1" {
+		t.Errorf("the summary's labels are %v", got)
 	}
 }
 

@@ -95,7 +95,13 @@ func (f *rest) route(c call) (verb, path string, body []byte, err error) {
 func query(message proto.Message) string {
 	values := make(url.Values)
 	message.ProtoReflect().Range(func(field protoreflect.FieldDescriptor, value protoreflect.Value) bool {
-		values.Set(string(field.Name()), value.String())
+		if !field.IsList() {
+			values.Set(string(field.Name()), value.String())
+			return true
+		}
+		for i := range value.List().Len() {
+			values.Add(string(field.Name()), value.List().Get(i).String())
+		}
 		return true
 	})
 	return values.Encode()

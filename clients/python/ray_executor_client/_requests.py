@@ -64,6 +64,7 @@ def submission(  # noqa: PLR0913 - as many as a request has
     timeout_seconds: Optional[int],
     max_retries: Optional[int],
     metadata: Optional[Mapping[str, str]],
+    labels: Optional[Mapping[str, str]],
     story_id: str,
     plan_id: str,
     model: str,
@@ -85,6 +86,7 @@ def submission(  # noqa: PLR0913 - as many as a request has
         vllm_url=vllm_url,
         sampling=sampling,
         response_format=response_format,
+        labels=labels,
         agents=[_agent(agent) for agent in agents],
     )
     constraints = messages.TaskConstraints(

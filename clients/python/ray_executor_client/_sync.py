@@ -98,6 +98,7 @@ class Client:
         timeout_seconds: Optional[int] = None,
         max_retries: Optional[int] = None,
         metadata: Optional[Mapping[str, str]] = None,
+        labels: Optional[Mapping[str, str]] = None,
         story_id: str = "",
         plan_id: str = "",
         model: str = "",
@@ -117,8 +118,8 @@ class Client:
         so its retries are always safe. ``pool`` is the queue. ``timeout_seconds``
         bounds the deliberation, queueing included (300 if not given), and
         ``max_retries`` the retries of each agent's model call (3). ``metadata``
-        has values for prompt templates. ``model`` and ``vllm_url`` replace the
-        operator's. ``traceparent`` is a W3C trace context.
+        has values for prompt templates, ``labels`` names for ``list``.
+        ``model`` and ``vllm_url`` replace the operator's. ``traceparent`` is a W3C trace context.
 
         ``timeout`` is the seconds for this call, not for the deliberation.
 
@@ -135,6 +136,7 @@ class Client:
             timeout_seconds=timeout_seconds,
             max_retries=max_retries,
             metadata=metadata,
+            labels=labels,
             story_id=story_id,
             plan_id=plan_id,
             model=model,
@@ -202,19 +204,21 @@ class Client:
             )
         )
 
-    def list(
+    def list(  # noqa: PLR0913 - as many as a list has
         self,
         *,
         state: str = "",
         pool: str = "",
         task_id: str = "",
+        labels: Optional[Mapping[str, str]] = None,
         page_size: int = 0,
         timeout: Optional[float] = None,
     ) -> Iterator[messages.DeliberationSummary]:
         """Iterates over the deliberations in the journal, newest first.
 
         ``state`` is one of queued, running, completed, failed, cancelled; ``pool``
-        and ``task_id`` filter too. Pages are read as they are needed: ``page_size``
+        and ``task_id`` filter too, and ``labels``, which a deliberation must all
+        have. Pages are read as they are needed: ``page_size``
         is their size, 1 to 200 (50 if not given), and ``timeout`` the seconds
         for each.
         """
@@ -222,7 +226,11 @@ class Client:
             _flows.pages(
                 self._caller,
                 messages.ListDeliberationsRequest(
-                    state=state, pool=pool, task_id=task_id, page_size=page_size
+                    state=state,
+                    pool=pool,
+                    task_id=task_id,
+                    labels=[f"{key}={value}" for key, value in (labels or {}).items()],
+                    page_size=page_size,
                 ),
                 self._timeout if timeout is None else timeout,
             )

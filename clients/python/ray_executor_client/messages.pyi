@@ -363,6 +363,9 @@ class DeliberationSummary(Message):
         ...
     cluster: str
     error_message: str
+    @property
+    def labels(self) -> ScalarMap[str, str]:
+        ...
     def __init__(
         self,
         *,
@@ -378,6 +381,7 @@ class DeliberationSummary(Message):
         ended_at: Optional[Timestamp] = ...,
         cluster: Optional[str] = ...,
         error_message: Optional[str] = ...,
+        labels: Optional[Mapping[str, str]] = ...,
     ) -> None: ...
     def HasField(self, field_name: Literal["submitted_at", "started_at", "ended_at"]) -> bool: ...
 
@@ -440,6 +444,11 @@ class ExecuteDeliberationRequest(Message):
         """What every proposal must look like. The model server is asked for it, and
         a proposal that does not fit is that agent's failure, after its retries."""
         ...
+    @property
+    def labels(self) -> ScalarMap[str, str]:
+        """The caller's own names for a list's filter, at most 16: keys of 1 to 63
+        characters without `=`, values of at most 256. Agents do not see them."""
+        ...
     def __init__(
         self,
         *,
@@ -454,6 +463,7 @@ class ExecuteDeliberationRequest(Message):
         pool: Optional[str] = ...,
         sampling: Optional[Sampling] = ...,
         response_format: Optional[ResponseFormat] = ...,
+        labels: Optional[Mapping[str, str]] = ...,
     ) -> None: ...
     def HasField(self, field_name: Literal["constraints", "sampling", "response_format"]) -> bool: ...
 
@@ -636,6 +646,11 @@ class ListDeliberationsRequest(Message):
     a next one."""
     page_token: str
     """next_page_token of the page before. Empty: from the newest."""
+    @property
+    def labels(self) -> RepeatedScalarFieldContainer[str]:
+        """Only deliberations that have all these labels, each as `key=value`; at most
+        16. Empty: all."""
+        ...
     def __init__(
         self,
         *,
@@ -644,6 +659,7 @@ class ListDeliberationsRequest(Message):
         task_id: Optional[str] = ...,
         page_size: Optional[int] = ...,
         page_token: Optional[str] = ...,
+        labels: Optional[Iterable[str]] = ...,
     ) -> None: ...
 
 class ListDeliberationsResponse(Message):

@@ -44,6 +44,7 @@ def arguments(request: messages.ExecuteDeliberationRequest) -> dict[str, Any]:
         "story_id": constraints.story_id,
         "plan_id": constraints.plan_id,
         "metadata": dict(constraints.metadata),
+        "labels": dict(request.labels),
     }
     if constraints.HasField("max_retries"):
         named["max_retries"] = constraints.max_retries

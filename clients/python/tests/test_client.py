@@ -163,6 +163,7 @@ async def test_every_field_is_sent(calls: Calls) -> None:
         timeout_seconds=77,
         max_retries=0,
         metadata={"key": "value"},
+        labels={"team": "a"},
         story_id="S",
         plan_id="P",
         model="m2",
@@ -186,6 +187,7 @@ async def test_every_field_is_sent(calls: Calls) -> None:
     assert constraints.HasField("max_retries")
     assert constraints.max_retries == 0
     assert dict(constraints.metadata) == {"key": "value"}
+    assert dict(sent.labels) == {"team": "a"}
     assert sent.sampling == sampling
     assert sent.response_format.json_object
 
@@ -232,6 +234,11 @@ async def test_list(calls: Calls) -> None:
     assert [one.deliberation_id for one in await calls.listed(task_id=task, state="cancelled")] == [
         names[0]
     ]
+    labels = {"team": task, "run": "a=b"}
+    labelled = await calls.submit("hold", agents=["a"], labels=labels)
+    listed = await calls.listed(labels=labels)
+    assert [(one.deliberation_id, dict(one.labels)) for one in listed] == [(labelled, labels)]
+    assert not await calls.listed(labels={"team": task, "run": ""})
     running = {job.job_id for job in await calls.jobs()}
     assert set(names) & running == set(names[1:])
 

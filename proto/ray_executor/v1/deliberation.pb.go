@@ -56,8 +56,11 @@ type ExecuteDeliberationRequest struct {
 	// What every proposal must look like. The model server is asked for it, and
 	// a proposal that does not fit is that agent's failure, after its retries.
 	ResponseFormat *ResponseFormat `protobuf:"bytes,13,opt,name=response_format,json=responseFormat,proto3" json:"response_format,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// The caller's own names for a list's filter, at most 16: keys of 1 to 63
+	// characters without `=`, values of at most 256. Agents do not see them.
+	Labels        map[string]string `protobuf:"bytes,16,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ExecuteDeliberationRequest) Reset() {
@@ -163,6 +166,13 @@ func (x *ExecuteDeliberationRequest) GetSampling() *Sampling {
 func (x *ExecuteDeliberationRequest) GetResponseFormat() *ResponseFormat {
 	if x != nil {
 		return x.ResponseFormat
+	}
+	return nil
+}
+
+func (x *ExecuteDeliberationRequest) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
 	}
 	return nil
 }
@@ -836,7 +846,7 @@ var File_ray_executor_v1_deliberation_proto protoreflect.FileDescriptor
 
 const file_ray_executor_v1_deliberation_proto_rawDesc = "" +
 	"\n" +
-	"\"ray_executor/v1/deliberation.proto\x12\x0fray_executor.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\"\x94\x05\n" +
+	"\"ray_executor/v1/deliberation.proto\x12\x0fray_executor.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xc9\x06\n" +
 	"\x1aExecuteDeliberationRequest\x12-\n" +
 	"\atask_id\x18\x01 \x01(\tB\x14\xbaH\x11r\x0f\x18\x80\x022\n" +
 	"[^\\s\\p{Z}]R\x06taskId\x12@\n" +
@@ -852,8 +862,12 @@ const file_ray_executor_v1_deliberation_proto_rawDesc = "" +
 	"\x0fdeliberation_id\x18\b \x01(\tB\x1f\xbaH\x1c\xd8\x01\x01r\x172\x15^[A-Za-z0-9_-]{1,64}$R\x0edeliberationId\x12/\n" +
 	"\x04pool\x18\t \x01(\tB\x1b\xbaH\x18\xd8\x01\x01r\x132\x11^[a-z0-9-]{1,32}$R\x04pool\x125\n" +
 	"\bsampling\x18\f \x01(\v2\x19.ray_executor.v1.SamplingR\bsampling\x12H\n" +
-	"\x0fresponse_format\x18\r \x01(\v2\x1f.ray_executor.v1.ResponseFormatR\x0eresponseFormatJ\x04\b\n" +
-	"\x10\vJ\x04\b\v\x10\fJ\x04\b\x0e\x10\x11\"\xd4\x01\n" +
+	"\x0fresponse_format\x18\r \x01(\v2\x1f.ray_executor.v1.ResponseFormatR\x0eresponseFormat\x12r\n" +
+	"\x06labels\x18\x10 \x03(\v27.ray_executor.v1.ExecuteDeliberationRequest.LabelsEntryB!\xbaH\x1e\x9a\x01\x1b\x10\x10\"\x10r\x0e2\f^[^=]{1,63}$*\x05r\x03\x18\x80\x02R\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\n" +
+	"\x10\vJ\x04\b\v\x10\fJ\x04\b\x0e\x10\x0fJ\x04\b\x0f\x10\x10\"\xd4\x01\n" +
 	"\x0eResponseFormat\x12.\n" +
 	"\vjson_schema\x18\x01 \x01(\tB\v\xbaH\br\x06\x10\x01\x18\x80\x80\x04H\x00R\n" +
 	"jsonSchema\x12*\n" +
@@ -937,7 +951,7 @@ func file_ray_executor_v1_deliberation_proto_rawDescGZIP() []byte {
 	return file_ray_executor_v1_deliberation_proto_rawDescData
 }
 
-var file_ray_executor_v1_deliberation_proto_msgTypes = make([]protoimpl.MessageInfo, 10)
+var file_ray_executor_v1_deliberation_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_ray_executor_v1_deliberation_proto_goTypes = []any{
 	(*ExecuteDeliberationRequest)(nil), // 0: ray_executor.v1.ExecuteDeliberationRequest
 	(*ResponseFormat)(nil),             // 1: ray_executor.v1.ResponseFormat
@@ -947,26 +961,28 @@ var file_ray_executor_v1_deliberation_proto_goTypes = []any{
 	(*Agent)(nil),                      // 5: ray_executor.v1.Agent
 	(*DeliberationResult)(nil),         // 6: ray_executor.v1.DeliberationResult
 	(*Usage)(nil),                      // 7: ray_executor.v1.Usage
-	nil,                                // 8: ray_executor.v1.TaskConstraints.MetadataEntry
-	nil,                                // 9: ray_executor.v1.DeliberationResult.MetadataEntry
-	(*structpb.Struct)(nil),            // 10: google.protobuf.Struct
+	nil,                                // 8: ray_executor.v1.ExecuteDeliberationRequest.LabelsEntry
+	nil,                                // 9: ray_executor.v1.TaskConstraints.MetadataEntry
+	nil,                                // 10: ray_executor.v1.DeliberationResult.MetadataEntry
+	(*structpb.Struct)(nil),            // 11: google.protobuf.Struct
 }
 var file_ray_executor_v1_deliberation_proto_depIdxs = []int32{
 	4,  // 0: ray_executor.v1.ExecuteDeliberationRequest.constraints:type_name -> ray_executor.v1.TaskConstraints
 	5,  // 1: ray_executor.v1.ExecuteDeliberationRequest.agents:type_name -> ray_executor.v1.Agent
 	3,  // 2: ray_executor.v1.ExecuteDeliberationRequest.sampling:type_name -> ray_executor.v1.Sampling
 	1,  // 3: ray_executor.v1.ExecuteDeliberationRequest.response_format:type_name -> ray_executor.v1.ResponseFormat
-	2,  // 4: ray_executor.v1.ResponseFormat.choice:type_name -> ray_executor.v1.Choice
-	10, // 5: ray_executor.v1.Sampling.extra:type_name -> google.protobuf.Struct
-	8,  // 6: ray_executor.v1.TaskConstraints.metadata:type_name -> ray_executor.v1.TaskConstraints.MetadataEntry
-	3,  // 7: ray_executor.v1.Agent.sampling:type_name -> ray_executor.v1.Sampling
-	9,  // 8: ray_executor.v1.DeliberationResult.metadata:type_name -> ray_executor.v1.DeliberationResult.MetadataEntry
-	7,  // 9: ray_executor.v1.DeliberationResult.usage:type_name -> ray_executor.v1.Usage
-	10, // [10:10] is the sub-list for method output_type
-	10, // [10:10] is the sub-list for method input_type
-	10, // [10:10] is the sub-list for extension type_name
-	10, // [10:10] is the sub-list for extension extendee
-	0,  // [0:10] is the sub-list for field type_name
+	8,  // 4: ray_executor.v1.ExecuteDeliberationRequest.labels:type_name -> ray_executor.v1.ExecuteDeliberationRequest.LabelsEntry
+	2,  // 5: ray_executor.v1.ResponseFormat.choice:type_name -> ray_executor.v1.Choice
+	11, // 6: ray_executor.v1.Sampling.extra:type_name -> google.protobuf.Struct
+	9,  // 7: ray_executor.v1.TaskConstraints.metadata:type_name -> ray_executor.v1.TaskConstraints.MetadataEntry
+	3,  // 8: ray_executor.v1.Agent.sampling:type_name -> ray_executor.v1.Sampling
+	10, // 9: ray_executor.v1.DeliberationResult.metadata:type_name -> ray_executor.v1.DeliberationResult.MetadataEntry
+	7,  // 10: ray_executor.v1.DeliberationResult.usage:type_name -> ray_executor.v1.Usage
+	11, // [11:11] is the sub-list for method output_type
+	11, // [11:11] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_ray_executor_v1_deliberation_proto_init() }
@@ -988,7 +1004,7 @@ func file_ray_executor_v1_deliberation_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ray_executor_v1_deliberation_proto_rawDesc), len(file_ray_executor_v1_deliberation_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   10,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1052,7 +1052,10 @@ type ListDeliberationsRequest struct {
 	// a next one.
 	PageSize int32 `protobuf:"varint,4,opt,name=page_size,json=pageSize,proto3" json:"page_size,omitempty"`
 	// next_page_token of the page before. Empty: from the newest.
-	PageToken     string `protobuf:"bytes,5,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	PageToken string `protobuf:"bytes,5,opt,name=page_token,json=pageToken,proto3" json:"page_token,omitempty"`
+	// Only deliberations that have all these labels, each as `key=value`; at most
+	// 16. Empty: all.
+	Labels        []string `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1120,6 +1123,13 @@ func (x *ListDeliberationsRequest) GetPageToken() string {
 		return x.PageToken
 	}
 	return ""
+}
+
+func (x *ListDeliberationsRequest) GetLabels() []string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
 }
 
 type ListDeliberationsResponse struct {
@@ -1191,6 +1201,7 @@ type DeliberationSummary struct {
 	EndedAt       *timestamppb.Timestamp `protobuf:"bytes,10,opt,name=ended_at,json=endedAt,proto3" json:"ended_at,omitempty"`
 	Cluster       string                 `protobuf:"bytes,11,opt,name=cluster,proto3" json:"cluster,omitempty"`
 	ErrorMessage  string                 `protobuf:"bytes,12,opt,name=error_message,json=errorMessage,proto3" json:"error_message,omitempty"`
+	Labels        map[string]string      `protobuf:"bytes,13,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1307,6 +1318,13 @@ func (x *DeliberationSummary) GetErrorMessage() string {
 		return x.ErrorMessage
 	}
 	return ""
+}
+
+func (x *DeliberationSummary) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
 }
 
 type WatchDeliberationRequest struct {
@@ -1702,7 +1720,7 @@ const file_ray_executor_v1_service_proto_rawDesc = "" +
 	"\x1aCancelDeliberationResponse\x12'\n" +
 	"\x0fdeliberation_id\x18\x01 \x01(\tR\x0edeliberationId\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\tR\x06status\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage\"\x8d\x02\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"\xc4\x02\n" +
 	"\x18ListDeliberationsRequest\x12L\n" +
 	"\x05state\x18\x01 \x01(\tB6\xbaH3r1R\x00R\x06queuedR\arunningR\tcompletedR\x06failedR\tcancelledR\x05state\x12/\n" +
 	"\x04pool\x18\x02 \x01(\tB\x1b\xbaH\x18\xd8\x01\x01r\x132\x11^[a-z0-9-]{1,32}$R\x04pool\x12!\n" +
@@ -1710,10 +1728,11 @@ const file_ray_executor_v1_service_proto_rawDesc = "" +
 	"\tpage_size\x18\x04 \x01(\x05B\n" +
 	"\xbaH\a\x1a\x05\x18\xc8\x01(\x00R\bpageSize\x12&\n" +
 	"\n" +
-	"page_token\x18\x05 \x01(\tB\a\xbaH\x04r\x02\x18@R\tpageToken\"\x8f\x01\n" +
+	"page_token\x18\x05 \x01(\tB\a\xbaH\x04r\x02\x18@R\tpageToken\x125\n" +
+	"\x06labels\x18\x06 \x03(\tB\x1d\xbaH\x1a\x92\x01\x17\x10\x10\"\x13r\x11\x18\xc0\x022\f^[^=]{1,63}=R\x06labels\"\x8f\x01\n" +
 	"\x19ListDeliberationsResponse\x12J\n" +
 	"\rdeliberations\x18\x01 \x03(\v2$.ray_executor.v1.DeliberationSummaryR\rdeliberations\x12&\n" +
-	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xbb\x03\n" +
+	"\x0fnext_page_token\x18\x02 \x01(\tR\rnextPageToken\"\xc0\x04\n" +
 	"\x13DeliberationSummary\x12'\n" +
 	"\x0fdeliberation_id\x18\x01 \x01(\tR\x0edeliberationId\x12\x17\n" +
 	"\atask_id\x18\x02 \x01(\tR\x06taskId\x12\x12\n" +
@@ -1728,7 +1747,11 @@ const file_ray_executor_v1_service_proto_rawDesc = "" +
 	"\bended_at\x18\n" +
 	" \x01(\v2\x1a.google.protobuf.TimestampR\aendedAt\x12\x18\n" +
 	"\acluster\x18\v \x01(\tR\acluster\x12#\n" +
-	"\rerror_message\x18\f \x01(\tR\ferrorMessage\"\x88\x01\n" +
+	"\rerror_message\x18\f \x01(\tR\ferrorMessage\x12H\n" +
+	"\x06labels\x18\r \x03(\v20.ray_executor.v1.DeliberationSummary.LabelsEntryR\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\x88\x01\n" +
 	"\x18WatchDeliberationRequest\x12E\n" +
 	"\x0fdeliberation_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x172\x15^[A-Za-z0-9_-]{1,64}$R\x0edeliberationId\x12%\n" +
 	"\x0eafter_sequence\x18\x02 \x01(\x04R\rafterSequence\"\x9a\x04\n" +
@@ -1770,7 +1793,7 @@ func file_ray_executor_v1_service_proto_rawDescGZIP() []byte {
 	return file_ray_executor_v1_service_proto_rawDescData
 }
 
-var file_ray_executor_v1_service_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_ray_executor_v1_service_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_ray_executor_v1_service_proto_goTypes = []any{
 	(*ExecuteDeliberationResponse)(nil),   // 0: ray_executor.v1.ExecuteDeliberationResponse
 	(*GetDeliberationStatusRequest)(nil),  // 1: ray_executor.v1.GetDeliberationStatusRequest
@@ -1790,59 +1813,61 @@ var file_ray_executor_v1_service_proto_goTypes = []any{
 	(*WatchDeliberationRequest)(nil),      // 15: ray_executor.v1.WatchDeliberationRequest
 	(*WatchDeliberationResponse)(nil),     // 16: ray_executor.v1.WatchDeliberationResponse
 	(*Error)(nil),                         // 17: ray_executor.v1.Error
-	(*DeliberationResult)(nil),            // 18: ray_executor.v1.DeliberationResult
-	(*timestamppb.Timestamp)(nil),         // 19: google.protobuf.Timestamp
-	(*Usage)(nil),                         // 20: ray_executor.v1.Usage
-	(*DeliberationRequested)(nil),         // 21: ray_executor.v1.DeliberationRequested
-	(*DeliberationStarted)(nil),           // 22: ray_executor.v1.DeliberationStarted
-	(*AgentCompleted)(nil),                // 23: ray_executor.v1.AgentCompleted
-	(*DeliberationCompleted)(nil),         // 24: ray_executor.v1.DeliberationCompleted
-	(*DeliberationFailed)(nil),            // 25: ray_executor.v1.DeliberationFailed
-	(*DeliberationCancelled)(nil),         // 26: ray_executor.v1.DeliberationCancelled
-	(*ExecuteDeliberationRequest)(nil),    // 27: ray_executor.v1.ExecuteDeliberationRequest
+	nil,                                   // 18: ray_executor.v1.DeliberationSummary.LabelsEntry
+	(*DeliberationResult)(nil),            // 19: ray_executor.v1.DeliberationResult
+	(*timestamppb.Timestamp)(nil),         // 20: google.protobuf.Timestamp
+	(*Usage)(nil),                         // 21: ray_executor.v1.Usage
+	(*DeliberationRequested)(nil),         // 22: ray_executor.v1.DeliberationRequested
+	(*DeliberationStarted)(nil),           // 23: ray_executor.v1.DeliberationStarted
+	(*AgentCompleted)(nil),                // 24: ray_executor.v1.AgentCompleted
+	(*DeliberationCompleted)(nil),         // 25: ray_executor.v1.DeliberationCompleted
+	(*DeliberationFailed)(nil),            // 26: ray_executor.v1.DeliberationFailed
+	(*DeliberationCancelled)(nil),         // 27: ray_executor.v1.DeliberationCancelled
+	(*ExecuteDeliberationRequest)(nil),    // 28: ray_executor.v1.ExecuteDeliberationRequest
 }
 var file_ray_executor_v1_service_proto_depIdxs = []int32{
-	18, // 0: ray_executor.v1.GetDeliberationStatusResponse.result:type_name -> ray_executor.v1.DeliberationResult
-	18, // 1: ray_executor.v1.GetDeliberationStatusResponse.results:type_name -> ray_executor.v1.DeliberationResult
-	19, // 2: ray_executor.v1.GetDeliberationStatusResponse.submitted_at:type_name -> google.protobuf.Timestamp
-	19, // 3: ray_executor.v1.GetDeliberationStatusResponse.started_at:type_name -> google.protobuf.Timestamp
-	19, // 4: ray_executor.v1.GetDeliberationStatusResponse.ended_at:type_name -> google.protobuf.Timestamp
-	20, // 5: ray_executor.v1.GetDeliberationStatusResponse.usage:type_name -> ray_executor.v1.Usage
+	19, // 0: ray_executor.v1.GetDeliberationStatusResponse.result:type_name -> ray_executor.v1.DeliberationResult
+	19, // 1: ray_executor.v1.GetDeliberationStatusResponse.results:type_name -> ray_executor.v1.DeliberationResult
+	20, // 2: ray_executor.v1.GetDeliberationStatusResponse.submitted_at:type_name -> google.protobuf.Timestamp
+	20, // 3: ray_executor.v1.GetDeliberationStatusResponse.started_at:type_name -> google.protobuf.Timestamp
+	20, // 4: ray_executor.v1.GetDeliberationStatusResponse.ended_at:type_name -> google.protobuf.Timestamp
+	21, // 5: ray_executor.v1.GetDeliberationStatusResponse.usage:type_name -> ray_executor.v1.Usage
 	5,  // 6: ray_executor.v1.GetStatusResponse.stats:type_name -> ray_executor.v1.RayExecutorStats
 	6,  // 7: ray_executor.v1.GetStatusResponse.clusters:type_name -> ray_executor.v1.Cluster
 	9,  // 8: ray_executor.v1.GetActiveJobsResponse.jobs:type_name -> ray_executor.v1.JobInfo
-	19, // 9: ray_executor.v1.JobInfo.start_time:type_name -> google.protobuf.Timestamp
-	19, // 10: ray_executor.v1.JobInfo.end_time:type_name -> google.protobuf.Timestamp
+	20, // 9: ray_executor.v1.JobInfo.start_time:type_name -> google.protobuf.Timestamp
+	20, // 10: ray_executor.v1.JobInfo.end_time:type_name -> google.protobuf.Timestamp
 	14, // 11: ray_executor.v1.ListDeliberationsResponse.deliberations:type_name -> ray_executor.v1.DeliberationSummary
-	19, // 12: ray_executor.v1.DeliberationSummary.submitted_at:type_name -> google.protobuf.Timestamp
-	19, // 13: ray_executor.v1.DeliberationSummary.started_at:type_name -> google.protobuf.Timestamp
-	19, // 14: ray_executor.v1.DeliberationSummary.ended_at:type_name -> google.protobuf.Timestamp
-	19, // 15: ray_executor.v1.WatchDeliberationResponse.time:type_name -> google.protobuf.Timestamp
-	21, // 16: ray_executor.v1.WatchDeliberationResponse.requested:type_name -> ray_executor.v1.DeliberationRequested
-	22, // 17: ray_executor.v1.WatchDeliberationResponse.started:type_name -> ray_executor.v1.DeliberationStarted
-	23, // 18: ray_executor.v1.WatchDeliberationResponse.agent:type_name -> ray_executor.v1.AgentCompleted
-	24, // 19: ray_executor.v1.WatchDeliberationResponse.completed:type_name -> ray_executor.v1.DeliberationCompleted
-	25, // 20: ray_executor.v1.WatchDeliberationResponse.failed:type_name -> ray_executor.v1.DeliberationFailed
-	26, // 21: ray_executor.v1.WatchDeliberationResponse.cancelled:type_name -> ray_executor.v1.DeliberationCancelled
-	27, // 22: ray_executor.v1.RayExecutorService.ExecuteDeliberation:input_type -> ray_executor.v1.ExecuteDeliberationRequest
-	1,  // 23: ray_executor.v1.RayExecutorService.GetDeliberationStatus:input_type -> ray_executor.v1.GetDeliberationStatusRequest
-	3,  // 24: ray_executor.v1.RayExecutorService.GetStatus:input_type -> ray_executor.v1.GetStatusRequest
-	7,  // 25: ray_executor.v1.RayExecutorService.GetActiveJobs:input_type -> ray_executor.v1.GetActiveJobsRequest
-	10, // 26: ray_executor.v1.RayExecutorService.CancelDeliberation:input_type -> ray_executor.v1.CancelDeliberationRequest
-	12, // 27: ray_executor.v1.RayExecutorService.ListDeliberations:input_type -> ray_executor.v1.ListDeliberationsRequest
-	15, // 28: ray_executor.v1.RayExecutorService.WatchDeliberation:input_type -> ray_executor.v1.WatchDeliberationRequest
-	0,  // 29: ray_executor.v1.RayExecutorService.ExecuteDeliberation:output_type -> ray_executor.v1.ExecuteDeliberationResponse
-	2,  // 30: ray_executor.v1.RayExecutorService.GetDeliberationStatus:output_type -> ray_executor.v1.GetDeliberationStatusResponse
-	4,  // 31: ray_executor.v1.RayExecutorService.GetStatus:output_type -> ray_executor.v1.GetStatusResponse
-	8,  // 32: ray_executor.v1.RayExecutorService.GetActiveJobs:output_type -> ray_executor.v1.GetActiveJobsResponse
-	11, // 33: ray_executor.v1.RayExecutorService.CancelDeliberation:output_type -> ray_executor.v1.CancelDeliberationResponse
-	13, // 34: ray_executor.v1.RayExecutorService.ListDeliberations:output_type -> ray_executor.v1.ListDeliberationsResponse
-	16, // 35: ray_executor.v1.RayExecutorService.WatchDeliberation:output_type -> ray_executor.v1.WatchDeliberationResponse
-	29, // [29:36] is the sub-list for method output_type
-	22, // [22:29] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	20, // 12: ray_executor.v1.DeliberationSummary.submitted_at:type_name -> google.protobuf.Timestamp
+	20, // 13: ray_executor.v1.DeliberationSummary.started_at:type_name -> google.protobuf.Timestamp
+	20, // 14: ray_executor.v1.DeliberationSummary.ended_at:type_name -> google.protobuf.Timestamp
+	18, // 15: ray_executor.v1.DeliberationSummary.labels:type_name -> ray_executor.v1.DeliberationSummary.LabelsEntry
+	20, // 16: ray_executor.v1.WatchDeliberationResponse.time:type_name -> google.protobuf.Timestamp
+	22, // 17: ray_executor.v1.WatchDeliberationResponse.requested:type_name -> ray_executor.v1.DeliberationRequested
+	23, // 18: ray_executor.v1.WatchDeliberationResponse.started:type_name -> ray_executor.v1.DeliberationStarted
+	24, // 19: ray_executor.v1.WatchDeliberationResponse.agent:type_name -> ray_executor.v1.AgentCompleted
+	25, // 20: ray_executor.v1.WatchDeliberationResponse.completed:type_name -> ray_executor.v1.DeliberationCompleted
+	26, // 21: ray_executor.v1.WatchDeliberationResponse.failed:type_name -> ray_executor.v1.DeliberationFailed
+	27, // 22: ray_executor.v1.WatchDeliberationResponse.cancelled:type_name -> ray_executor.v1.DeliberationCancelled
+	28, // 23: ray_executor.v1.RayExecutorService.ExecuteDeliberation:input_type -> ray_executor.v1.ExecuteDeliberationRequest
+	1,  // 24: ray_executor.v1.RayExecutorService.GetDeliberationStatus:input_type -> ray_executor.v1.GetDeliberationStatusRequest
+	3,  // 25: ray_executor.v1.RayExecutorService.GetStatus:input_type -> ray_executor.v1.GetStatusRequest
+	7,  // 26: ray_executor.v1.RayExecutorService.GetActiveJobs:input_type -> ray_executor.v1.GetActiveJobsRequest
+	10, // 27: ray_executor.v1.RayExecutorService.CancelDeliberation:input_type -> ray_executor.v1.CancelDeliberationRequest
+	12, // 28: ray_executor.v1.RayExecutorService.ListDeliberations:input_type -> ray_executor.v1.ListDeliberationsRequest
+	15, // 29: ray_executor.v1.RayExecutorService.WatchDeliberation:input_type -> ray_executor.v1.WatchDeliberationRequest
+	0,  // 30: ray_executor.v1.RayExecutorService.ExecuteDeliberation:output_type -> ray_executor.v1.ExecuteDeliberationResponse
+	2,  // 31: ray_executor.v1.RayExecutorService.GetDeliberationStatus:output_type -> ray_executor.v1.GetDeliberationStatusResponse
+	4,  // 32: ray_executor.v1.RayExecutorService.GetStatus:output_type -> ray_executor.v1.GetStatusResponse
+	8,  // 33: ray_executor.v1.RayExecutorService.GetActiveJobs:output_type -> ray_executor.v1.GetActiveJobsResponse
+	11, // 34: ray_executor.v1.RayExecutorService.CancelDeliberation:output_type -> ray_executor.v1.CancelDeliberationResponse
+	13, // 35: ray_executor.v1.RayExecutorService.ListDeliberations:output_type -> ray_executor.v1.ListDeliberationsResponse
+	16, // 36: ray_executor.v1.RayExecutorService.WatchDeliberation:output_type -> ray_executor.v1.WatchDeliberationResponse
+	30, // [30:37] is the sub-list for method output_type
+	23, // [23:30] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_ray_executor_v1_service_proto_init() }
@@ -1867,7 +1892,7 @@ func file_ray_executor_v1_service_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ray_executor_v1_service_proto_rawDesc), len(file_ray_executor_v1_service_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
