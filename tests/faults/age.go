@@ -9,7 +9,6 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"rayexecutor/deliberation"
 	"rayexecutor/journal"
 )
 
@@ -86,7 +85,7 @@ func (r *run) doom(ctx context.Context, events *journal.Journal, f Fault) error 
 		if err != nil {
 			return err
 		}
-		if open := ledger.Oldest(doomedSize, func(open deliberation.Open) bool { return open.Pool == backlogPool }); len(open) < doomedSize {
+		if open := ledger.Oldest(doomedSize, ofBacklog); len(open) < doomedSize {
 			return fmt.Errorf("it has %d", len(open))
 		}
 		return nil

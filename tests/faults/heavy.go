@@ -135,15 +135,28 @@ func (r *run) backlog(f Fault) heal {
 			return fmt.Errorf("store the backlog: %w", err)
 		}
 		r.notef("  backlog: %d stored in %s", backlogSize, time.Since(began).Round(time.Second))
-		return until(ctx, "the backlog has ended", func(ctx context.Context) error {
-			stats, err := r.stats(ctx, int(f.Which%2))
-			if err == nil && stats.GetActiveDeliberations() > backlogSize/20 {
-				err = fmt.Errorf("%d are active", stats.GetActiveDeliberations())
-			}
+		var ledger *deliberation.Ledger
+		err = until(ctx, "the statistics are read", func(ctx context.Context) error {
+			ledger, _, err = events.Ledger(ctx)
 			return err
+		})
+		if err != nil {
+			return err
+		}
+		// All of it: what is left would be evicted if Expire comes next.
+		return until(ctx, "the backlog has ended", func(ctx context.Context) error {
+			if err := events.CatchUp(ctx, ledger); err != nil {
+				return err
+			}
+			if open := ledger.Oldest(backlogSize, ofBacklog); len(open) > 0 {
+				return fmt.Errorf("%d are open", len(open))
+			}
+			return nil
 		})
 	}
 }
+
+func ofBacklog(open deliberation.Open) bool { return open.Pool == backlogPool }
 
 // connect connects to the journal past all doors.
 func (r *run) connect(name string) (*journal.Journal, error) {
