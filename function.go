@@ -57,7 +57,7 @@ func (f *Function) StartWith(settings config.Config, log *slog.Logger) error {
 	if err := gate.LimitMemory(); err != nil {
 		log.Warn("memory is not limited", "reason", err)
 	}
-	check, err := auth.New(auth.Options{Auth: settings.Auth, Keys: settings.AuthKeys, Exposed: settings.InCluster, Log: log})
+	check, err := auth.New(auth.Options{Auth: settings.Auth, Keys: settings.AuthKeys, Exposed: settings.InCluster, Origins: settings.CORSOrigins, Log: log})
 	if err != nil {
 		return err
 	}
@@ -81,7 +81,7 @@ func (f *Function) StartWith(settings config.Config, log *slog.Logger) error {
 		Journal: events, Clusters: clusters, Rules: rules, Serve: settings.Functions, Log: log, Auth: check,
 	})
 	prometheus.WrapRegistererWith(prometheus.Labels{"part": "functions"}, served.Metrics()).MustRegister(events.Metrics()...)
-	f.parts.Store(&parts{journal: events, functions: served, routes: routes(f, served)})
+	f.parts.Store(&parts{journal: events, functions: served, routes: routes(f, served, settings)})
 	return nil
 }
 
@@ -167,13 +167,15 @@ func (f *Function) Handle(w http.ResponseWriter, r *http.Request) {
 	parts.routes.ServeHTTP(w, r)
 }
 
-func routes(f *Function, served *functions.Functions) http.Handler {
+func routes(f *Function, served *functions.Functions, settings config.Config) http.Handler {
 	mux := http.NewServeMux()
 	served.Mount(mux)
 	mux.HandleFunc("GET /health/liveness", health(f.Alive))
 	mux.HandleFunc("GET /health/readiness", health(f.Ready))
-	mux.Handle("GET /metrics", served.Protect(promhttp.HandlerFor(served.Metrics(), promhttp.HandlerOpts{})))
-	return mux
+	if settings.MetricsPort == 0 {
+		mux.Handle("GET /metrics", served.Protect(promhttp.HandlerFor(served.Metrics(), promhttp.HandlerOpts{})))
+	}
+	return auth.ForBrowsers(settings.CORSOrigins, auth.ForWebhooks(settings.WebhookOrigins, mux))
 }
 
 // health answers a probe: 200, or 503 and why.

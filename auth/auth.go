@@ -94,6 +94,8 @@ type Options struct {
 	Keys string
 	// Exposed says that others than this machine reach the server, as in Kubernetes.
 	Exposed bool
+	// Origins are those of other sites whose pages may call.
+	Origins []string
 	Log     *slog.Logger
 }
 
@@ -102,6 +104,7 @@ type Check struct {
 	open  bool // everybody is the Operator
 	local bool // but over the loopback interface only
 	keys  *keyFile
+	pages *http.CrossOriginProtection
 }
 
 // Open returns a check that admits everybody as the Operator.
@@ -110,6 +113,15 @@ func Open() *Check { return &Check{open: true} }
 // New returns the check that the settings ask for. The error names the setting
 // and what to do.
 func New(options Options) (*Check, error) {
+	check, err := byAuth(options)
+	if err != nil {
+		return nil, err
+	}
+	check.pages, err = trust(options.Origins)
+	return check, err
+}
+
+func byAuth(options Options) (*Check, error) {
 	switch options.Auth {
 	case "none":
 		return Open(), nil
@@ -135,7 +147,7 @@ func New(options Options) (*Check, error) {
 var errExposed = fmt.Errorf("AUTH is not set, and in Kubernetes others can reach this server: " +
 	"set AUTH=keys and AUTH_KEYS to a file of API keys, or AUTH=none if the network lets in only callers that may do everything")
 
-var errNotLocal = denied("AUTH", "this server answers callers on its own machine only: on the server set "+
+var errNotLocal = denied("AUTH", "this server answers callers on its own machine only, by the name localhost or its address: on the server set "+
 	"AUTH=keys and AUTH_KEYS to a file of API keys, or AUTH=none to let everybody do everything")
 
 // Caller returns who makes a request: the caller that its context has already, or
@@ -144,8 +156,11 @@ func (c *Check) Caller(r *http.Request) (*Caller, error) {
 	if caller := From(r.Context()); caller != nil {
 		return caller, nil
 	}
+	if err := c.checkPage(r); err != nil {
+		return nil, err
+	}
 	if c.open {
-		if c.local && !overLoopback(r) {
+		if c.local && !fromThisMachine(r) {
 			return nil, errNotLocal
 		}
 		return Operator, nil
@@ -169,15 +184,16 @@ func (c *Check) Default() *Caller {
 	return nil
 }
 
-// overLoopback reports whether a request came to an address that only this
-// machine reaches. One that came over no connection was made by this process.
-func overLoopback(r *http.Request) bool {
+// fromThisMachine reports whether a request came to an address that only this
+// machine reaches, and by its name. One that came over no connection was made by
+// this process.
+func fromThisMachine(r *http.Request) bool {
 	address, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr)
 	if !ok {
 		return true
 	}
 	tcp, ok := address.(*net.TCPAddr)
-	return ok && tcp.IP.IsLoopback()
+	return ok && tcp.IP.IsLoopback() && namesThisMachine(r)
 }
 
 var (

@@ -59,7 +59,7 @@ func check(t *testing.T, options auth.Options) *auth.Check {
 // from is a request that came to an address, with Authorization headers.
 func from(t *testing.T, address string, headers ...string) *http.Request {
 	t.Helper()
-	r := httptest.NewRequest(http.MethodPost, "/", nil)
+	r := httptest.NewRequest(http.MethodPost, "http://localhost:8080/", nil)
 	for _, header := range headers {
 		r.Header.Add("Authorization", header)
 	}

@@ -26,6 +26,7 @@ func (c *Config) validate() error {
 		c.checkAuth(),
 		inRange("PORT", c.Port, 0, 65535),
 		inRange("GRPC_PORT", c.GRPCPort, 0, 65535),
+		inRange("METRICS_PORT", c.MetricsPort, 0, 65535),
 		inRange("WORKER_REPLICAS", c.WorkerReplicas, 1, 1000),
 		oneOf("JOURNAL_REPLICAS", c.JournalReplicas, 1, 3, 5),
 		readable("NATS_CREDS", c.NATSCreds),

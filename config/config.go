@@ -41,6 +41,12 @@ type Config struct {
 	// server reads them.
 	Auth     string `env:"AUTH"`
 	AuthKeys string `env:"AUTH_KEYS"`
+	// CORSOrigins are the origins whose pages may call, WebhookOrigins the senders
+	// whose handshake is accepted.
+	CORSOrigins    []string `env:"CORS_ORIGINS"`
+	WebhookOrigins []string `env:"WEBHOOK_ORIGINS"`
+	// MetricsPort has /metrics in place of Port; 0: Port has it.
+	MetricsPort int `env:"METRICS_PORT"`
 	// InCluster says that Kubernetes started this process.
 	InCluster bool
 
@@ -236,7 +242,7 @@ func (c *Config) fill(settings map[string]string) {
 	if settings["GRPC_PORT"] == "" && !knative {
 		c.GRPCPort, c.GRPCDefault = grpcPort, true
 	}
-	for _, list := range [][]string{c.PoolList, c.ModelHosts, c.ModelParameters, c.Functions} {
+	for _, list := range [][]string{c.PoolList, c.ModelHosts, c.ModelParameters, c.Functions, c.CORSOrigins, c.WebhookOrigins} {
 		for i := range list {
 			list[i] = strings.TrimSpace(list[i])
 		}

@@ -42,7 +42,7 @@ func TestEverySettingIsRead(t *testing.T) {
 		}
 	}
 	given := map[string]string{
-		"HOST": "10.0.0.1", "PORT": "1", "GRPC_PORT": "50057", "AUTH": "none", "AUTH_KEYS": creds, "NATS_URL": "nats://a:4222,tls://b:4222", "NATS_CREDS": creds, "NATS_CA": authority,
+		"HOST": "10.0.0.1", "PORT": "1", "GRPC_PORT": "50057", "AUTH": "none", "AUTH_KEYS": creds, "CORS_ORIGINS": "https://a, https://b:1", "WEBHOOK_ORIGINS": "*", "METRICS_PORT": "9090", "NATS_URL": "nats://a:4222,tls://b:4222", "NATS_CREDS": creds, "NATS_CA": authority,
 		"NATS_USER": "me", "NATS_USER_FILE": creds, "NATS_PASSWORD": "p", "NATS_PASSWORD_FILE": creds, "NATS_TOKEN": "t", "NATS_TOKEN_FILE": creds,
 		"NATS_CERT": creds, "NATS_KEY": creds, "VLLM_API_KEY_FILE": creds,
 		"WORKER_NATS_URL": "ws://c", "NATS_PREFIX": "TEAM-A_", "RAY_ADDRESS": "https://ray:8265", "RAY_AUTH_TOKEN": "token", "WORKER_REPLICAS": "2", "WORKER_PIP": "true",
@@ -56,7 +56,7 @@ func TestEverySettingIsRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := config.Config{
-		Host: "10.0.0.1", Port: 1, GRPCPort: 50057, Auth: "none", AuthKeys: creds, NATSURL: "nats://a:4222,tls://b:4222", NATSCreds: creds, NATSCA: authority,
+		Host: "10.0.0.1", Port: 1, GRPCPort: 50057, Auth: "none", AuthKeys: creds, CORSOrigins: []string{"https://a", "https://b:1"}, WebhookOrigins: []string{"*"}, MetricsPort: 9090, NATSURL: "nats://a:4222,tls://b:4222", NATSCreds: creds, NATSCA: authority,
 		NATSUser: "me", NATSUserFile: creds, NATSPassword: "p", NATSPasswordFile: creds, NATSToken: "t", NATSTokenFile: creds,
 		NATSCert: creds, NATSKey: creds, VLLMAPIKeyFile: creds, WorkerNATSURL: "ws://c", NATSPrefix: "TEAM-A_",
 		RayAddress: "https://ray:8265", RayAuthToken: "token", WorkerReplicas: 2, WorkerPIP: true,

@@ -14,12 +14,12 @@ import (
 	"rayexecutor/events"
 )
 
-// saysJSON reports whether a request declares JSON. One without a declaration or
-// without a body passes.
+// saysJSON reports whether a request declares JSON, or has no body. A page of any
+// site can send a body without a declaration, but not one of JSON.
 func saysJSON(r *http.Request) bool {
 	declared := r.Header.Get("Content-Type")
 	media, _, err := mime.ParseMediaType(declared)
-	return declared == "" || r.ContentLength == 0 || err == nil && media == events.JSON
+	return r.ContentLength == 0 || err == nil && media == events.JSON
 }
 
 // read makes the request message of a method from body, query and path. Path

@@ -166,7 +166,7 @@ func sharedSettings(given map[string]string, server string) map[string]string {
 	settings := maps.Clone(given)
 	maps.DeleteFunc(settings, func(name, value string) bool {
 		return value == "" || !slices.Contains(config.Names(), name) || strings.HasPrefix(name, "LOG_") ||
-			slices.Contains([]string{"PORT", "GRPC_PORT", "HOST", "AUTH", "AUTH_KEYS", "VLLM_API_KEY"}, name)
+			slices.Contains([]string{"PORT", "GRPC_PORT", "HOST", "AUTH", "AUTH_KEYS", "CORS_ORIGINS", "WEBHOOK_ORIGINS", "METRICS_PORT", "VLLM_API_KEY"}, name)
 	})
 	settings[devServer] = server
 	return settings

@@ -50,12 +50,16 @@ func serveKeeper(ctx context.Context, settings config.Config, log *slog.Logger, 
 	metrics := prometheus.NewRegistry()
 	metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	var group run.Group
+	mux := http.NewServeMux()
+	if settings.MetricsPort == 0 {
+		mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+	} else if err := addMetricsServer(ctx, &group, settings, metrics, force); err != nil {
+		log.Warn("the keeper serves no metrics: METRICS_PORT is not available", "reason", err)
+	}
 	listeners, err := portSetting{"PORT", settings.Port}.listen(ctx, settings.Host)
 	if err != nil {
 		log.Warn("the keeper serves no metrics: PORT is not available", "reason", err)
 	}
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /health/liveness", alive)
 	server := newServer(mux)
 	for _, listener := range listeners {

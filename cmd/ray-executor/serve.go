@@ -66,6 +66,11 @@ func serve(ctx context.Context, settings config.Config, log *slog.Logger, open l
 		log.Info("serving", "address", listener.Addr().String())
 		addServer(&group, server, listener, force)
 	}
+	if settings.MetricsPort != 0 {
+		if err := addMetricsServer(ctx, &group, settings, served.Metrics(), force); err != nil {
+			return err
+		}
+	}
 	// This actor ends with ctx, and its end stops the others.
 	addTask(ctx, &group, func(ctx context.Context) error { return awaitJournal(ctx, served, log) })
 	if settings.Keeper {

@@ -12,7 +12,10 @@ import (
 	"time"
 
 	"github.com/oklog/run"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"rayexecutor/config"
 	"rayexecutor/gate"
 )
 
@@ -65,6 +68,22 @@ func addServer(group *run.Group, server *http.Server, listener net.Listener, for
 		}
 		return nil
 	}, func(error) { shutdown(server, force) })
+}
+
+// addMetricsServer adds an actor that serves /metrics on METRICS_PORT, where no
+// credentials are asked for.
+func addMetricsServer(ctx context.Context, group *run.Group, settings config.Config, metrics prometheus.Gatherer, force <-chan struct{}) error {
+	listeners, err := portSetting{"METRICS_PORT", settings.MetricsPort}.listen(ctx, settings.Host)
+	if err != nil {
+		return err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(metrics, promhttp.HandlerOpts{}))
+	server := newServer(mux)
+	for _, listener := range listeners {
+		addServer(group, server, listener, force)
+	}
+	return nil
 }
 
 // shutdown closes the listeners and waits for the requests in flight: until

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"testing"
 
 	"rayexecutor/tests/await"
+	"rayexecutor/tests/freeport"
 	"rayexecutor/tests/system"
 )
 
@@ -113,6 +115,88 @@ func TestKeys(t *testing.T) {
 	await.True(t, "the new key to be valid", func() bool { code, _ := stats("two"); return code == 0 })
 	if code, printed := stats("one"); code != 4 {
 		t.Errorf("with the old key: exit code %d\n%s", code, printed)
+	}
+}
+
+// TestMetricsPort: the metrics are there, without a key, and not on PORT.
+func TestMetricsPort(t *testing.T) {
+	t.Parallel()
+	port, err := freeport.Take()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "keys.yaml")
+	writeKeys(t, path, "one", "admin")
+	sys := setup(t, "AUTH=keys", "AUTH_KEYS="+path, fmt.Sprintf("METRICS_PORT=%d", port), "HOST=localhost")
+	if status, body, err := get(fmt.Sprintf("http://127.0.0.1:%d/metrics", port)); err != nil || status != http.StatusOK || !strings.Contains(body, "ray_executor_requests_in_flight") {
+		t.Errorf("on METRICS_PORT: %d %v", status, err)
+	}
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, sys.URL()+"/metrics", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer one")
+	response, err := http.DefaultClient.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if response.Body.Close(); response.StatusCode != http.StatusNotFound {
+		t.Errorf("on PORT: %s", response.Status)
+	}
+}
+
+// TestForeignPages: what a browser sends for a page of another site is refused, by
+// its Origin, by its Host, or for want of a declared body.
+func TestForeignPages(t *testing.T) {
+	t.Parallel()
+	sys := setup(t, "CORS_ORIGINS=https://console.example.com", "WEBHOOK_ORIGINS=events.example.com")
+	for _, c := range []struct {
+		name, method, path, host string
+		header                   http.Header
+		status                   int
+		replies                  string // a header of the reply
+	}{
+		{"this server's page", "POST", "/v1/deliberations/x:cancel", "", http.Header{"Origin": {sys.URL()}}, 404, ""},
+		{"no browser", "POST", "/v1/deliberations/x:cancel", "", nil, 404, ""},
+		{"another site", "POST", "/v1/deliberations/x:cancel", "", http.Header{"Origin": {"https://evil.example.com"}}, 403, ""},
+		{"another port", "POST", "/v1/deliberations/x:cancel", "", http.Header{"Sec-Fetch-Site": {"same-site"}, "Origin": {"http://localhost:1"}}, 403, ""},
+		{"a file", "POST", "/v1/deliberations/x:cancel", "", http.Header{"Origin": {"null"}}, 403, ""},
+		{"another site over Connect", "POST", "/ray_executor.v1.RayExecutorService/GetStatus", "", http.Header{"Origin": {"https://evil.example.com"}, "Content-Type": {"application/json"}}, 403, ""},
+		{"a trusted site", "POST", "/v1/deliberations/x:cancel", "", http.Header{"Origin": {"https://console.example.com"}}, 404, "Access-Control-Allow-Origin"},
+		{"a trusted site asks", "OPTIONS", "/v1/deliberations", "", http.Header{"Origin": {"https://console.example.com"}, "Access-Control-Request-Method": {"POST"}, "Access-Control-Request-Headers": {"authorization,content-type"}}, 204, "Access-Control-Allow-Headers"},
+		{"another name of this machine", "GET", "/v1/stats", "rebound.example.com", nil, 403, ""},
+		{"this machine's name", "GET", "/v1/stats", "LOCALHOST.:80", nil, 200, ""},
+		{"its address", "GET", "/v1/stats", "[::1]", nil, 200, ""},
+		{"a sender asks", "OPTIONS", "/", "", http.Header{"Webhook-Request-Origin": {"events.example.com"}, "Webhook-Request-Rate": {"10"}}, 200, "Webhook-Allowed-Rate"},
+		{"another sender asks", "OPTIONS", "/", "", http.Header{"Webhook-Request-Origin": {"other.example.com"}}, 403, "Allow"},
+	} {
+		r, err := http.NewRequestWithContext(t.Context(), c.method, sys.URL()+c.path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.Host = c.host
+		if c.header != nil {
+			r.Header = c.header
+		}
+		response, err := http.DefaultClient.Do(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		body, err := io.ReadAll(response.Body)
+		if response.Body.Close(); err != nil || response.StatusCode != c.status || c.replies != "" && response.Header.Get(c.replies) == "" {
+			t.Errorf("%s: %s %v %s %v", c.name, response.Status, response.Header, body, err)
+		}
+	}
+	undeclared, err := http.NewRequestWithContext(t.Context(), http.MethodPost, sys.URL()+"/v1/deliberations", strings.NewReader("{}"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.DefaultClient.Do(undeclared)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if response.Body.Close(); response.StatusCode != http.StatusUnsupportedMediaType {
+		t.Errorf("a body of no type is answered %s", response.Status)
 	}
 }
 
