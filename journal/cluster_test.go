@@ -17,6 +17,7 @@ import (
 	"rayexecutor/events"
 	"rayexecutor/journal"
 	"rayexecutor/journal/journaltest"
+	"rayexecutor/tests/await"
 )
 
 // TestDeployTogether has several deploy at once, as the keepers of a new
@@ -70,7 +71,7 @@ func TestLeaderWithoutQuorum(t *testing.T) {
 			s.Stop()
 		}
 	}
-	await(t, "the leader to lose its contacts", func() bool {
+	await.True(t, "the leader to lose its contacts", func() bool {
 		stream, err := js.Stream(t.Context(), journal.Stream)
 		if err != nil {
 			t.Fatalf("it never answered without a quorum, nothing was tested: %v", err)
@@ -99,7 +100,7 @@ func TestCluster(t *testing.T) {
 		journals[i] = journaltest.Connect(t, s.URL, func(layout *journal.Layout) { layout.Replicas = 3 })
 	}
 	const ids = 150
-	ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), await.Limit)
 	defer cancel()
 	stepDowns := stepDown(t, ctx, servers[0].URL)
 

@@ -8,6 +8,7 @@ import (
 
 	"rayexecutor/journal"
 	"rayexecutor/journal/journaltest"
+	"rayexecutor/tests/await"
 )
 
 func TestDeploy(t *testing.T) {
@@ -66,7 +67,7 @@ func TestPoolsPullTheirOwn(t *testing.T) {
 	w.accept(t, "d2", 1)
 	for pool, id := range map[string]string{"gpu": "d1", "default": "d2"} {
 		consumer := must[jetstream.Consumer](t)(js.Consumer(t.Context(), journal.Stream, "pool-"+pool))
-		await(t, "one that waits in pool "+pool, func() bool { // the server counts behind the publish
+		await.True(t, "one that waits in pool "+pool, func() bool { // the server counts behind the publish
 			return must[*jetstream.ConsumerInfo](t)(consumer.Info(t.Context())).NumPending == 1
 		})
 		message := must[jetstream.Msg](t)(consumer.Next())

@@ -15,6 +15,7 @@ import (
 	"rayexecutor/deliberation"
 	"rayexecutor/journal"
 	"rayexecutor/journal/journaltest"
+	"rayexecutor/tests/await"
 )
 
 // withOwnMounts runs a test again in a process that may mount, which takes
@@ -76,7 +77,7 @@ func TestDiskFull(t *testing.T) {
 	s := journaltest.Start(t, start)
 	journaltest.Connect(t, s.URL)
 	w := world{server: s, Journal: journaltest.Undeployed(t, journal.Settings{URL: s.URL, Wait: time.Second})}
-	await(t, "the connection", func() bool { return w.Ready(t.Context()) == nil })
+	await.True(t, "the connection", func() bool { return w.Ready(t.Context()) == nil })
 	for _, id := range []string{"d1", "d2"} {
 		w.accept(t, id, 2)
 	}
@@ -92,7 +93,7 @@ func TestDiskFull(t *testing.T) {
 	}
 	s.Stop()
 	s.Restart()
-	await(t, "the journal", func() bool { _, err := w.ReadLeader(t.Context(), "d1"); return err == nil })
+	await.True(t, "the journal", func() bool { _, err := w.ReadLeader(t.Context(), "d1"); return err == nil })
 	w.wantBoth(t, "lost", status("not_found"))
 	w.wantEnd(t, "d1", 10<<10)
 
@@ -116,7 +117,7 @@ func TestDiskFull(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.Restart()
-	await(t, "the journal", func() bool { _, err := w.ReadLeader(t.Context(), "d2"); return err == nil })
+	await.True(t, "the journal", func() bool { _, err := w.ReadLeader(t.Context(), "d2"); return err == nil })
 	w.wantEnd(t, "d2", 10<<10)
 	w.wantBoth(t, "refused", status("not_found"))
 }

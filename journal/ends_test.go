@@ -12,6 +12,7 @@ import (
 	"rayexecutor/events"
 	"rayexecutor/journal"
 	"rayexecutor/journal/journaltest"
+	"rayexecutor/tests/await"
 )
 
 // listen reads the ends until the test ends or stop is called.
@@ -25,7 +26,7 @@ func (w world) listen(t *testing.T, announce func(journal.Delivery) error) (stop
 	var once sync.Once
 	var err error
 	stop = func() error {
-		once.Do(func() { cancel(); err = next(t, ended) })
+		once.Do(func() { cancel(); err = await.Receive(t, "a value", ended) })
 		return err
 	}
 	t.Cleanup(func() { _ = stop() })
@@ -45,7 +46,7 @@ func TestEnds(t *testing.T) {
 	must[bool](t)(w.End(t.Context(), "d1", completed("d1", journaltest.Result(0, bulk)), trace))
 	received := make(chan journal.Delivery, 10)
 	stop := w.listen(t, func(end journal.Delivery) error { received <- end; return nil })
-	end := next(t, received)
+	end := await.Receive(t, "a value", received)
 	wantEqual(t, end.Event, completed("d1", journaltest.Result(0, bulk)))
 	if end.TraceParent != trace || end.Sequence != 2 || end.Time.IsZero() {
 		t.Errorf("trace %q, sequence %d, time %s", end.TraceParent, end.Sequence, end.Time)
@@ -56,7 +57,7 @@ func TestEnds(t *testing.T) {
 	w.accept(t, "d2", 1)
 	must[bool](t)(w.End(t.Context(), "d2", failed("d2"), ""))
 	w.listen(t, func(end journal.Delivery) error { received <- end; return nil })
-	if end := next(t, received); about(end) != "d2" {
+	if end := await.Receive(t, "a value", received); about(end) != "d2" {
 		t.Errorf("%s is announced again", about(end))
 	}
 }
@@ -76,7 +77,7 @@ func TestEndsAreRedelivered(t *testing.T) {
 		received <- about(end)
 		return nil
 	})
-	if first, second := next(t, received), next(t, received); first != "d2" || second != "d1" {
+	if first, second := await.Receive(t, "a value", received), await.Receive(t, "a value", received); first != "d2" || second != "d1" {
 		t.Errorf("received %s and %s: one that fails must not hold up the other", first, second)
 	}
 }
@@ -115,7 +116,7 @@ func TestEndsReturnsUnread(t *testing.T) {
 	received := make(chan string, n)
 	w.listen(t, func(end journal.Delivery) error { received <- about(end); return nil })
 	for range rest {
-		seen[next(t, received)] = true
+		seen[await.Receive(t, "a value", received)] = true
 	}
 	if len(seen) != n {
 		t.Errorf("%d of %d ends", len(seen), n)
@@ -135,7 +136,7 @@ func TestEndsAreShared(t *testing.T) {
 	}
 	seen := map[string]int{}
 	for range n {
-		seen[next(t, received)]++
+		seen[await.Receive(t, "a value", received)]++
 	}
 	for id, times := range seen {
 		if times != 1 {

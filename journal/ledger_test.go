@@ -17,6 +17,7 @@ import (
 	"rayexecutor/journal"
 	"rayexecutor/journal/journaltest"
 	pb "rayexecutor/proto/ray_executor/v1"
+	"rayexecutor/tests/await"
 )
 
 func (w world) ledger(t testing.TB) (*deliberation.Ledger, uint64) {
@@ -98,7 +99,7 @@ func TestCatchUpAfterDeletion(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), await.Limit)
 	defer cancel()
 	ledger := deliberation.NewLedger(nil)
 	if err := w.CatchUp(ctx, ledger); err != nil {
@@ -252,7 +253,7 @@ func TestFollow(t *testing.T) {
 	w.start(t, "d1", 1, time.Time{}, 0)
 	must[bool](t)(w.End(t.Context(), "d1", completed("d1"), ""))
 	for i, kind := range []deliberation.Kind{deliberation.KindRequested, deliberation.KindStarted, deliberation.KindDone} {
-		mark := next(t, marks)
+		mark := await.Receive(t, "a value", marks)
 		if mark.Kind != kind || mark.DeliberationID != "d1" || mark.Sequence != uint64(i+2) || mark.Time.IsZero() {
 			t.Errorf("mark %d is %+v", i, mark)
 		}
@@ -261,7 +262,7 @@ func TestFollow(t *testing.T) {
 		}
 	}
 	cancel()
-	if err := next(t, ended); !errors.Is(err, context.Canceled) {
+	if err := await.Receive(t, "a value", ended); !errors.Is(err, context.Canceled) {
 		t.Errorf("ended with %v", err)
 	}
 }
@@ -282,7 +283,7 @@ func TestFollowResumes(t *testing.T) {
 		}
 	}()
 	w.accept(t, "d1", 1)
-	next(t, marks)
+	await.Receive(t, "a value", marks)
 
 	_, js := journaltest.Dial(t, w.server.URL)
 	stream := must[jetstream.Stream](t)(js.Stream(t.Context(), journal.Stream))
@@ -294,31 +295,19 @@ func TestFollowResumes(t *testing.T) {
 		}
 	}
 	w.accept(t, "d2", 1)
-	if mark := next(t, marks); mark.DeliberationID != "d2" {
+	if mark := await.Receive(t, "a value", marks); mark.DeliberationID != "d2" {
 		t.Errorf("after the consumer was lost: %+v", mark)
 	}
 
 	w.server.Stop()
 	w.server.Restart()
-	await(t, "the reconnect", func() bool {
+	await.True(t, "the reconnect", func() bool {
 		_, err := w.Accept(t.Context(), journaltest.Record("d3", 1, 300), "")
 		return err == nil
 	})
-	if mark := next(t, marks); mark.DeliberationID != "d3" {
+	if mark := await.Receive(t, "a value", marks); mark.DeliberationID != "d3" {
 		t.Errorf("after the server was lost: %+v", mark)
 	}
 	cancel()
-	next(t, ended)
-}
-
-// next waits for a value, or for the channel to be closed.
-func next[T any](t testing.TB, values <-chan T) T {
-	t.Helper()
-	select {
-	case value := <-values:
-		return value
-	case <-time.After(30 * time.Second):
-		t.Fatal("waited in vain")
-		panic("unreachable")
-	}
+	await.Receive(t, "a value", ended)
 }

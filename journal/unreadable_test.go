@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -16,6 +15,7 @@ import (
 	"rayexecutor/journal"
 	"rayexecutor/journal/journaltest"
 	pb "rayexecutor/proto/ray_executor/v1"
+	"rayexecutor/tests/await"
 )
 
 // junk publishes what nobody can read, as an event of a type.
@@ -132,7 +132,7 @@ func TestPermanentlyFailingEndsAreTerminated(t *testing.T) {
 	w.accept(t, "d2", 1)
 	must[bool](t)(w.End(t.Context(), "d1", completed("d1"), ""))
 	must[bool](t)(w.End(t.Context(), "d2", failed("d2"), ""))
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), await.Limit)
 	defer cancel()
 	received := make(chan string, 10)
 	ended := make(chan error, 1)
@@ -145,10 +145,10 @@ func TestPermanentlyFailingEndsAreTerminated(t *testing.T) {
 			return nil
 		})
 	}()
-	next(t, received)
-	next(t, received)
+	await.Receive(t, "a value", received)
+	await.Receive(t, "a value", received)
 	_, js := journaltest.Dial(t, w.server.URL)
-	await(t, "the consumer to have nothing left", func() bool {
+	await.True(t, "the consumer to have nothing left", func() bool {
 		consumer := must[jetstream.Consumer](t)(js.Consumer(t.Context(), journal.Stream, "keeper-announce"))
 		info := must[*jetstream.ConsumerInfo](t)(consumer.Info(t.Context()))
 		return info.NumAckPending == 0 && info.NumPending == 0
@@ -157,7 +157,7 @@ func TestPermanentlyFailingEndsAreTerminated(t *testing.T) {
 		t.Errorf("%v ends are set aside, want 2", got)
 	}
 	cancel()
-	if err := next(t, ended); !errors.Is(err, context.Canceled) {
+	if err := await.Receive(t, "a value", ended); !errors.Is(err, context.Canceled) {
 		t.Errorf("ended with %v", err)
 	}
 }

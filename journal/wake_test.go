@@ -8,6 +8,7 @@ import (
 	"rayexecutor/deliberation"
 	"rayexecutor/journal"
 	"rayexecutor/journal/journaltest"
+	"rayexecutor/tests/await"
 )
 
 // wake wakes a journal within a limit.
@@ -24,17 +25,17 @@ func TestWakeWaitsForServer(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	w.server.Stop()
-	await(t, "the disconnect", func() bool { return w.Ready(t.Context()) != nil })
+	await.True(t, "the disconnect", func() bool { return w.Ready(t.Context()) != nil })
 	for _, idle := range []time.Duration{0, time.Hour} {
 		wantCode(t, wake(t, w.Journal, idle, 100*time.Millisecond), deliberation.Unavailable)
 	}
 	woken := make(chan error, 1)
-	go func() { woken <- wake(t, w.Journal, 0, 20*time.Second) }()
+	go func() { woken <- wake(t, w.Journal, 0, await.Limit) }()
 	w.server.Restart()
 	if err := <-woken; err != nil {
 		t.Fatal(err)
 	}
-	if err := wake(t, w.Journal, time.Hour, 20*time.Second); err != nil {
+	if err := wake(t, w.Journal, time.Hour, await.Limit); err != nil {
 		t.Fatalf("a server that is there: %v", err)
 	}
 }

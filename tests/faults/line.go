@@ -5,12 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
+
+	"rayexecutor/tests/freeport"
 
 	toxiproxy "github.com/Shopify/toxiproxy/v2"
 	"github.com/rs/zerolog"
@@ -27,7 +27,7 @@ func newLine(name string, upstreams ...string) (*line, error) {
 	server := toxiproxy.NewServer(toxiproxy.NewMetricsContainer(nil), zerolog.Nop())
 	l := &line{}
 	for i, upstream := range upstreams {
-		port, err := freePort()
+		port, err := freeport.Take()
 		if err != nil {
 			return nil, errors.Join(err, l.close())
 		}
@@ -126,25 +126,3 @@ func (l *line) cure() error {
 }
 
 func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
-
-const firstPort, ports = 61_000, 4_000
-
-// tried counts the ports that were tried, from anywhere on.
-var (
-	anywhere = rand.Uint32N(ports)
-	tried    atomic.Uint32
-)
-
-// freePort finds a port above those that the kernel hands out to clients, and
-// never the same twice: what listens there is stopped and started again, and
-// must find it free.
-func freePort() (int, error) {
-	for range ports {
-		port := firstPort + int((anywhere+tried.Add(1))%ports)
-		listener, err := net.Listen("tcp", loopback(port))
-		if err == nil {
-			return port, listener.Close()
-		}
-	}
-	return 0, fmt.Errorf("no free port from %d on", firstPort)
-}

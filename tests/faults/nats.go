@@ -15,6 +15,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"rayexecutor/journal"
+	"rayexecutor/tests/freeport"
 	"rayexecutor/tests/system"
 )
 
@@ -37,9 +38,9 @@ func startNATS(ctx context.Context, dir string) (*natsCluster, error) {
 	var members [servers]int
 	for i := range servers {
 		var err1, err2, err3 error
-		c.ports[i], err1 = freePort()
-		c.monitors[i], err2 = freePort()
-		members[i], err3 = freePort()
+		c.ports[i], err1 = freeport.Take()
+		c.monitors[i], err2 = freeport.Take()
+		members[i], err3 = freeport.Take()
 		if err := errors.Join(err1, err2, err3); err != nil {
 			return nil, err
 		}

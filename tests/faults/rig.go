@@ -14,6 +14,7 @@ import (
 
 	"rayexecutor/config"
 	"rayexecutor/ray"
+	"rayexecutor/tests/freeport"
 	"rayexecutor/tests/system"
 )
 
@@ -93,7 +94,7 @@ func (r *rig) startServers() error {
 	ofRay := []string{"RAY_ADDRESS=" + r.ray.head.Address(), "RAY_AUTH_TOKEN=" + r.ray.token}
 	lines := []*line{r.keeperToNATS, r.otherKeeperToNATS}
 	for i := range r.functions {
-		port, err := freePort()
+		port, err := freeport.Take()
 		if err != nil {
 			return err
 		}
