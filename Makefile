@@ -103,7 +103,10 @@ PYTHON_CLIENT ?= $(TOOLS)/python-client
 # Clients that the tests call.
 CLIENTS := $(PYTHON_CLIENT)/.made $(TOOLS)/clients-venv/.made $(TOOLS)/grpcurl $(TOOLS)/nats $(TOOLS)/knative-sender
 
-test-go: $(SYSTEM) lambda $(VENV)/.made $(TOOLS)/func $(CLIENTS) ## Test the Go side, end to end on real Ray
+# A real Prometheus, for the rules and dashboards.
+PROMETHEUS := $(TOOLS)/prometheus $(TOOLS)/promtool
+
+test-go: $(PROMETHEUS) $(SYSTEM) lambda $(VENV)/.made $(TOOLS)/func $(CLIENTS) ## Test the Go side, end to end on real Ray
 	$(GO) run ./tools/gotest -timeout 20m $$($(GO) list ./... | grep -v /tests/) -- -timeout 30m -p 1 ./tests/... # one Ray at a time
 
 test-python: test-python-client $(TOOLS)/worker-venv/.made $(TOOLS)/nats-server ## Test, lint and type-check the Ray worker and the Python client
@@ -248,6 +251,10 @@ $(TOOLS)/knative-sender: tests/knative/go.mod tests/knative/go.sum tests/knative
 
 $(TOOLS)/func: tools/func/go.mod
 	cd tools/func && $(GO) build -ldflags "-X knative.dev/func/pkg/version.Vers=$$($(GO) list -m -f "{{.Version}}" knative.dev/func)" -o "$(HERE)/$@" knative.dev/func/cmd/func
+
+# Without its service discoveries, which are most of it.
+$(TOOLS)/prometheus $(TOOLS)/promtool: tools/prometheus/go.mod
+	$(GO) build -C $(<D) -tags remove_all_sd -ldflags '-s -w' -o "$(HERE)/$@" github.com/prometheus/prometheus/cmd/$(@F)
 
 $(TOOLS)/nats-server: go.mod
 	$(GO) build -o $@ github.com/nats-io/nats-server/v2

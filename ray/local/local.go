@@ -145,6 +145,9 @@ func (token shows) RoundTrip(request *http.Request) (*http.Response, error) {
 // be where this one was.
 func (r *Ray) Ports() (gcs, dashboard int) { return r.ports.gcs, r.ports.dashboard() }
 
+// MetricsPort is where the node exports its metrics, also the worker's.
+func (r *Ray) MetricsPort() int { return r.ports.base + 5 }
+
 // IP is the node's address.
 func (r *Ray) IP() string { return r.ip }
 

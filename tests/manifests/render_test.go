@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 
+	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	rayv1 "github.com/ray-project/kuberay/ray-operator/apis/ray/v1"
 	appsv1 "k8s.io/api/apps/v1"
 	corev1 "k8s.io/api/core/v1"
@@ -25,18 +26,20 @@ const root = "../.."
 
 // kinds are the types that a manifest may have; another one is an error.
 var kinds = map[string]func() metav1.Object{
-	"v1/Namespace":                       func() metav1.Object { return new(corev1.Namespace) },
-	"v1/Service":                         func() metav1.Object { return new(corev1.Service) },
-	"v1/ConfigMap":                       func() metav1.Object { return new(corev1.ConfigMap) },
-	"apps/v1/Deployment":                 func() metav1.Object { return new(appsv1.Deployment) },
-	"apps/v1/StatefulSet":                func() metav1.Object { return new(appsv1.StatefulSet) },
-	"policy/v1/PodDisruptionBudget":      func() metav1.Object { return new(policyv1.PodDisruptionBudget) },
-	"networking.k8s.io/v1/NetworkPolicy": func() metav1.Object { return new(networkingv1.NetworkPolicy) },
-	"serving.knative.dev/v1/Service":     func() metav1.Object { return new(servingv1.Service) },
-	"eventing.knative.dev/v1/Broker":     func() metav1.Object { return new(eventingv1.Broker) },
-	"eventing.knative.dev/v1/Trigger":    func() metav1.Object { return new(eventingv1.Trigger) },
-	"sources.knative.dev/v1/SinkBinding": func() metav1.Object { return new(sourcesv1.SinkBinding) },
-	"ray.io/v1/RayService":               func() metav1.Object { return new(rayv1.RayService) },
+	"v1/Namespace":                            func() metav1.Object { return new(corev1.Namespace) },
+	"v1/Service":                              func() metav1.Object { return new(corev1.Service) },
+	"v1/ConfigMap":                            func() metav1.Object { return new(corev1.ConfigMap) },
+	"apps/v1/Deployment":                      func() metav1.Object { return new(appsv1.Deployment) },
+	"apps/v1/StatefulSet":                     func() metav1.Object { return new(appsv1.StatefulSet) },
+	"policy/v1/PodDisruptionBudget":           func() metav1.Object { return new(policyv1.PodDisruptionBudget) },
+	"networking.k8s.io/v1/NetworkPolicy":      func() metav1.Object { return new(networkingv1.NetworkPolicy) },
+	"serving.knative.dev/v1/Service":          func() metav1.Object { return new(servingv1.Service) },
+	"eventing.knative.dev/v1/Broker":          func() metav1.Object { return new(eventingv1.Broker) },
+	"eventing.knative.dev/v1/Trigger":         func() metav1.Object { return new(eventingv1.Trigger) },
+	"sources.knative.dev/v1/SinkBinding":      func() metav1.Object { return new(sourcesv1.SinkBinding) },
+	"ray.io/v1/RayService":                    func() metav1.Object { return new(rayv1.RayService) },
+	"monitoring.coreos.com/v1/PodMonitor":     func() metav1.Object { return new(monitoringv1.PodMonitor) },
+	"monitoring.coreos.com/v1/PrometheusRule": func() metav1.Object { return new(monitoringv1.PrometheusRule) },
 }
 
 // manifest is one object, as it is written and as its type reads it.
