@@ -38,7 +38,7 @@ func (c *caller) show(reply proto.Message, text func(io.Writer)) error {
 		text(c.out)
 		return nil
 	}
-	return (&printer{w: c.out, format: c.output}).print(reply)
+	return (&printer{w: c.out, format: c.output}).encode(reply)
 }
 
 // dial returns a client of the server that --server, RAY_EXECUTOR_SERVER or the

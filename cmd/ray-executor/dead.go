@@ -44,16 +44,16 @@ func (p program) deadListCommand() *cobra.Command {
 		Long:    `List the dead letters, with the reason of each end.`,
 		Example: `  ray-executor dead list -o json`,
 		Args:    cobra.NoArgs,
-	}, func(ctx context.Context, journal *journal.Journal, _ []string, print func(any) error) error {
+	}, func(ctx context.Context, journal *journal.Journal, _ []string, encode func(any) error) error {
 		list, err := journal.ListDeadLetters(ctx)
 		if err != nil {
 			return err
 		}
-		if print == nil {
+		if encode == nil {
 			return writeDeadList(p.out, list)
 		}
 		for _, one := range list {
-			if err := print(one); err != nil {
+			if err := encode(one); err != nil {
 				return err
 			}
 		}
@@ -78,15 +78,15 @@ func (p program) deadShowCommand() *cobra.Command {
 		Long:    `Print the request of dead letter ID, its end, and the results of its agents.`,
 		Example: `  ray-executor dead show my-first-1`,
 		Args:    cobra.ExactArgs(1),
-	}, func(ctx context.Context, journal *journal.Journal, args []string, print func(any) error) error {
+	}, func(ctx context.Context, journal *journal.Journal, args []string, encode func(any) error) error {
 		dead, err := journal.ReadDeadLetter(ctx, args[0])
 		if err != nil {
 			return err
 		}
-		if print == nil {
+		if encode == nil {
 			return writeDead(p.out, dead)
 		}
-		return print(dead)
+		return encode(dead)
 	})
 }
 

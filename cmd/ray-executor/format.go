@@ -57,8 +57,8 @@ type printer struct {
 	printed bool
 }
 
-// print writes a message or a value for encoding/json.
-func (p *printer) print(value any) error {
+// encode writes a message or a value for encoding/json.
+func (p *printer) encode(value any) error {
 	line, err := json.Marshal(value)
 	if message, ok := value.(proto.Message); ok {
 		line, err = events.MarshalJSON(message)

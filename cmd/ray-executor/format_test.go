@@ -44,7 +44,7 @@ func TestFormats(t *testing.T) {
 	var out strings.Builder
 	p := printer{w: &out, format: "yaml"}
 	for range 2 {
-		if err := p.print(map[string]any{"id": "12", "list": []string{"a"}}); err != nil {
+		if err := p.encode(map[string]any{"id": "12", "list": []string{"a"}}); err != nil {
 			t.Fatal(err)
 		}
 	}

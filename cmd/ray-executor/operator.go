@@ -14,8 +14,8 @@ import (
 )
 
 // listing completes a command that reads the journal and prints what it finds,
-// as text or by print, which is nil for text.
-func (p program) listing(command *cobra.Command, show func(ctx context.Context, journal *journal.Journal, args []string, print func(any) error) error) *cobra.Command {
+// as text or by encode, which is nil for text.
+func (p program) listing(command *cobra.Command, show func(ctx context.Context, journal *journal.Journal, args []string, encode func(any) error) error) *cobra.Command {
 	var output format
 	command.RunE = func(command *cobra.Command, args []string) error {
 		settings, log, err := p.loadWithDev()
@@ -27,11 +27,11 @@ func (p program) listing(command *cobra.Command, show func(ctx context.Context, 
 			return err
 		}
 		defer journal.Close()
-		var print func(any) error
+		var encode func(any) error
 		if output != "text" {
-			print = (&printer{w: p.out, format: output}).print
+			encode = (&printer{w: p.out, format: output}).encode
 		}
-		return show(command.Context(), journal, args, print)
+		return show(command.Context(), journal, args, encode)
 	}
 	addFormat(command, &output)
 	return command

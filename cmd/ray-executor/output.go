@@ -7,7 +7,6 @@ import (
 	"io"
 	"strings"
 	"sync"
-	"text/tabwriter"
 	"time"
 
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -119,6 +118,7 @@ func writeStatus(w io.Writer, status *pb.GetDeliberationStatusResponse) {
 			fmt.Fprintf(w, "  %s\n", why)
 		}
 	}
+	writeFacts(w, status)
 	for _, result := range status.GetResults() {
 		fmt.Fprintf(w, "\n%s %s\n", result.GetAgentId(), outcome(result))
 		for line := range strings.Lines(result.GetProposal()) {
@@ -127,16 +127,28 @@ func writeStatus(w io.Writer, status *pb.GetDeliberationStatusResponse) {
 	}
 }
 
-func writeList(w io.Writer, list *pb.ListDeliberationsResponse) {
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "DELIBERATION\tSTATE\tTASK\tPOOL\tAGENTS\tATTEMPTS\tSUBMITTED")
-	for _, one := range list.GetDeliberations() {
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%d\t%s\n", one.GetDeliberationId(), one.GetStatus(), one.GetTaskId(),
-			one.GetPool(), one.GetAgents(), one.GetAttempts(), one.GetSubmittedAt().AsTime().Format(time.RFC3339))
+// writeFacts writes where and when a deliberation ran, and what it used.
+func writeFacts(w io.Writer, status *pb.GetDeliberationStatusResponse) {
+	if status.GetTaskId() != "" {
+		fmt.Fprintf(w, "  task %s, pool %s", status.GetTaskId(), status.GetPool())
+		if status.GetAttempts() > 0 {
+			fmt.Fprintf(w, ", cluster %s, attempt %d", status.GetCluster(), status.GetAttempts())
+		}
+		fmt.Fprintln(w)
 	}
-	_ = table.Flush() // an error of the terminal or the pipe has no reader
-	if list.GetNextPageToken() != "" {
-		fmt.Fprintf(w, "next page: --page-token %s\n", list.GetNextPageToken())
+	if submitted := status.GetSubmittedAt(); submitted != nil {
+		fmt.Fprintf(w, "  submitted %s", submitted.AsTime().Format(time.RFC3339))
+		if status.GetStartedAt() != nil {
+			fmt.Fprintf(w, ", started after %s", between(submitted, status.GetStartedAt()))
+		}
+		if status.GetEndedAt() != nil {
+			fmt.Fprintf(w, ", ended after %s", between(submitted, status.GetEndedAt()))
+		}
+		fmt.Fprintln(w)
+	}
+	if used := status.GetUsage(); used != nil {
+		fmt.Fprintf(w, "  tokens %d prompt (%d cached), %d completion; %d calls of models\n",
+			used.GetPromptTokens(), used.GetCachedTokens(), used.GetCompletionTokens(), used.GetRequests())
 	}
 }
 

@@ -64,17 +64,17 @@ func (p program) relayListCommand() *cobra.Command {
 RELAY_PATIENCE, with the sink's last answer.`,
 		Example: `  ray-executor relay list -o json`,
 		Args:    cobra.NoArgs,
-	}, func(ctx context.Context, journal *journal.Journal, _ []string, print func(any) error) error {
-		if print != nil {
-			return printUndelivered(ctx, journal, print)
+	}, func(ctx context.Context, journal *journal.Journal, _ []string, encode func(any) error) error {
+		if encode != nil {
+			return printUndelivered(ctx, journal, encode)
 		}
 		return listUndelivered(ctx, journal, p.out)
 	})
 }
 
-// printUndelivered prints each end. An end that cannot be read has its error as the
+// printUndelivered encodes each end. An end that cannot be read has its error as the
 // reason: retry can still name it.
-func printUndelivered(ctx context.Context, journal *journal.Journal, print func(any) error) error {
+func printUndelivered(ctx context.Context, journal *journal.Journal, encode func(any) error) error {
 	for end, err := range journal.ReadUndelivered(ctx, "") {
 		if err != nil && end.ID == "" {
 			return err
@@ -85,7 +85,7 @@ func printUndelivered(ctx context.Context, journal *journal.Journal, print func(
 		} else {
 			end.Reason = err.Error()
 		}
-		if err := print(struct {
+		if err := encode(struct {
 			DeliberationID string    `json:"deliberation_id"`
 			Type           string    `json:"type"`
 			EndedAt        time.Time `json:"ended_at"`
