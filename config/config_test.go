@@ -83,7 +83,7 @@ func TestEverySettingIsRead(t *testing.T) {
 	}
 }
 
-// What is listened on by default: the loopback, unless somebody stands before
+// What is listened on by default: the loopback, unless a proxy is in front of
 // it or asks who calls.
 func TestWhereItListens(t *testing.T) {
 	t.Parallel()
@@ -294,7 +294,7 @@ func TestAnUnknownNameInTheFileIsRefused(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	if _, err := config.Load([]string{"PROT=1"}); err == nil {
-		t.Error("the file is read whatever the environment holds")
+		t.Error("an unknown name in the file is accepted if the environment has it too")
 	}
 }
 

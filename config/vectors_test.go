@@ -50,7 +50,7 @@ func TestNATSURLVectors(t *testing.T) {
 	}
 }
 
-// told is what the settings tell a worker.
+// workerSettings is what the settings pass to a worker.
 type workerSettings struct {
 	NATSURL    string         `json:"nats_url"`
 	Pools      map[string]int `json:"pools"`

@@ -179,7 +179,7 @@ func TestTraceIsPassedOnOnlyIfItIsOne(t *testing.T) {
 		e := status(events.JSON, nil)
 		e.SetExtension("traceparent", value)
 		if got := events.TraceOf(&e); got != want {
-			t.Errorf("%q is told as %q", value, got)
+			t.Errorf("%q is answered as %q", value, got)
 		}
 	}
 	message, err := events.Encode(&pb.DeliberationCancelled{DeliberationId: "d"}, events.Source, "x\r\ny: z")

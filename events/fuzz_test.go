@@ -16,7 +16,7 @@ import (
 
 // The corpora are in testdata/fuzz; `go test -fuzz FuzzX ./events` finds more.
 
-// answerable: whatever is read gets an answer that can be read in turn, an
+// answerable: what is read gets an answer that can be read in turn, an
 // answer of its own type or a coded refusal.
 func answerable(t *testing.T, r *http.Request) {
 	t.Helper()
@@ -38,7 +38,7 @@ func answerable(t *testing.T, r *http.Request) {
 		}
 		reply, err := events.Reply(&request, &pb.Error{Message: request.ID()}, "")
 		if err != nil {
-			// A message of a request that is no UTF-8 cannot be told.
+			// A message of a request that is no UTF-8 cannot be answered.
 			reply, err = events.Reply(&request, &pb.Error{}, "")
 		}
 		if err != nil {

@@ -313,7 +313,7 @@ func TestFromRequestBoundsTheBody(t *testing.T) {
 }
 
 // TestHeadersAreDecoded as CloudEvents' HTTP binding 3.1.3.2 has it; what is
-// not encoded stands for itself.
+// not encoded is taken literally.
 func TestHeadersAreDecoded(t *testing.T) {
 	t.Parallel()
 	for value, want := range map[string]string{
@@ -361,7 +361,7 @@ func TestAHeaderWithoutANameIsPassedOver(t *testing.T) {
 	}
 }
 
-// TestBatchKeepsItsPlaces: an event that cannot be read stands at its place,
+// TestBatchKeepsItsPlaces: an event that cannot be read has its place,
 // with a reply id of its own, and the others are read.
 func TestBatchKeepsItsPlaces(t *testing.T) {
 	t.Parallel()
@@ -410,7 +410,7 @@ func TestBatchKeepsItsPlaces(t *testing.T) {
 		t.Errorf("%d ids for %d different events: %v", len(ids), len(bad)+1, ids)
 	}
 	if got[7].ID() != "2" || got[7].Source() != "/s" {
-		t.Errorf("what could be told of an event is lost: %s", got[7])
+		t.Errorf("what could be read of an event is lost: %s", got[7])
 	}
 }
 

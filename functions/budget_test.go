@@ -16,7 +16,7 @@ import (
 )
 
 // TestTheRepliesOfABatchAreBounded: what does not fit is refused for good, in
-// its place; a submission among them is told that it was accepted.
+// its place; a submission among them is answered that it was accepted.
 func TestTheRepliesOfABatchAreBounded(t *testing.T) {
 	t.Parallel()
 	for name, limits := range map[string]gate.Limits{"with memory": gate.For(1 << 40), "in a small pod": gate.For(0)} {
@@ -55,7 +55,7 @@ func boundedBatch(t *testing.T, f *fixture) {
 		}
 	}
 	if kinds["ray_executor.v1.GetDeliberationStatusResponse"] != 3 || kinds["ray_executor.v1.Error"] != 7 {
-		t.Errorf("the replies are %v", kinds) // 2 MB each: the result stands in two fields, in base64
+		t.Errorf("the replies are %v", kinds) // 2 MB each: the result is in two fields, in base64
 	}
 	if last := replies[len(replies)-1]; last.Type() != "ray_executor.v1.ExecuteDeliberationResponse" {
 		t.Errorf("the submission is answered by %s", last.Type())

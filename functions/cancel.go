@@ -75,7 +75,7 @@ func (f *Functions) cancel(ctx context.Context, history *deliberation.History, r
 	return history, err
 }
 
-// cancelMessage explains a status to the caller. It does not tell a first call from
+// cancelMessage explains a status to the caller. It does not distinguish a first call from
 // a repeat: their answers are equal.
 func cancelMessage(state deliberation.State) string {
 	switch state {

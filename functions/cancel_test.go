@@ -25,7 +25,7 @@ func TestCancel(t *testing.T) {
 	f.submit(t, "e")
 	f.submit(t, "g")
 	f.journal.start("e")
-	f.journal.start("old") // whose beginning the journal no longer keeps
+	f.journal.start("old") // whose beginning the journal no longer has
 	if _, err := f.journal.End(t.Context(), "g", &pb.DeliberationCompleted{}, ""); err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +76,7 @@ func TestCancelTellsTheEndThatStands(t *testing.T) {
 	}
 }
 
-// stale is a journal in which an end stands that is not told yet.
+// stale is a journal whose end is stored, and not returned yet.
 type stale struct{ *memory }
 
 func (stale) End(context.Context, string, proto.Message, string) (bool, error) { return false, nil }

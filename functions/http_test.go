@@ -187,10 +187,10 @@ func TestErrorTable(t *testing.T) {
 				t.Errorf("Retry-After: %q, want %q", got.Header().Get("Retry-After"), test.retryAfter)
 			}
 			if strings.Contains(got.Body.String(), "secret") {
-				t.Errorf("the cause is told: %s", got.Body)
+				t.Errorf("the cause is sent: %s", got.Body)
 			}
 			if !strings.Contains(f.logs.String(), test.logged) || !strings.Contains(f.logs.String(), string(test.code)) {
-				t.Errorf("the log does not tell %q: %s", test.logged, f.logs)
+				t.Errorf("the log lacks %q: %s", test.logged, f.logs)
 			}
 		})
 	}
@@ -205,7 +205,7 @@ func TestAPanicIsInternal(t *testing.T) {
 		t.Errorf("got %+v", problem)
 	}
 	if log := f.logs.String(); !strings.Contains(log, "panic: the secret cause") || !strings.Contains(log, "submit.go") || !strings.Contains(log, `"ERROR"`) {
-		t.Errorf("the log does not tell: %s", log)
+		t.Errorf("the log lacks the cause: %s", log)
 	}
 }
 

@@ -26,7 +26,7 @@ var rpcServices = []string{rayexecutorv1connect.RayExecutorServiceName, fleetv1c
 
 // mountRPC adds the services for gRPC, gRPC-Web and Connect, with reflection and
 // the standard health service. All three protocols have the same path and port:
-// connect-go tells them apart by the content type.
+// connect-go distinguishes them by the content type.
 func (f *Functions) mountRPC(mux *http.ServeMux) {
 	reflector := grpcreflect.NewStaticReflector(slices.Concat(rpcServices, []string{grpchealth.HealthV1ServiceName})...)
 	service := f.rpcDoors(mux, gate.Door{MaxBody: gate.MaxBody, Admit: f.admit})

@@ -147,7 +147,7 @@ func TestWatchers(t *testing.T) {
 		t.Fatal(stored, err)
 	}
 	expect("AgentCompleted", "3")
-	late := s.watchers(t, "d", 3) // told of nothing yet, and here all the same
+	late := s.watchers(t, "d", 3) // after all events so far, and open all the same
 	if won, err := s.worker.Completed(t.Context(), "d"); err != nil || !won {
 		t.Fatal(won, err)
 	}

@@ -65,7 +65,7 @@ func TestDeadLetters(t *testing.T) {
 }
 
 // What was given up has room of its own: once that is full, nothing is lost of
-// what is there, and the journal goes on.
+// what is there, and the journal continues.
 func TestDeadLettersAreBounded(t *testing.T) {
 	t.Parallel()
 	w := setup(t, func(layout *journal.Layout) { layout.MaxBytes = 4 << 20 }) // 256 KiB for these

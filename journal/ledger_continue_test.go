@@ -104,7 +104,7 @@ func TestJournalIdentifiedByCreation(t *testing.T) {
 	wantCounts(t, w.catchUp(t, other), 0, 0, 0, 0, 0, 0)
 }
 
-// TestCatchUpSlowly goes on from where a call had no more time.
+// TestCatchUpSlowly: a call continues where the last one had no more time.
 func TestCatchUpSlowly(t *testing.T) {
 	t.Parallel()
 	w := setup(t)

@@ -267,7 +267,7 @@ func TestFollow(t *testing.T) {
 	}
 }
 
-// TestFollowResumes loses the consumer, then the server: either it goes on by
+// TestFollowResumes loses the consumer, then the server: either it continues by
 // itself or says that it cannot, so that the caller starts again.
 func TestFollowResumes(t *testing.T) {
 	t.Parallel()

@@ -6,10 +6,10 @@ import (
 
 	"github.com/nats-io/nats.go"
 
+	"google.golang.org/protobuf/proto"
+
 	"rayexecutor/events"
 	"rayexecutor/journal/journaltest"
-
-	"google.golang.org/protobuf/proto"
 )
 
 // seed stores n deliberations that have completed, quickly.

@@ -36,7 +36,7 @@ func TestWakeWaitsForServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := wake(t, w.Journal, time.Hour, await.Limit); err != nil {
-		t.Fatalf("a server that is there: %v", err)
+		t.Fatalf("a server that is up: %v", err)
 	}
 }
 

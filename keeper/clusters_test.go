@@ -83,7 +83,7 @@ func (w *watched) gauges(t *testing.T) map[string]float64 {
 	return got
 }
 
-// told is a fleet that tells what a test sets.
+// fixedFleet is a fleet that reports what a test sets.
 type fixedFleet struct{ cluster *pb.Cluster }
 
 func (f *fixedFleet) Clusters(context.Context) []*pb.Cluster { return []*pb.Cluster{f.cluster} }

@@ -63,7 +63,7 @@ func TestDeadLettersAreStored(t *testing.T) {
 	w.Submit(t, "other", 1, 300)
 	w.fail(t, &pb.DeliberationFailed{DeliberationId: "other", ErrorMessage: "the model refused"})
 	w.giveUp(t, "d2")
-	w.Submit(t, "unread", 1, 300) // no worker lived to start it: there is no result either
+	w.Submit(t, "unread", 1, 300) // no worker lived to start it, so it has no result
 	w.fail(t, &pb.DeliberationFailed{DeliberationId: "unread", ErrorMessage: "given up after 50 deliveries", GivenUp: true})
 	for range 4 {
 		keepertest.Next(t, heard) // each end is announced all the same
@@ -76,7 +76,7 @@ func TestDeadLettersAreStored(t *testing.T) {
 		"d1": "given up after 5 attempts, 5", "d2": "given up after 5 attempts, 5", "unread": "given up after 50 deliveries, 0",
 	}
 	if !maps.Equal(stored, want) {
-		t.Errorf("kept is %v", stored)
+		t.Errorf("stored is %v", stored)
 	}
 
 	// It outlives the journal.

@@ -69,7 +69,7 @@ func TestTemperatureIsANumber(t *testing.T) {
 	}
 }
 
-// responsesJournal keeps what it is told on one of the two subjects; the other
+// responsesJournal records what is published on one of the two subjects; the other
 // stream does not answer.
 type responsesJournal struct {
 	Journal
@@ -95,7 +95,7 @@ func (j *responsesJournal) Announce(_ context.Context, subject, _ string, _ map[
 	return nil
 }
 
-// TestOneDestinationAway: the other agents are told, and the end comes again by
+// TestOneDestinationAway: the other agents' responses are published, and the end comes again by
 // itself. What they say is too large in JSON.
 func TestOneDestinationAway(t *testing.T) {
 	t.Parallel()
@@ -106,10 +106,10 @@ func TestOneDestinationAway(t *testing.T) {
 	}}
 	err := New(j, slog.New(slog.DiscardHandler)).respond(t.Context(), journal.Delivery{Attempt: 1, Entry: deliberation.Entry{Event: end}})
 	if _, later := errors.AsType[*journal.LaterError](err); !later {
-		t.Errorf("told with %v", err)
+		t.Errorf("published with %v", err)
 	}
 	if len(j.told) != 1 || len(j.told[0]) > 1<<20 || !bytes.Contains(j.told[0], []byte(`"agent_id":"b"`)) {
-		t.Errorf("%d are told", len(j.told))
+		t.Errorf("%d are published", len(j.told))
 	}
 }
 

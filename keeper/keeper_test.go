@@ -206,7 +206,7 @@ func TestNothingIsTooLargeToBeTold(t *testing.T) {
 	}
 	slices.Sort(got)
 	if want := []string{"reason", "task", "why"}; !slices.Equal(got, want) {
-		t.Errorf("told are %q", got)
+		t.Errorf("announced are %q", got)
 	}
 }
 
@@ -291,7 +291,7 @@ func TestTwoKeepers(t *testing.T) {
 		}
 	}
 	if got := w.stored(t); got != n {
-		t.Errorf("%d announcements stand, want %d", got, n)
+		t.Errorf("%d announcements are stored, want %d", got, n)
 	}
 }
 
@@ -334,7 +334,7 @@ func TestNothingIsLost(t *testing.T) {
 	})
 	again(t, func() error {
 		if got := w.stored(t); got != n {
-			return fmt.Errorf("%d announcements stand, want %d", got, n)
+			return fmt.Errorf("%d announcements are stored, want %d", got, n)
 		}
 		return nil
 	})
@@ -389,7 +389,7 @@ func TestSnapshotGoesForward(t *testing.T) {
 		}
 	}
 	if diff := cmp.Diff(journaltest.Message(t, recount), journaltest.Message(t, stored), protocmp.Transform()); diff != "" {
-		t.Errorf("a recount differs (-recount +kept):\n%s", diff)
+		t.Errorf("a recount differs (-recount +stored):\n%s", diff)
 	}
 	if stored.Stats().GetTotalDeliberations() != 4 || stored.Stats().GetCompletedDeliberations() != 2 {
 		t.Errorf("the statistics are %s", stored.Stats())

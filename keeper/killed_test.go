@@ -78,7 +78,7 @@ func TestAKilledKeeper(t *testing.T) {
 	}
 	again(t, func() error {
 		if got := w.stored(t); got < n {
-			return fmt.Errorf("%d announcements stand, want %d", got, n)
+			return fmt.Errorf("%d announcements are stored, want %d", got, n)
 		}
 		return nil
 	})

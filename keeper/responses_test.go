@@ -27,7 +27,7 @@ func (w world) respond(t *testing.T) (stop func()) {
 	return w.keep(t, keepertest.Quiet(), keeper.AgentResponses())
 }
 
-// told is a response as a consumer reads it.
+// readableResponse is a response as a consumer reads it.
 type readableResponse struct {
 	EventType      string `json:"event_type"`
 	IdempotencyKey string `json:"idempotency_key"`
@@ -84,7 +84,7 @@ func TestAgentResponses(t *testing.T) {
 		t.Errorf("heard %+v", no)
 	}
 	if stored := journaltest.Messages(t, w.Server.URL, journal.Responses, "agent.response.>"); len(stored) != 2 {
-		t.Errorf("%d are kept, not the two of d1", len(stored))
+		t.Errorf("%d are stored, not the two of d1", len(stored))
 	}
 }
 
@@ -125,7 +125,7 @@ func TestSwitchedOffAndOn(t *testing.T) {
 	}
 }
 
-// TestTheFleetsStreams keep what they cover; ours keeps the rest.
+// TestTheFleetsStreams: a fleet's stream stores what it covers; ours stores the rest.
 func TestTheFleetsStreams(t *testing.T) {
 	t.Parallel()
 	for name, test := range map[string]struct {

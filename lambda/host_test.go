@@ -199,7 +199,7 @@ func TestBatch(t *testing.T) {
 	}{
 		"all good":   {[]events.SQSMessage{message("q", "", "1", 200), message("q", "", "2", 200)}, ""},
 		"each fault": {[]events.SQSMessage{message("q", "", "1", 400), message("q", "", "2", 422), message("q", "", "3", 429), message("q", "", "4", 503), message("q", "", "5", 200)}, "1 2 3 4"},
-		"a queue with order keeps it within the group": {
+		"a queue with order preserves it within the group": {
 			[]events.SQSMessage{message("q.fifo", "a", "1", 503), message("q.fifo", "b", "2", 200), message("q.fifo", "a", "3", 200)}, "1 3",
 		},
 		"groups without order are for fairness": {

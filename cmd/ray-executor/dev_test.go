@@ -23,7 +23,7 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// What is amiss is said before anything starts, each with its own advice.
+// What is wrong is reported before anything starts, each with its own advice.
 func TestDevLooksBeforeItStarts(t *testing.T) {
 	t.Parallel()
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
@@ -54,7 +54,7 @@ func TestDevLooksBeforeItStarts(t *testing.T) {
 	}
 }
 
-// What Ray's processes are told does not depend on the working directory, nor
+// The environment of Ray's processes does not depend on the working directory, nor
 // on whether the environment says it or the file.
 func TestPathsForTheWorker(t *testing.T) {
 	t.Chdir(t.TempDir())

@@ -26,7 +26,7 @@ func claimed(t *testing.T, folder string, settings map[string]string) {
 	}
 }
 
-// A folder is one dev's: the second is told of the first.
+// A folder is one dev's: the second gets an error that names the first.
 func TestTwoDevsInOneFolder(t *testing.T) {
 	t.Parallel()
 	folder := filepath.Join(t.TempDir(), "data")
@@ -50,7 +50,7 @@ func TestAFolderThatCannotBeMade(t *testing.T) {
 	}
 }
 
-// Whatever stands in a setting comes back as it was.
+// Any value of a setting is read back as it was.
 func TestWhatADevTells(t *testing.T) {
 	t.Parallel()
 	folder := t.TempDir()
@@ -76,7 +76,7 @@ func TestADevThatIsGoneSaysNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	if _, ok := runningDev(folder); ok {
-		t.Error("one that is starting has nothing to tell")
+		t.Error("one that is starting has no settings yet")
 	}
 	dev.release()
 	if text, err := os.ReadFile(filepath.Join(folder, devFile)); err != nil || len(text) != 0 {

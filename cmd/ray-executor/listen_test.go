@@ -77,7 +77,7 @@ func TestListensOnTheLoopbackAlone(t *testing.T) {
 	}
 }
 
-// A port that another program has, on either address of the loopback, is told
+// A port that another program has, on either address of the loopback, is reported
 // with what to set.
 func TestATakenPort(t *testing.T) {
 	t.Parallel()

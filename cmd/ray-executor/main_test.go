@@ -205,7 +205,7 @@ func TestHelp(t *testing.T) {
 	}
 }
 
-// The keeper alone announces what ends, and goes when it is told to.
+// The keeper alone announces what ends, and ends on a signal.
 func TestKeeperAlone(t *testing.T) {
 	t.Parallel()
 	nats := journaltest.Start(t)

@@ -43,7 +43,7 @@ func TestCommandsDoNotWaitInVain(t *testing.T) {
 	}
 }
 
-// A server goes on where a command ends, and says why it is not ready.
+// A server continues where a command ends, and says why it is not ready.
 func TestServersWaitForNATS(t *testing.T) {
 	t.Parallel()
 	var refuse *server.Options

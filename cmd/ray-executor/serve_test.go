@@ -11,7 +11,7 @@ import (
 	"rayexecutor/journal/journaltest"
 )
 
-// TestStopEndsStreams: whoever watches is told, and keeps no server from
+// TestStopEndsStreams: watchers get the reason, and keep no server from
 // stopping.
 func TestStopEndsStreams(t *testing.T) {
 	t.Parallel()

@@ -41,7 +41,7 @@ func TestWhatIsTriedAgain(t *testing.T) {
 	}
 }
 
-// keepJournal is a journal that only keeps.
+// keepJournal is a journal that only stores undelivered ends.
 type keepJournal struct {
 	Journal
 
@@ -67,7 +67,7 @@ var journalTime = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
 
 func (*keepJournal) Now(context.Context) (time.Time, error) { return journalTime, nil }
 
-// TestGivingUp sees when an end is kept, without waiting for it.
+// TestGivingUp: when an end is stored as undelivered. It does not wait for it.
 func TestGivingUp(t *testing.T) {
 	t.Parallel()
 	old, young := journalTime.Add(-2*time.Hour), journalTime
@@ -84,7 +84,7 @@ func TestGivingUp(t *testing.T) {
 		"old, but hardly tried":       {status: 500, attempt: minAttempts - 1, ended: old, again: true},
 		"tried a lot, but young":      {status: 500, attempt: 100, ended: young, again: true},
 		"old and tried":               {status: 500, attempt: minAttempts, ended: old, stored: true},
-		"nowhere to keep it":          {status: 400, attempt: 1, ended: young, keep: errors.New("full"), stored: true},
+		"nowhere to store it":          {status: 400, attempt: 1, ended: young, keep: errors.New("full"), stored: true},
 		"taken":                       {status: 202, attempt: 1, ended: young},
 		"a redirect is not an answer": {status: 302, attempt: 1, ended: young, stored: true},
 	} {
@@ -108,7 +108,7 @@ func TestGivingUp(t *testing.T) {
 			})
 			_, again := errors.AsType[*journal.LaterError](err)
 			if again != test.again || (len(j.stored) == 1) != test.stored || !again && !errors.Is(err, test.keep) {
-				t.Errorf("again %v, kept %v, %v", again, j.stored, err)
+				t.Errorf("again %v, stored %v, %v", again, j.stored, err)
 			}
 		})
 	}

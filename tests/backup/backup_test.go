@@ -78,7 +78,7 @@ func (w world) await(what string, holds func() bool) {
 	await.True(w.t, what, holds)
 }
 
-// announced is how often each event id stands among the announcements.
+// announced is how often each event id occurs among the announcements.
 func (w world) announced() map[string]int {
 	w.t.Helper()
 	ids := make(map[string]int)
@@ -90,7 +90,7 @@ func (w world) announced() map[string]int {
 	return ids
 }
 
-// told is all that a caller is told.
+// seen is all that a caller can read.
 type seen struct {
 	Status map[string]*pb.GetDeliberationStatusResponse
 	Stats  *pb.RayExecutorStats
@@ -207,7 +207,7 @@ func TestBackupAndRestore(t *testing.T) {
 	now := newWorld(t, fresh, journaltest.Undeployed(t, journal.Settings{URL: fresh.URL}))
 	now.await("the connection", func() bool { return now.Ready(t.Context()) == nil })
 	if diff := cmp.Diff(before, now.see(ids...), protocmp.Transform()); diff != "" {
-		t.Errorf("told is something else (-before +restored):\n%s", diff)
+		t.Errorf("callers read something else (-before +restored):\n%s", diff)
 	}
 	if diff := cmp.Diff(readers, now.consumers()); diff != "" {
 		t.Errorf("the readers stand elsewhere (-before +restored):\n%s", diff)
@@ -252,7 +252,7 @@ func goesOn(w world) {
 	for _, id := range w.take(2, true) {
 		w.complete(id, "after the restore")
 	}
-	// Its first result is lost, the second stands: the same id, another end.
+	// Its first result is lost, the second is recorded: the same id, another end.
 	w.complete("running", "once more")
 	want := map[string]int{
 		"ended.done": 1, "large.done": 1, "dead.done": 1, "late.done": 1, "running.done": 1, "queued-1.done": 1, "queued-2.done": 1,

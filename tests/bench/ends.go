@@ -32,7 +32,7 @@ func listen(ctx context.Context, sys *system.System) (*ends, error) {
 	return e, err
 }
 
-// hear calls tell for each end that comes to stand in the journal from now on.
+// hear calls handle for each end that is stored in the journal from now on.
 func hear(ctx context.Context, conn *nats.Conn, handle func(how, id string)) (jetstream.ConsumeContext, error) {
 	js, err := jetstream.New(conn)
 	if err != nil {

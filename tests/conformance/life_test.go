@@ -299,13 +299,13 @@ func failed(t *testing.T, h *house, id string) {
 	}, events.EndSubject(id)))
 }
 
-// won expects that what the worker wrote stands.
+// won expects that what the worker wrote is stored.
 func won(t *testing.T) func(bool, error) {
 	t.Helper()
 	return func(stored bool, err error) {
 		t.Helper()
 		if !stored || err != nil {
-			t.Fatalf("it stands: %v, %v", stored, err)
+			t.Fatalf("it is stored: %v, %v", stored, err)
 		}
 	}
 }

@@ -79,7 +79,7 @@ func theSinkIsSentEachEnd(t *testing.T) {
 	for received := 0; received < 2; { // others' agents are heard too
 		message, err := responses.NextMsg(await.Limit)
 		if err != nil {
-			t.Fatalf("%d agents were told of: %v", received, err)
+			t.Fatalf("%d agents' responses came: %v", received, err)
 		}
 		var response struct {
 			CorrelationID string `json:"correlation_id"`
@@ -99,7 +99,7 @@ func theSinkIsSentEachEnd(t *testing.T) {
 		}
 		received++
 		if response.Payload.NumAgents != 2 || response.Payload.Proposal.Content == "" {
-			t.Errorf("told %s", message.Data)
+			t.Errorf("received %s", message.Data)
 		}
 	}
 }

@@ -10,10 +10,10 @@ import (
 	"strings"
 	"time"
 
-	"rayexecutor/tests/freeport"
-
 	toxiproxy "github.com/Shopify/toxiproxy/v2"
 	"github.com/rs/zerolog"
+
+	"rayexecutor/tests/freeport"
 )
 
 // line is what some part is connected by: a proxy to each server that it

@@ -147,7 +147,7 @@ func (s *System) Accepted() []string {
 	return ids
 }
 
-// Status asks where a deliberation stands.
+// Status returns the status of a deliberation.
 func (s *System) Status(tb testing.TB, id string) *pb.GetDeliberationStatusResponse {
 	tb.Helper()
 	status := &pb.GetDeliberationStatusResponse{}
@@ -183,7 +183,7 @@ func (s *System) AwaitEnd(tb testing.TB, id string) *pb.GetDeliberationStatusRes
 	return s.Await(tb, id, func(status *pb.GetDeliberationStatusResponse) bool { return status.GetEndedAt() != nil })
 }
 
-// Cancel cancels a deliberation and returns the status that stands.
+// Cancel cancels a deliberation and returns the recorded status.
 func (s *System) Cancel(tb testing.TB, id, reason string) string {
 	tb.Helper()
 	var cancelled pb.CancelDeliberationResponse

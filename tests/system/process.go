@@ -72,7 +72,7 @@ func (p *Process) Pause() error {
 	return p.command.Process.Signal(syscall.SIGSTOP)
 }
 
-// Resume lets a paused process go on.
+// Resume lets a paused process continue.
 func (p *Process) Resume() error {
 	p.paused = false
 	return p.command.Process.Signal(syscall.SIGCONT)
@@ -122,7 +122,7 @@ func (s *System) WorkerPIDs(ctx context.Context) ([]int, error) {
 	return pids, nil
 }
 
-// Replica is a worker replica as Serve tells it.
+// Replica is a worker replica as Serve reports it.
 type Replica struct {
 	ID     string `json:"replica_id"`
 	PID    int    `json:"pid"`
@@ -130,7 +130,7 @@ type Replica struct {
 	State  string `json:"state"`
 }
 
-// Replicas asks a Ray's dashboard for the worker's, in whatever state.
+// Replicas asks a Ray's dashboard for the worker's replicas, in any state.
 func Replicas(ctx context.Context, head *local.Ray) ([]Replica, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, head.Address()+"/api/serve/applications/", http.NoBody)
 	if err != nil {

@@ -29,7 +29,7 @@ import (
 
 // Options says what to start.
 type Options struct {
-	// Dir is where the journal and the logs are kept.
+	// Dir is where the journal and the logs are.
 	Dir string
 	// ModelURL is the model server, Model its model.
 	ModelURL string
@@ -39,7 +39,7 @@ type Options struct {
 	Settings []string
 	// RayCPUs is how many CPUs Ray hands out; 0: as many as there are.
 	RayCPUs int
-	// Wrap is a command that runs the server, whose own stands behind it.
+	// Wrap is a command that runs the server, whose own command line follows it.
 	Wrap []string
 	// WrapNATS is the same for nats-server.
 	WrapNATS []string
