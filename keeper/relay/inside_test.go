@@ -84,7 +84,7 @@ func TestGivingUp(t *testing.T) {
 		"old, but hardly tried":       {status: 500, attempt: minAttempts - 1, ended: old, again: true},
 		"tried a lot, but young":      {status: 500, attempt: 100, ended: young, again: true},
 		"old and tried":               {status: 500, attempt: minAttempts, ended: old, stored: true},
-		"nowhere to store it":          {status: 400, attempt: 1, ended: young, keep: errors.New("full"), stored: true},
+		"nowhere to store it":         {status: 400, attempt: 1, ended: young, keep: errors.New("full"), stored: true},
 		"taken":                       {status: 202, attempt: 1, ended: young},
 		"a redirect is not an answer": {status: 302, attempt: 1, ended: young, stored: true},
 	} {
