@@ -65,6 +65,8 @@ func (p program) deploy(ctx context.Context, only string) error {
 	return nil
 }
 
+// deployJournal creates or updates the journal. Repeating it is safe, also while
+// everything runs.
 func deployJournal(ctx context.Context, settings config.Config, log *slog.Logger, report func(string)) error {
 	journal, err := connectJournal(settings, "deploy", log)
 	if err != nil {

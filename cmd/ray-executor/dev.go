@@ -56,6 +56,9 @@ type dev struct {
 	open    listeners
 }
 
+// run starts the parts in the order of their dependencies, and stops them in the
+// reverse order: a worker that drains still needs NATS. All checks come before
+// anything is started.
 func (d *dev) run(ctx context.Context) error {
 	ctx, d.out = untilBroken(ctx, d.out)
 	defer d.stop()
@@ -125,6 +128,8 @@ func (d *dev) startRay(ctx context.Context) error {
 	return nil
 }
 
+// deploy is the deploy command, on the servers of this dev. It runs at each start:
+// the folder may have the journal of an older version.
 func (d *dev) deploy(ctx context.Context) error {
 	settings, log, err := d.settings()
 	if err != nil {

@@ -129,6 +129,8 @@ func (d *dev) claimFolder() error {
 	return nil
 }
 
+// checkVenv fails before NATS and the model start: Ray is the last part, and its own
+// error would come after their output.
 func (d *dev) checkVenv() error {
 	if !d.startsRay() {
 		return nil
@@ -172,6 +174,8 @@ func (d *dev) checkJournalDisk() error {
 // journalDisk is the limit of all streams together; docs/settings.md has the sum.
 func journalDisk(maxBytes int64) int64 { return max(0, maxBytes)/8*12 + journal.WorkersBytes }
 
+// checkFreeDisk compares what a part may use with what is free. What it uses
+// already does not count as missing.
 func checkFreeDisk(folder, who string, need, used int64, advice string) error {
 	free, err := freeDisk(folder)
 	if err != nil {

@@ -58,6 +58,8 @@ func runNATS(ctx context.Context, store string, port int) (*server.Server, error
 	return embedded, nil
 }
 
+// tryNATS runs a server on one port. On an error nothing runs, so that it can be
+// tried again with another port.
 func tryNATS(ctx context.Context, store string, port int) (*server.Server, error) {
 	options := &server.Options{
 		ServerName: "ray-executor-dev", Host: loopback[0], Port: port, NoSigs: true, NoLog: true,
@@ -80,6 +82,8 @@ func tryNATS(ctx context.Context, store string, port int) (*server.Server, error
 	return embedded, nil
 }
 
+// awaitNATS waits until the server accepts connections: it reads its journal first,
+// for minutes after a crash.
 func awaitNATS(ctx context.Context, embedded *server.Server, failed <-chan error) error {
 	ctx, cancel := context.WithTimeout(ctx, natsTimeout)
 	defer cancel()
@@ -97,6 +101,7 @@ func awaitNATS(ctx context.Context, embedded *server.Server, failed <-chan error
 	}
 }
 
+// stopNATS returns once the store is closed: the next dev may open it at once.
 func stopNATS(embedded *server.Server) {
 	embedded.Shutdown()
 	embedded.WaitForShutdown()

@@ -99,6 +99,8 @@ func printUndelivered(ctx context.Context, journal *journal.Journal, encode func
 	return nil
 }
 
+// listUndelivered prints a row for each end. One that cannot be read has a row with
+// its error, so that it hides no other.
 func listUndelivered(ctx context.Context, journal *journal.Journal, w io.Writer) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "DELIBERATION\tENDED\tLAST ATTEMPT\tATTEMPTS\tREASON")
@@ -133,6 +135,9 @@ undelivered end with --all. An end that the sink accepts leaves the list.`,
 	})
 }
 
+// retryUndelivered posts one undelivered end, or all if id is empty. Repeating it is
+// safe: the event id is the same, and an end is removed only after the sink has
+// accepted it.
 func retryUndelivered(ctx context.Context, settings config.Config, log *slog.Logger, id string, w io.Writer) error {
 	j, relay, err := connectRelay(settings, log)
 	if err != nil {
