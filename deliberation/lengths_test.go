@@ -33,8 +33,14 @@ func TestLengths(t *testing.T) {
 		"vllm_url": {2048, func(r *pb.ExecuteDeliberationRequest, n int) {
 			r.VllmUrl = "http://localhost/" + strings.Repeat("p", n-17)
 		}},
-		"agents[0].role":           {256, func(r *pb.ExecuteDeliberationRequest, n int) { r.Agents[0].Role = strings.Repeat("r", n) }},
-		"agents[0].model":          {256, func(r *pb.ExecuteDeliberationRequest, n int) { r.Agents[0].Model = strings.Repeat("m", n) }},
+		"agents[0].role":  {256, func(r *pb.ExecuteDeliberationRequest, n int) { r.Agents[0].Role = strings.Repeat("r", n) }},
+		"agents[0].model": {256, func(r *pb.ExecuteDeliberationRequest, n int) { r.Agents[0].Model = strings.Repeat("m", n) }},
+		"agents[1].fallbacks[0].model": {256, func(r *pb.ExecuteDeliberationRequest, n int) {
+			r.Agents[1].Fallbacks = []*pb.ModelEndpoint{{Model: strings.Repeat("m", n)}}
+		}},
+		"agents[1].fallbacks[0].vllm_url": {2048, func(r *pb.ExecuteDeliberationRequest, n int) {
+			r.Agents[1].Fallbacks = []*pb.ModelEndpoint{{VllmUrl: "http://localhost/" + strings.Repeat("p", n-17)}}
+		}},
 		"constraints.story_id":     {256, func(r *pb.ExecuteDeliberationRequest, n int) { r.Constraints.StoryId = strings.Repeat("s", n) }},
 		"constraints.plan_id":      {256, func(r *pb.ExecuteDeliberationRequest, n int) { r.Constraints.PlanId = strings.Repeat("s", n) }},
 		"constraints.metadata":     {64, func(r *pb.ExecuteDeliberationRequest, n int) { r.Constraints.Metadata = metadata(n, 2, 1) }},

@@ -72,6 +72,13 @@ func TestModelURL(t *testing.T) {
 			if err != nil && strings.Contains(err.Error(), "secret") {
 				t.Errorf("%q shows the password", err)
 			}
+			if field != "" {
+				field = "agents[1].fallbacks[0].vllm_url"
+			}
+			_, err = r.Accept("id", request(func(r *pb.ExecuteDeliberationRequest) {
+				r.VllmUrl, r.Agents[1].Fallbacks = "http://vllm", []*pb.ModelEndpoint{{VllmUrl: raw, Model: "m"}}
+			}))
+			checkRefusal(t, err, deliberation.Invalid, field, says)
 		})
 	}
 }

@@ -170,7 +170,7 @@ func (r *Rules) checkRecord(record *pb.DeliberationRequested) error {
 	if !slices.Contains(r.pools, record.GetPool()) {
 		return Invalidf("pool", "%q is not declared; declared are: %s", record.GetPool(), strings.Join(r.pools, ", "))
 	}
-	if err := r.checkModelURL(record.GetVllmUrl()); err != nil {
+	if err := r.checkModelURL("vllm_url", record.GetVllmUrl()); err != nil {
 		return err
 	}
 	if err := r.checkSampling(record.GetRequest().GetSampling(), ""); err != nil {
@@ -202,9 +202,27 @@ func (r *Rules) checkAgents(record *pb.DeliberationRequested) error {
 		if err := r.checkSampling(agent.GetSampling(), "agents[%d].", i); err != nil {
 			return err
 		}
+		if err := r.checkFallbacks(fmt.Sprintf("agents[%d].fallbacks", i), agent.GetFallbacks()); err != nil {
+			return err
+		}
 	}
 	// The most expensive check comes last.
 	return checkPrompts(record.GetRequest())
+}
+
+func (r *Rules) checkFallbacks(field string, fallbacks []*pb.ModelEndpoint) error {
+	for i, fallback := range fallbacks {
+		if fallback.GetVllmUrl() == "" && fallback.GetModel() == "" {
+			return Invalidf(fmt.Sprintf("%s[%d]", field, i), "must have a vllm_url, a model, or both")
+		}
+		if fallback.GetVllmUrl() == "" {
+			continue // the request's, which is checked
+		}
+		if err := r.checkModelURL(fmt.Sprintf("%s[%d].vllm_url", field, i), ModelBase(fallback.GetVllmUrl())); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // checkWords rejects blank text. The pattern in the proto file does so too, for the
@@ -227,8 +245,7 @@ func invisible(r rune) bool { return unicode.In(r, unicode.Z, unicode.Cc, unicod
 
 // checkModelURL rejects URLs that are not allowed or not read alike by all parsers.
 // The worker checks the host again, before each call.
-func (r *Rules) checkModelURL(raw string) error {
-	const field = "vllm_url"
+func (r *Rules) checkModelURL(field, raw string) error {
 	if raw == "" {
 		return Invalidf(field, "is empty, and the operator's VLLM_URL names none")
 	}

@@ -105,6 +105,11 @@ func TestAcceptChecksEveryField(t *testing.T) {
 		"url of another host":    {func(r *req) { r.VllmUrl = "http://evil.example" }, "vllm_url", `"evil.example" is not allowed; ask the operator to add it to MODEL_HOSTS`},
 		"url's trailing slashes": {func(r *req) { r.VllmUrl = "http://localhost/base//" }, "", ""},
 		"url of slashes alone":   {func(r *req) { r.VllmUrl = "//" }, "vllm_url", ""},
+		"fallbacks": {func(r *req) {
+			r.Agents[0].Fallbacks = []*pb.ModelEndpoint{{VllmUrl: "http://localhost/v1"}, {Model: "m"}, {VllmUrl: "https://localhost", Model: "m"}}
+		}, "", ""},
+		"five fallbacks":        {func(r *req) { r.Agents[0].Fallbacks = make([]*pb.ModelEndpoint, 5) }, "agents[0].fallbacks", "4"},
+		"fallback without both": {func(r *req) { r.Agents[1].Fallbacks = []*pb.ModelEndpoint{{Model: "m"}, {}} }, "agents[1].fallbacks[1]", "a vllm_url, a model, or both"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -54,6 +54,13 @@ func mistakes() []mistake {
 		in("constraints.timeout_seconds", fmt.Sprint(seconds), func(r *submitted) { r.Constraints = &pb.TaskConstraints{TimeoutSeconds: seconds} })
 	}
 	in("agents[1].system_prompt", "an unknown placeholder", func(r *submitted) { r.Agents[1].SystemPrompt = "{nobody}" })
+	in("agents[1].fallbacks", "5", func(r *submitted) {
+		r.Agents[1].Fallbacks = slices.Repeat([]*pb.ModelEndpoint{{Model: "m"}}, 5)
+	})
+	in("agents[1].fallbacks[0]", "neither a URL nor a model", func(r *submitted) { r.Agents[1].Fallbacks = []*pb.ModelEndpoint{{}} })
+	in("agents[1].fallbacks[1].vllm_url", "a host that is not allowed", func(r *submitted) {
+		r.Agents[1].Fallbacks = []*pb.ModelEndpoint{{Model: "m"}, {VllmUrl: "http://elsewhere.example"}}
+	})
 	samplings := map[string]*pb.Sampling{
 		"temperature": {Temperature: proto.Float64(2.5)}, "top_p": {TopP: proto.Float64(0)}, "max_tokens": {MaxTokens: proto.Int32(0)},
 		"stop[0]": {Stop: []string{""}}, "top_k": {TopK: proto.Int32(-2)}, "min_p": {MinP: proto.Float64(-1)},

@@ -31,7 +31,7 @@ from ._errors import (
 from ._requests import Agent
 from ._sync import Client, Deliberation, Watch
 from ._version import __version__
-from .messages import ResponseFormat, Sampling
+from .messages import ModelEndpoint, ResponseFormat, Sampling
 
 __all__ = [
     "Agent",
@@ -46,6 +46,7 @@ __all__ = [
     "InternalError",
     "InvalidArgument",
     "LimitReached",
+    "ModelEndpoint",
     "NotFound",
     "PermissionDenied",
     "RayExecutorError",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Optional, Union
 from uuid import UUID
@@ -21,6 +21,8 @@ class Agent:
     message, with ``{task_description}``, ``{role}``, ``{agent_id}`` and keys of
     the metadata put in; ``system_prompt`` is the system message, with the same
     placeholders. ``sampling`` is set over the request's, field by field.
+    ``fallbacks`` are asked, in order, while the agent's model server is not
+    there, or after it has failed.
     """
 
     id: str
@@ -29,6 +31,7 @@ class Agent:
     prompt_template: str = ""
     system_prompt: str = ""
     sampling: Optional[messages.Sampling] = None
+    fallbacks: Sequence[messages.ModelEndpoint] = ()
 
     def message(self) -> messages.Agent:
         """Returns the agent as a message."""
@@ -39,6 +42,7 @@ class Agent:
             prompt_template=self.prompt_template,
             system_prompt=self.system_prompt,
             sampling=self.sampling,
+            fallbacks=self.fallbacks,
         )
 
 

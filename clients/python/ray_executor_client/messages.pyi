@@ -30,6 +30,11 @@ class Agent(Message):
     def sampling(self) -> Sampling:
         """How this agent's model samples. A field that is set replaces the request's."""
         ...
+    @property
+    def fallbacks(self) -> RepeatedCompositeFieldContainer[ModelEndpoint]:
+        """Whom to ask, in this order, while the agent's model server is not there, or
+        after it has failed; at most 4."""
+        ...
     def __init__(
         self,
         *,
@@ -39,6 +44,7 @@ class Agent(Message):
         prompt_template: Optional[str] = ...,
         system_prompt: Optional[str] = ...,
         sampling: Optional[Sampling] = ...,
+        fallbacks: Optional[Iterable[ModelEndpoint]] = ...,
     ) -> None: ...
     def HasField(self, field_name: Literal["sampling"]) -> bool: ...
 
@@ -675,6 +681,20 @@ class ListDeliberationsResponse(Message):
         next_page_token: Optional[str] = ...,
     ) -> None: ...
 
+class ModelEndpoint(Message):
+    """ModelEndpoint is a model, and the server that it is asked from. It sets at
+    least one of its fields."""
+    vllm_url: str
+    """As the request's vllm_url. Empty: the request's."""
+    model: str
+    """Empty: the agent's."""
+    def __init__(
+        self,
+        *,
+        vllm_url: Optional[str] = ...,
+        model: Optional[str] = ...,
+    ) -> None: ...
+
 class RayExecutorStats(Message):
     """RayExecutorStats counts deliberations since the installation."""
     total_deliberations: int
@@ -918,6 +938,7 @@ __all__ = [
     "JobInfo",
     "ListDeliberationsRequest",
     "ListDeliberationsResponse",
+    "ModelEndpoint",
     "RayExecutorStats",
     "ResponseFormat",
     "Sampling",

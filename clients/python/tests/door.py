@@ -10,6 +10,7 @@ import asyncio
 import json
 import sys
 from base64 import b64decode, b64encode
+from dataclasses import replace
 from typing import Any, Callable, Optional, Union
 
 from google.protobuf.message import Message
@@ -58,7 +59,9 @@ def arguments(request: messages.ExecuteDeliberationRequest) -> dict[str, Any]:
 def agent(one: messages.Agent) -> Union[Agent, messages.Agent]:
     made = Agent(one.id, one.role, one.model, one.prompt_template, one.system_prompt)
     if one.HasField("sampling"):
-        made = Agent(**{**made.__dict__, "sampling": one.sampling})
+        made = replace(made, sampling=one.sampling)
+    if one.fallbacks:
+        made = replace(made, fallbacks=tuple(one.fallbacks))
     return made
 
 

@@ -591,7 +591,10 @@ type Agent struct {
 	// default one, which names the role.
 	SystemPrompt string `protobuf:"bytes,5,opt,name=system_prompt,json=systemPrompt,proto3" json:"system_prompt,omitempty"`
 	// How this agent's model samples. A field that is set replaces the request's.
-	Sampling      *Sampling `protobuf:"bytes,6,opt,name=sampling,proto3" json:"sampling,omitempty"`
+	Sampling *Sampling `protobuf:"bytes,6,opt,name=sampling,proto3" json:"sampling,omitempty"`
+	// Whom to ask, in this order, while the agent's model server is not there, or
+	// after it has failed; at most 4.
+	Fallbacks     []*ModelEndpoint `protobuf:"bytes,7,rep,name=fallbacks,proto3" json:"fallbacks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -668,6 +671,69 @@ func (x *Agent) GetSampling() *Sampling {
 	return nil
 }
 
+func (x *Agent) GetFallbacks() []*ModelEndpoint {
+	if x != nil {
+		return x.Fallbacks
+	}
+	return nil
+}
+
+// ModelEndpoint is a model, and the server that it is asked from. It sets at
+// least one of its fields.
+type ModelEndpoint struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As the request's vllm_url. Empty: the request's.
+	VllmUrl string `protobuf:"bytes,1,opt,name=vllm_url,json=vllmUrl,proto3" json:"vllm_url,omitempty"`
+	// Empty: the agent's.
+	Model         string `protobuf:"bytes,2,opt,name=model,proto3" json:"model,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ModelEndpoint) Reset() {
+	*x = ModelEndpoint{}
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ModelEndpoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ModelEndpoint) ProtoMessage() {}
+
+func (x *ModelEndpoint) ProtoReflect() protoreflect.Message {
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ModelEndpoint.ProtoReflect.Descriptor instead.
+func (*ModelEndpoint) Descriptor() ([]byte, []int) {
+	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *ModelEndpoint) GetVllmUrl() string {
+	if x != nil {
+		return x.VllmUrl
+	}
+	return ""
+}
+
+func (x *ModelEndpoint) GetModel() string {
+	if x != nil {
+		return x.Model
+	}
+	return ""
+}
+
 // DeliberationResult is the result of one agent.
 type DeliberationResult struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -691,7 +757,7 @@ type DeliberationResult struct {
 
 func (x *DeliberationResult) Reset() {
 	*x = DeliberationResult{}
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[6]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -703,7 +769,7 @@ func (x *DeliberationResult) String() string {
 func (*DeliberationResult) ProtoMessage() {}
 
 func (x *DeliberationResult) ProtoReflect() protoreflect.Message {
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[6]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -716,7 +782,7 @@ func (x *DeliberationResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliberationResult.ProtoReflect.Descriptor instead.
 func (*DeliberationResult) Descriptor() ([]byte, []int) {
-	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{6}
+	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *DeliberationResult) GetAgentId() string {
@@ -779,7 +845,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[7]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -791,7 +857,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[7]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -804,7 +870,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{7}
+	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Usage) GetPromptTokens() int64 {
@@ -914,14 +980,18 @@ const file_ray_executor_v1_deliberation_proto_rawDesc = "" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x0e\n" +
-	"\f_max_retries\"\x8f\x02\n" +
+	"\f_max_retries\"\xd7\x02\n" +
 	"\x05Agent\x12-\n" +
 	"\x02id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x182\x16^[A-Za-z0-9_.-]{1,64}$R\x02id\x12\x1c\n" +
 	"\x04role\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x04role\x12\x1e\n" +
 	"\x05model\x18\x03 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x05model\x122\n" +
 	"\x0fprompt_template\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80@R\x0epromptTemplate\x12.\n" +
 	"\rsystem_prompt\x18\x05 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80@R\fsystemPrompt\x125\n" +
-	"\bsampling\x18\x06 \x01(\v2\x19.ray_executor.v1.SamplingR\bsampling\"\xb9\x02\n" +
+	"\bsampling\x18\x06 \x01(\v2\x19.ray_executor.v1.SamplingR\bsampling\x12F\n" +
+	"\tfallbacks\x18\a \x03(\v2\x1e.ray_executor.v1.ModelEndpointB\b\xbaH\x05\x92\x01\x02\x10\x04R\tfallbacks\"T\n" +
+	"\rModelEndpoint\x12#\n" +
+	"\bvllm_url\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\avllmUrl\x12\x1e\n" +
+	"\x05model\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x05model\"\xb9\x02\n" +
 	"\x12DeliberationResult\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x1a\n" +
 	"\bproposal\x18\x02 \x01(\tR\bproposal\x12\x1c\n" +
@@ -951,7 +1021,7 @@ func file_ray_executor_v1_deliberation_proto_rawDescGZIP() []byte {
 	return file_ray_executor_v1_deliberation_proto_rawDescData
 }
 
-var file_ray_executor_v1_deliberation_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_ray_executor_v1_deliberation_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_ray_executor_v1_deliberation_proto_goTypes = []any{
 	(*ExecuteDeliberationRequest)(nil), // 0: ray_executor.v1.ExecuteDeliberationRequest
 	(*ResponseFormat)(nil),             // 1: ray_executor.v1.ResponseFormat
@@ -959,30 +1029,32 @@ var file_ray_executor_v1_deliberation_proto_goTypes = []any{
 	(*Sampling)(nil),                   // 3: ray_executor.v1.Sampling
 	(*TaskConstraints)(nil),            // 4: ray_executor.v1.TaskConstraints
 	(*Agent)(nil),                      // 5: ray_executor.v1.Agent
-	(*DeliberationResult)(nil),         // 6: ray_executor.v1.DeliberationResult
-	(*Usage)(nil),                      // 7: ray_executor.v1.Usage
-	nil,                                // 8: ray_executor.v1.ExecuteDeliberationRequest.LabelsEntry
-	nil,                                // 9: ray_executor.v1.TaskConstraints.MetadataEntry
-	nil,                                // 10: ray_executor.v1.DeliberationResult.MetadataEntry
-	(*structpb.Struct)(nil),            // 11: google.protobuf.Struct
+	(*ModelEndpoint)(nil),              // 6: ray_executor.v1.ModelEndpoint
+	(*DeliberationResult)(nil),         // 7: ray_executor.v1.DeliberationResult
+	(*Usage)(nil),                      // 8: ray_executor.v1.Usage
+	nil,                                // 9: ray_executor.v1.ExecuteDeliberationRequest.LabelsEntry
+	nil,                                // 10: ray_executor.v1.TaskConstraints.MetadataEntry
+	nil,                                // 11: ray_executor.v1.DeliberationResult.MetadataEntry
+	(*structpb.Struct)(nil),            // 12: google.protobuf.Struct
 }
 var file_ray_executor_v1_deliberation_proto_depIdxs = []int32{
 	4,  // 0: ray_executor.v1.ExecuteDeliberationRequest.constraints:type_name -> ray_executor.v1.TaskConstraints
 	5,  // 1: ray_executor.v1.ExecuteDeliberationRequest.agents:type_name -> ray_executor.v1.Agent
 	3,  // 2: ray_executor.v1.ExecuteDeliberationRequest.sampling:type_name -> ray_executor.v1.Sampling
 	1,  // 3: ray_executor.v1.ExecuteDeliberationRequest.response_format:type_name -> ray_executor.v1.ResponseFormat
-	8,  // 4: ray_executor.v1.ExecuteDeliberationRequest.labels:type_name -> ray_executor.v1.ExecuteDeliberationRequest.LabelsEntry
+	9,  // 4: ray_executor.v1.ExecuteDeliberationRequest.labels:type_name -> ray_executor.v1.ExecuteDeliberationRequest.LabelsEntry
 	2,  // 5: ray_executor.v1.ResponseFormat.choice:type_name -> ray_executor.v1.Choice
-	11, // 6: ray_executor.v1.Sampling.extra:type_name -> google.protobuf.Struct
-	9,  // 7: ray_executor.v1.TaskConstraints.metadata:type_name -> ray_executor.v1.TaskConstraints.MetadataEntry
+	12, // 6: ray_executor.v1.Sampling.extra:type_name -> google.protobuf.Struct
+	10, // 7: ray_executor.v1.TaskConstraints.metadata:type_name -> ray_executor.v1.TaskConstraints.MetadataEntry
 	3,  // 8: ray_executor.v1.Agent.sampling:type_name -> ray_executor.v1.Sampling
-	10, // 9: ray_executor.v1.DeliberationResult.metadata:type_name -> ray_executor.v1.DeliberationResult.MetadataEntry
-	7,  // 10: ray_executor.v1.DeliberationResult.usage:type_name -> ray_executor.v1.Usage
-	11, // [11:11] is the sub-list for method output_type
-	11, // [11:11] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	6,  // 9: ray_executor.v1.Agent.fallbacks:type_name -> ray_executor.v1.ModelEndpoint
+	11, // 10: ray_executor.v1.DeliberationResult.metadata:type_name -> ray_executor.v1.DeliberationResult.MetadataEntry
+	8,  // 11: ray_executor.v1.DeliberationResult.usage:type_name -> ray_executor.v1.Usage
+	12, // [12:12] is the sub-list for method output_type
+	12, // [12:12] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_ray_executor_v1_deliberation_proto_init() }
@@ -1004,7 +1076,7 @@ func file_ray_executor_v1_deliberation_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ray_executor_v1_deliberation_proto_rawDesc), len(file_ray_executor_v1_deliberation_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -56,6 +56,8 @@ class Agent:
     system_prompt: str = ""
     # What the agent sets; the request's parameters apply to the rest.
     sampling: Mapping[str, Any] = field(default_factory=lambda: _NONE)
+    # Base URL and model of each; an empty one is the request's, or the agent's.
+    fallbacks: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -251,6 +253,7 @@ def read_requested(message: Any) -> Requested:
                 agent.prompt_template,
                 agent.system_prompt,
                 _sampling(agent),
+                tuple((one.vllm_url, one.model) for one in agent.fallbacks),
             )
             for agent in request.agents
         ),

@@ -53,12 +53,13 @@ class Prompts:
     def question(self, index: int, deadline: float, room: Room, traceparent: str) -> Question:
         """What an agent asks; raises CallError where it cannot be asked."""
         requested, agent = self._requested, self._requested.agents[index]
-        if not (agent.model or requested.vllm_model):
+        own = (requested.vllm_url, agent.model or requested.vllm_model)
+        if not own[1]:
             raise CallError("invalid_request", "no model: neither agent, request nor VLLM_MODEL")
         if index in self._unfit:
             raise CallError("too_large", self._unfit[index])
         return Question(
-            servers=((requested.vllm_url, agent.model or requested.vllm_model),),
+            servers=[own, *((url or own[0], model or own[1]) for url, model in agent.fallbacks)],
             chat=partial(self._chat, index),
             large=index in self._large,
             max_retries=requested.max_retries,

@@ -119,6 +119,66 @@ async def test_it_is_waited_for_until_the_deadline(journalist: Journalist, late:
     assert "waited for it until the deadline" in metadata["error"]
 
 
+async def test_fallbacks_are_asked_while_a_server_is_away(
+    journalist: Journalist, model: FakeModel, late: str
+) -> None:
+    async with working(journalist):
+        agents = [
+            {**a("a", "503x9"), "fallbacks": [{"model": "500"}, {"model": "json"}]},
+            {**a("b", "first"), "fallbacks": [{"vllm_url": model.url + "/v1"}]},
+        ]
+        await journalist.submit("d1", agents[:1], model.url, max_retries=1)
+        await journalist.submit("d2", agents[1:], f"http://{late}", max_retries=1)
+        (one,) = (await journalist.end("d1"))[1].results
+        (two,) = (await journalist.end("d2"))[1].results
+    # One call of its own, two of the fallback that fails, one of the next.
+    assert (one.proposal, one.metadata["model"]) == ('{"n": 1}', "json")
+    assert (one.metadata["attempts"], one.usage.requests) == ("4", 4)
+    assert [model.calls[name] for name in ("503x9", "500", "json")] == [1, 2, 1]
+    assert (two.proposal, two.metadata["model"]) == ("proposal of first", "first")
+    assert two.usage.requests == 1
+    assert sorted(h["X-Request-ID"] for h in model.headers)[:4] == [
+        f"d1.1.a.{number}" for number in range(1, 5)
+    ]
+
+
+async def test_an_agent_whose_fallbacks_have_failed_waits_for_its_own(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    async with working(journalist):
+        agent = {**a("a", "503x3"), "fallbacks": [{"model": "404"}, {"model": "fullx1"}]}
+        await journalist.submit("d1", [agent], model.url, max_retries=1)
+        (one,) = (await journalist.end("d1"))[1].results
+    assert one.metadata["status"] == "completed"
+    assert one.metadata["model"] == "fullx1"
+    assert [model.calls[name] for name in ("503x3", "404", "fullx1")] == [2, 1, 2]
+
+
+@pytest.mark.parametrize("retries", [0, 1])
+async def test_the_reasons_of_all_are_in_the_error(
+    journalist: Journalist, model: FakeModel, retries: int
+) -> None:
+    async with working(journalist):
+        agent = {**a("a", "404"), "fallbacks": [{"model": "400"}]}
+        await journalist.submit("d1", [agent], model.url, max_retries=retries)
+        (one,) = (await journalist.end("d1"))[1].results
+    metadata = one.metadata
+    assert metadata["error"] == "no 404 (HTTP 404); fallback 1: no 400 (HTTP 400)"
+    assert (metadata["error_type"], metadata["model"]) == ("http_status", "404")
+    assert one.usage.requests == 2
+
+
+async def test_a_fallback_that_is_not_allowed_is_not_called(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    """The door of an older version, or other settings there, may let it in."""
+    async with working(journalist):
+        agent = {**a("a", "404"), "fallbacks": [{"vllm_url": "http://elsewhere.example"}]}
+        await journalist.submit("d1", [agent], model.url)
+        (one,) = (await journalist.end("d1"))[1].results
+    assert "host elsewhere.example:80 is not covered by MODEL_HOSTS" in one.metadata["error"]
+
+
 async def test_a_breaker_that_closes_ends_the_wait() -> None:
     """One call finds out whether the server is back; no other is made meanwhile."""
     endpoint = Endpoint("qwen:8000")
