@@ -61,7 +61,7 @@ func bare(kind deliberation.Kind, qualifier, id string, header map[string][]stri
 			return nil
 		}
 		return &pb.AgentCompleted{DeliberationId: id, AgentIndex: int32(index), Result: &pb.DeliberationResult{
-			Metadata: map[string]string{"status": "failed", "error_type": "unreadable", "error": cannotBeRead},
+			Metadata: map[string]string{"status": "failed", "error_type": string(deliberation.Damaged), "error": cannotBeRead},
 		}}
 	case deliberation.KindDone:
 		return bareEnd(deliberation.State(qualifier), id)

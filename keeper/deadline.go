@@ -143,7 +143,7 @@ func resultsAtDeadline(open deliberation.Open, history *deliberation.History) (r
 		result := history.Recorded(i)
 		if result == nil {
 			result = &pb.DeliberationResult{AgentId: agent.GetId(), Metadata: map[string]string{
-				"status": "failed", "error_type": "deadline",
+				"status": "failed", "error_type": string(deliberation.TimedOut),
 				"error": fmt.Sprintf("the deliberation timed out after %d s", int(open.Timeout.Seconds())),
 			}}
 		}

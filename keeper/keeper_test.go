@@ -224,7 +224,7 @@ func TestOverdueInTheQueue(t *testing.T) {
 	if got.GetStatus() != "failed" || !strings.Contains(got.GetErrorMessage(), "timed out after 1 s: no worker took it; does one run for pool default?") {
 		t.Errorf("it ended as %s", got)
 	}
-	if n := len(got.GetResults()); n != 2 || got.GetResults()[1].GetMetadata()["error_type"] != "deadline" {
+	if n := len(got.GetResults()); n != 2 || got.GetResults()[1].GetMetadata()["error_type"] != "timeout" {
 		t.Errorf("the results are %v", got.GetResults())
 	}
 	if after := got.GetEndedAt().AsTime().Sub(got.GetSubmittedAt().AsTime()); after < time.Second {
@@ -259,7 +259,7 @@ func TestOverdueWhileRunning(t *testing.T) {
 	if some.GetStatus() != "completed" || some.GetResult().GetProposal() != "yes" {
 		t.Errorf("with one proposal it ended as %s", some)
 	}
-	for i, want := range []string{"deadline", "", "deadline"} {
+	for i, want := range []string{"timeout", "", "timeout"} {
 		if got := some.GetResults()[i]; got.GetAgentId() != fmt.Sprint("a", i) || got.GetMetadata()["error_type"] != want {
 			t.Errorf("result %d is %s", i, got)
 		}

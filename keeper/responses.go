@@ -247,7 +247,7 @@ func payloadOf(requested *pb.DeliberationRequested, result *pb.DeliberationResul
 	}
 	if !deliberation.Proposed(result) {
 		payload.Status = string(deliberation.Failed)
-		payload.Error, payload.ErrorType = metadata["error"], cmp.Or(metadata["error_type"], "error")
+		payload.Error, payload.ErrorType = metadata["error"], cmp.Or(metadata["error_type"], string(deliberation.Damaged))
 		return payload
 	}
 	payload.Status, payload.Success = string(deliberation.Completed), true

@@ -313,7 +313,7 @@ func (e *Evidence) cutOff(result *pb.DeliberationResult, story *Story) bool {
 	kind := result.GetMetadata()["error_type"]
 	timeout := story.Requested[0].Event.(*pb.DeliberationRequested).GetTimeoutSeconds()
 	late := story.Ends[0].At.Sub(story.Requested[0].At) >= time.Duration(timeout)*time.Second
-	return late && (kind == "deadline" || kind == "timeout")
+	return late && kind == string(deliberation.TimedOut)
 }
 
 const (

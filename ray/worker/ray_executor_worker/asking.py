@@ -134,5 +134,7 @@ def _why(servers: Sequence[Server]) -> CallError:
         texts.append(f"fallback {number}: {text}" if number else text)
     room = _MAX_ERROR_CHARS // len(texts)
     first = servers[0].error
-    error_type = first.error_type if first is not None else "internal"
-    return CallError(error_type, "; ".join(text[:room] for text in texts))
+    return CallError(
+        first.error_type if first is not None else "internal",
+        "; ".join(text[:room] for text in texts),
+    )

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 from .answers import LONG_AT_ONCE, Answers
+from .endpoint import ErrorType
 from .journal import Journal
 from .messages import Requested, Result, Schema
 from .metrics import Metrics
@@ -116,7 +117,7 @@ class Attempt:
         return [i for i in range(len(self.requested.agents)) if i not in self.answers.results]
 
     def failure(
-        self, index: int, error_type: str, error: str, duration_s: Optional[float] = None
+        self, index: int, error_type: ErrorType, error: str, duration_s: Optional[float] = None
     ) -> Result:
         """The result of an agent that has no proposal."""
         metadata = self.metadata(index, "failed", duration_s)

@@ -13,6 +13,7 @@ from typing import Any
 from .agents import TOO_MUCH, Agents
 from .attempt import Attempt
 from .claim import Claim
+from .endpoint import ErrorType
 from .journal import Event, Expectation
 from .messages import Result
 
@@ -83,7 +84,7 @@ class Ending:
     def _cut_off(self, index: int, claim: Claim) -> Result:
         """The result of an agent that had none when the end came."""
         attempt = self._attempt
-        error_type = "attempts" if claim is Claim.EXHAUSTED else "timeout"
+        error_type: ErrorType = "attempts" if claim is Claim.EXHAUSTED else "timeout"
         error = self._cut_off_reason(claim)
         progress = attempt.progress.get(index)
         if progress is None:

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from collections import OrderedDict
-from typing import Awaitable, Callable, Optional
+from typing import Awaitable, Callable, Literal, Optional
 
 from .metrics import Metrics
 
@@ -44,12 +44,32 @@ _ENDPOINTS = 256
 _REPORTED = 20
 
 
+# Why an agent failed, in the metadata of its result; callers rely on the set.
+# tests/vectors/error_types.json has the same.
+ErrorType = Literal[
+    "timeout",
+    "connection",
+    "http_status",
+    "overloaded",
+    "context_length",
+    "empty_content",
+    "bad_response",
+    "schema",
+    "too_large",
+    "host_not_allowed",
+    "invalid_request",
+    "breaker_open",
+    "attempts",
+    "internal",
+]
+
+
 class CallError(Exception):
     """One call of a model failed."""
 
     def __init__(  # noqa: PLR0913 - one for each fact about it
         self,
-        error_type: str,
+        error_type: ErrorType,
         text: str,
         *,
         retryable: bool = False,
@@ -60,7 +80,7 @@ class CallError(Exception):
         sent: bool = True,
     ) -> None:
         super().__init__(text)
-        self.error_type = error_type
+        self.error_type: ErrorType = error_type
         self.text = text
         self.retryable = retryable
         # Seconds that the server asks to be left alone for.

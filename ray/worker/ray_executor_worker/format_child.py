@@ -59,16 +59,19 @@ def main() -> None:
     """Answers until its input ends."""
     resource.setrlimit(resource.RLIMIT_AS, (_MEMORY_BYTES, _MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    # The default action ends the process, whatever Python is doing.
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    # The default action ends the process, whatever Python is doing. The timer counts
+    # the process's own time: a busy node is not the form's fault.
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     for line in sys.stdin:
         asked = json.loads(line)
-        signal.setitimer(signal.ITIMER_REAL, CHECK_S)
+        if asked["kind"] == "json_schema":
+            import jsonschema  # noqa: F401, PLC0415 - before the timer starts
+        signal.setitimer(signal.ITIMER_PROF, CHECK_S)
         try:
             found = check(asked["kind"], asked["spec"], asked["text"])
         except Exception as error:  # noqa: BLE001 - a schema is a caller's program
             found = f"it cannot be checked: {type(error).__name__}: {error}"
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
         sys.stdout.write(json.dumps(found and found[:300]) + "\n")
         sys.stdout.flush()
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import signal
 import sys
 from collections import deque
 from dataclasses import dataclass
@@ -63,23 +64,41 @@ class FormatChecker:
 
     async def check(self, form: ResponseFormat, text: str) -> Optional[str]:
         """Why a text does not fit; None where it does."""
+        asked = json.dumps({"kind": form.kind, "spec": form.spec, "text": text}).encode() + b"\n"
         async with self._turn:
             if form in self._slow:  # perhaps since this check waits for its turn
                 return _TOO_SLOW
-            asked = json.dumps({"kind": form.kind, "spec": form.spec, "text": text})
-            try:
-                answer = await asyncio.wait_for(self._ask(asked.encode() + b"\n"), _PATIENCE_S)
-            except (asyncio.TimeoutError, OSError):
-                answer = b""
-            except BaseException:
-                await self.close()  # its next answer would be to this check
-                raise
-            if not answer:
-                await self.close()
+            answer, why = await self._answer(asked)
+            if not answer and why != _TOO_SLOW:
+                # The node's fault, not the form's: once more, in a new process.
+                answer, why = await self._answer(asked)
+            if why == _TOO_SLOW:
                 self._slow.append(form)
-                return _TOO_SLOW
-        found: Optional[str] = json.loads(answer)
+        found: Optional[str] = json.loads(answer) if answer else why
         return found
+
+    async def _answer(self, asked: bytes) -> tuple[bytes, str]:
+        """The process's answer; empty, and why, where there is none."""
+        try:
+            answer = await asyncio.wait_for(self._ask(asked), _PATIENCE_S)
+            why = "" if answer else await self._death()
+        except asyncio.TimeoutError:
+            answer, why = b"", _TOO_SLOW
+        except OSError as error:
+            answer, why = b"", f"it cannot be checked: {error.strerror or error}"
+        except BaseException:
+            await self.close()  # its next answer would be to this check
+            raise
+        if not answer:
+            await self.close()
+        return answer, why
+
+    async def _death(self) -> str:
+        """Why the process ended in place of an answer."""
+        status = await self._process.wait() if self._process is not None else None
+        if status == -signal.SIGPROF:
+            return _TOO_SLOW
+        return f"it cannot be checked: the process for it ended with {status}"
 
     async def close(self) -> None:
         """Ends the process."""

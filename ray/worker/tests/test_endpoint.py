@@ -134,7 +134,12 @@ async def test_a_server_that_refuses_lives() -> None:
     for _ in range(40):
         clock.now += 1
         with pytest.raises(CallError, match="429"):
-            await ask(clock, endpoint, Calls(CallError("x", "HTTP 429", retryable=True)), retries=0)
+            await ask(
+                clock,
+                endpoint,
+                Calls(CallError("http_status", "HTTP 429", retryable=True)),
+                retries=0,
+            )
     assert not endpoint.admit()
 
 

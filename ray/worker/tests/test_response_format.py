@@ -97,6 +97,38 @@ async def test_a_hostile_format_costs_one_process_however_many_wait(
     assert starts == 1
 
 
+@pytest.mark.parametrize("times", [1, 2])
+async def test_a_process_that_is_killed_is_not_the_forms_fault(
+    checker: FormatChecker, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """As by the kernel, for memory that others use."""
+    start, left = checker._start, times
+
+    async def killed() -> asyncio.subprocess.Process:
+        nonlocal left
+        process = await start()
+        if left:
+            left -= 1
+            process.kill()
+        return process
+
+    monkeypatch.setattr(checker, "_start", killed)
+    form = ResponseFormat("choice", ("a",))
+    found = await checker.check(form, "a")
+    assert found is None if times == 1 else "cannot be checked" in str(found)
+    assert await checker.check(form, "a") is None
+
+
+async def test_a_process_that_does_not_start_is_not_the_forms_fault(
+    checker: FormatChecker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = ResponseFormat("choice", ("a",))
+    with monkeypatch.context() as broken:
+        broken.setattr("sys.executable", "/does/not/exist")
+        assert "No such file" in str(await checker.check(form, "a"))
+    assert await checker.check(form, "a") is None
+
+
 async def test_a_deep_schema_is_an_answer(checker: FormatChecker) -> None:
     deep = '{"$ref": "#"}'
     assert "cannot be checked" in str(await checker.check(ResponseFormat("json_schema", deep), "1"))

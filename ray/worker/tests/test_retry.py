@@ -85,7 +85,7 @@ async def test_waits_double_up_to_the_cap() -> None:
 
 
 async def test_the_last_error_is_told_when_retries_are_used_up() -> None:
-    calls = Calls(busy(), busy(), CallError("x", "the last", retryable=True))
+    calls = Calls(busy(), busy(), CallError("http_status", "the last", retryable=True))
     with pytest.raises(CallError, match=r"^the last$"):
         await run(Clock(), calls, retries=2)
     assert calls.made == 3

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from harness import MODULE
 from yarl import URL
 
 from ray_executor_worker import values
+from ray_executor_worker.endpoint import ErrorType
 from ray_executor_worker.hosts import AllowedHosts, model_base
 from ray_executor_worker.prompt import Text
 from ray_executor_worker.settings import Secrets, SettingError, Settings
@@ -32,6 +33,11 @@ def test_hosts(vector: dict[str, Any]) -> None:
     hosts = AllowedHosts([vector["pattern"]])
     assert [url for url in vector["covers"] if not hosts.covers(URL(url))] == []
     assert [url for url in vector["leaves"] if hosts.covers(URL(url))] == []
+
+
+def test_error_types() -> None:
+    """Every one in the worker is of this type."""
+    assert list(get_args(ErrorType)) == vectors("error_types")
 
 
 @pytest.mark.parametrize("vector", vectors("pools"), ids=lambda v: repr(v["input"]))
