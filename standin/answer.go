@@ -34,7 +34,7 @@ func newAnswer(x *exchange, does *compiled, n uint64) answer {
 		a.reasoning = p.render(does.reasoning)
 	}
 	if !x.behaviour.Empty {
-		a.content = contentOf(p, does)
+		a.content = contentOf(p, does, x.req.fit)
 	}
 	if short, cut := cutTokens(a.content, x.req.maxTokens()); cut {
 		a.content, a.finish = short, "length"
@@ -45,9 +45,12 @@ func newAnswer(x *exchange, does *compiled, n uint64) answer {
 	return a
 }
 
-func contentOf(p prompt, does *compiled) string {
-	if does.content != nil {
+func contentOf(p prompt, does *compiled, fit *string) string {
+	switch {
+	case does.content != nil:
 		return p.render(does.content)
+	case fit != nil:
+		return *fit
 	}
 	return p.proposal()
 }

@@ -48,7 +48,11 @@ type Behaviour struct {
 	// requests of the model run is refused at once, with 503 and the error type
 	// "Service Unavailable". 0: nothing is.
 	MaxQueued int
-	// Content is the answer. Empty: a default proposal.
+	// MaxModelLen is vLLM's --max-model-len: a longer prompt, with max_tokens, is
+	// refused with 400. A token is a word. 0: none is.
+	MaxModelLen int
+	// Content is the answer. Empty: a default proposal, or what response_format or
+	// structured_outputs ask for.
 	Content string
 	// Reasoning is sent beside the content where it is set.
 	Reasoning string
@@ -76,6 +80,7 @@ type behaviourJSON struct {
 	RetryAfter     string `json:"retry_after,omitempty"`
 	FailFirst      int    `json:"fail_first,omitempty"`
 	MaxQueued      int    `json:"max_queued,omitempty"`
+	MaxModelLen    int    `json:"max_model_len,omitempty"`
 	Content        string `json:"content,omitempty"`
 	Reasoning      string `json:"reasoning,omitempty"`
 	ReasoningField string `json:"reasoning_field,omitempty"`
@@ -89,7 +94,7 @@ type behaviourJSON struct {
 // MarshalJSON writes the behaviour with snake_case names, the delay as 1.5s.
 func (b Behaviour) MarshalJSON() ([]byte, error) {
 	wire := behaviourJSON{
-		Status: b.Status, Body: b.Body, RetryAfter: b.RetryAfter, FailFirst: b.FailFirst, MaxQueued: b.MaxQueued,
+		Status: b.Status, Body: b.Body, RetryAfter: b.RetryAfter, FailFirst: b.FailFirst, MaxQueued: b.MaxQueued, MaxModelLen: b.MaxModelLen,
 		Content: b.Content, Reasoning: b.Reasoning, ReasoningField: b.ReasoningField, FinishReason: b.FinishReason,
 		Empty: b.Empty, Malformed: b.Malformed, Cut: b.Cut, Hang: b.Hang,
 	}
@@ -108,7 +113,7 @@ func (b *Behaviour) UnmarshalJSON(data []byte) error {
 		return err
 	}
 	*b = Behaviour{
-		Status: wire.Status, Body: wire.Body, RetryAfter: wire.RetryAfter, FailFirst: wire.FailFirst, MaxQueued: wire.MaxQueued,
+		Status: wire.Status, Body: wire.Body, RetryAfter: wire.RetryAfter, FailFirst: wire.FailFirst, MaxQueued: wire.MaxQueued, MaxModelLen: wire.MaxModelLen,
 		Content: wire.Content, Reasoning: wire.Reasoning, ReasoningField: wire.ReasoningField,
 		FinishReason: wire.FinishReason,
 		Empty:        wire.Empty, Malformed: wire.Malformed, Cut: wire.Cut, Hang: wire.Hang,
@@ -141,6 +146,9 @@ func (b Behaviour) validate() error {
 	}
 	if b.MaxQueued < 0 {
 		errs = append(errs, fmt.Errorf("max_queued: %d is negative, want 0 or more", b.MaxQueued))
+	}
+	if b.MaxModelLen < 0 {
+		errs = append(errs, fmt.Errorf("max_model_len: %d is negative, want 0 or more", b.MaxModelLen))
 	}
 	if strings.ContainsAny(b.RetryAfter, "\r\n") {
 		errs = append(errs, errors.New("retry_after: has a line break, want one line"))

@@ -76,6 +76,9 @@ func (x *exchange) read() *apiError {
 	if most := x.behaviour.MaxQueued; most > 0 && s.record.running(x.model) > most {
 		return overloaded(most)
 	}
+	if fault := req.checkLength(x.behaviour.MaxModelLen); fault != nil {
+		return fault
+	}
 	x.answer = newAnswer(x, does, n)
 	return nil
 }

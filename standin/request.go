@@ -24,6 +24,11 @@ type chatRequest struct {
 	Temperature         *float64       `json:"temperature"`
 	TopP                *float64       `json:"top_p"`
 	N                   *int           `json:"n"`
+
+	ResponseFormat    *responseFormat    `json:"response_format"`
+	StructuredOutputs *structuredOutputs `json:"structured_outputs"`
+	// fit is an answer of the form that is asked for; nil if none is.
+	fit *string
 }
 
 type streamOptions struct {
@@ -98,7 +103,26 @@ func (r *chatRequest) check() *apiError {
 			return validationError(fmt.Sprintf("messages.%d.role", i), "missing", "Field required")
 		}
 	}
-	return r.checkParameters()
+	if fault := r.checkParameters(); fault != nil {
+		return fault
+	}
+	return r.checkForm()
+}
+
+// checkLength refuses what does not fit the model's context, in vLLM's words.
+func (r *chatRequest) checkLength(most int) *apiError {
+	length, answer := r.promptTokens(), r.maxTokens()
+	switch {
+	case most == 0:
+		return nil
+	case length > most:
+		return badRequest("input_tokens", fmt.Sprintf("This model's maximum context length is %d tokens. "+
+			"However, your request has %d input tokens. Please reduce the length of the input messages.", most, length))
+	case length+answer > most:
+		return badRequest("max_tokens", fmt.Sprintf("'max_tokens' or 'max_completion_tokens' is too large: %d. "+
+			"This model's maximum context length is %d tokens and your request has %d input tokens.", answer, most, length))
+	}
+	return nil
 }
 
 func (r *chatRequest) checkParameters() *apiError {

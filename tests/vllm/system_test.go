@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	pb "rayexecutor/proto/ray_executor/v1"
+	"rayexecutor/tests/await"
 	"rayexecutor/tests/system"
 	"rayexecutor/tests/vllm"
 )
@@ -63,6 +64,7 @@ func TestDeliberations(t *testing.T) {
 	sys := setup(t)
 	t.Run("completed with the model's own text", func(t *testing.T) { completes(t, sys) })
 	t.Run("sampling parameters are the model's", func(t *testing.T) { samples(t, sys) })
+	t.Run("usage equals the server's counters", func(t *testing.T) { countsTokens(t, sys) })
 	t.Run("proposals have the form that was asked for", func(t *testing.T) { fitsForms(t, sys) })
 	t.Run("agents of a role share what is computed of their prompts", func(t *testing.T) { sharesPrefixes(t, sys) })
 	t.Run("an unknown model is the agent's failure", func(t *testing.T) { unknownModel(t, sys) })
@@ -118,6 +120,30 @@ func samples(t *testing.T, sys *system.System) {
 	if !strings.HasPrefix(long, short) {
 		t.Errorf("the same seed gave %q and %q", long, short)
 	}
+}
+
+// countsTokens compares the usage of a deliberation with the counters of vLLM, where nothing else runs.
+func countsTokens(t *testing.T, sys *system.System) {
+	read, generated, err := server.Tokens(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	status := sys.AwaitEnd(t, sys.Submit(t, request("counted", "Name three risks of caching.", "", "", "")))
+	used := status.GetUsage()
+	if status.GetStatus() != "completed" || used.GetRequests() != 3 || used.GetPromptTokens() == 0 || used.GetCompletionTokens() == 0 {
+		t.Fatalf("it is %v", status)
+	}
+	// vLLM renews its counters after a step.
+	await.NoError(t, "vLLM's counters", func() error {
+		readThen, generatedThen, err := server.Tokens(t.Context())
+		if err != nil {
+			return err
+		}
+		if p, c := int64(readThen-read), int64(generatedThen-generated); p != used.GetPromptTokens() || c != used.GetCompletionTokens() {
+			return fmt.Errorf("vLLM counted %d and %d tokens, the usage is %v", p, c, used)
+		}
+		return nil
+	})
 }
 
 // fitsForms shows that vLLM generates what response_format asks for.

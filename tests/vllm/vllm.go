@@ -113,6 +113,16 @@ func (s *Server) Prefixes(ctx context.Context) (queried, hit float64, err error)
 	return queried, hit, err
 }
 
+// Tokens are how many tokens of prompts the server has read so far, and how many it
+// has generated.
+func (s *Server) Tokens(ctx context.Context) (read, generated float64, err error) {
+	if read, err = s.metric(ctx, "vllm:prompt_tokens_total"); err != nil {
+		return 0, 0, err
+	}
+	generated, err = s.metric(ctx, "vllm:generation_tokens_total")
+	return read, generated, err
+}
+
 func (s *Server) metric(ctx context.Context, name string) (float64, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, s.URL+"/metrics", nil)
 	if err != nil {
