@@ -63,7 +63,7 @@ func (f *Function) StartWith(settings config.Config, log *slog.Logger) error {
 	}
 	rules, err := deliberation.NewRules(deliberation.Settings{
 		Pools: settings.PoolNames(), ModelHosts: settings.ModelHosts,
-		ModelURL: settings.VLLMURL, Model: settings.VLLMModel, Parameters: settings.ModelParameters,
+		ModelURL: settings.VLLMURL, Model: settings.VLLMModel, Models: settings.Models, Parameters: settings.ModelParameters,
 	})
 	if err != nil {
 		return err

@@ -78,6 +78,8 @@ type Config struct {
 	ModelHosts []string `env:"MODEL_HOSTS"`
 	VLLMURL    string   `env:"VLLM_URL"`
 	VLLMModel  string   `env:"VLLM_MODEL"`
+	// Models are patterns of the models that callers may name.
+	Models []string `env:"MODELS"`
 	// ModelParameters are the keys that a request's sampling.extra may hold.
 	ModelParameters []string `env:"MODEL_PARAMETERS"`
 	// VLLMAPIKey is for the cluster: `dev` passes it on to the Ray that it
@@ -242,7 +244,7 @@ func (c *Config) fill(settings map[string]string) {
 	if settings["GRPC_PORT"] == "" && !knative {
 		c.GRPCPort, c.GRPCDefault = grpcPort, true
 	}
-	for _, list := range [][]string{c.PoolList, c.ModelHosts, c.ModelParameters, c.Functions, c.CORSOrigins, c.WebhookOrigins} {
+	for _, list := range [][]string{c.PoolList, c.ModelHosts, c.Models, c.ModelParameters, c.Functions, c.CORSOrigins, c.WebhookOrigins} {
 		for i := range list {
 			list[i] = strings.TrimSpace(list[i])
 		}

@@ -33,6 +33,7 @@ type Rules struct {
 	modelHosts []HostPattern
 	modelURL   string
 	model      string
+	models     Models
 	parameters []string
 	validator  protovalidate.Validator
 }
@@ -47,6 +48,8 @@ type Settings struct {
 	// ModelURL and Model are used if a request names none.
 	ModelURL string
 	Model    string
+	// Models are patterns of the models that callers may name; none: all.
+	Models []string
 	// Parameters are the keys that sampling.extra may hold.
 	Parameters []string
 }
@@ -68,6 +71,7 @@ func NewRules(settings Settings) (*Rules, error) {
 	return &Rules{
 		pools: settings.Pools, modelHosts: hosts,
 		modelURL: settings.ModelURL, model: settings.Model,
+		models:     ParseModels(settings.Models),
 		parameters: settings.Parameters,
 		validator:  validator,
 	}, nil
@@ -173,6 +177,9 @@ func (r *Rules) checkRecord(record *pb.DeliberationRequested) error {
 	if err := r.checkModelURL("vllm_url", record.GetVllmUrl()); err != nil {
 		return err
 	}
+	if err := r.checkModel(record.GetRequest().GetVllmModel(), "vllm_model"); err != nil {
+		return err
+	}
 	if err := r.checkSampling(record.GetRequest().GetSampling(), ""); err != nil {
 		return err
 	}
@@ -192,6 +199,9 @@ func (r *Rules) checkAgents(record *pb.DeliberationRequested) error {
 		ids[agent.GetId()] = true
 		if agent.GetModel() == "" && record.GetVllmModel() == "" {
 			return Invalidf(fmt.Sprintf("agents[%d].model", i), "is empty, and neither vllm_model nor the operator's VLLM_MODEL names one")
+		}
+		if err := r.checkModel(agent.GetModel(), fmt.Sprintf("agents[%d].model", i)); err != nil {
+			return err
 		}
 		if err := CheckTemplate(agent.GetPromptTemplate(), metadata); err != nil {
 			return Invalidf(fmt.Sprintf("agents[%d].prompt_template", i), "%s", err)
