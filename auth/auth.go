@@ -9,6 +9,7 @@ package auth
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -127,7 +128,7 @@ func byAuth(options Options) (*Check, error) {
 		return Open(), nil
 	case "keys":
 		if options.Keys == "" {
-			return nil, fmt.Errorf("AUTH_KEYS: must name a file of API keys, because AUTH=keys")
+			return nil, errors.New("AUTH_KEYS: must name a file of API keys, because AUTH=keys")
 		}
 		keys, err := openKeys(options.Keys, options.Log)
 		if err != nil {
@@ -144,7 +145,7 @@ func byAuth(options Options) (*Check, error) {
 	}
 }
 
-var errExposed = fmt.Errorf("AUTH is not set, and in Kubernetes others can reach this server: " +
+var errExposed = errors.New("AUTH is not set, and in Kubernetes others can reach this server: " +
 	"set AUTH=keys and AUTH_KEYS to a file of API keys, or AUTH=none if the network lets in only callers that may do everything")
 
 var errNotLocal = denied("AUTH", "this server answers callers on its own machine only, by the name localhost or its address: on the server set "+

@@ -205,7 +205,7 @@ func TestTheFileIsReadAgain(t *testing.T) {
 			t.Error("the new file is not in force")
 		}
 		write(t, path, "keys: [{")
-		if !valid("new") || !valid("new") || valid(secret) {
+		if !valid("new") || valid(secret) || !valid("new") {
 			t.Error("a broken file changes the keys")
 		}
 		if err := os.Remove(path); err != nil {

@@ -80,7 +80,7 @@ func ForWebhooks(origins []string, behind http.Handler) http.Handler {
 		return behind
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		sender := r.Header.Get("WebHook-Request-Origin")
+		sender := r.Header.Get("Webhook-Request-Origin")
 		if r.Method != http.MethodOptions || r.URL.Path != "/" || sender == "" {
 			behind.ServeHTTP(w, r)
 			return
@@ -90,9 +90,9 @@ func ForWebhooks(origins []string, behind http.Handler) http.Handler {
 			w.WriteHeader(http.StatusForbidden)
 			return
 		}
-		w.Header().Set("WebHook-Allowed-Origin", sender)
-		if r.Header.Get("WebHook-Request-Rate") != "" {
-			w.Header().Set("WebHook-Allowed-Rate", "*")
+		w.Header().Set("Webhook-Allowed-Origin", sender)
+		if r.Header.Get("Webhook-Request-Rate") != "" {
+			w.Header().Set("Webhook-Allowed-Rate", "*")
 		}
 	})
 }

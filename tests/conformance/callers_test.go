@@ -273,7 +273,7 @@ func others(t *testing.T, url string, table *strings.Builder) {
 }
 
 // visit returns how a route answers: its status, or gRPC's.
-func visit(t *testing.T, ctx context.Context, verb, url, contentType, body string) string { //nolint:revive // t comes first in tests
+func visit(t *testing.T, ctx context.Context, verb, url, contentType, body string) string {
 	t.Helper()
 	r, err := http.NewRequestWithContext(ctx, verb, url, bytes.NewReader([]byte(body)))
 	if err != nil {
