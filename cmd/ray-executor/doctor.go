@@ -27,22 +27,63 @@ const checkTimeout = 10 * time.Second
 // errUnhealthy makes doctor exit with 1. The checks have printed the faults.
 var errUnhealthy = errors.New("at least one check failed; its line says what to do")
 
-// check is one check of doctor. It returns what it found, or what is wrong and
-// what to do.
+// check is one check of doctor. It returns what it found, or what is wrong.
 type check struct {
 	name string
 	run  func(context.Context) (found string, err error)
+	// remedy is for an error that has no advice of its own.
+	remedy string
+}
+
+// finding is the outcome of a check, for -o json.
+type finding struct {
+	Check  string `json:"check"`
+	OK     bool   `json:"ok"`
+	Found  string `json:"found,omitempty"`
+	Reason string `json:"reason,omitempty"`
+	Remedy string `json:"remedy,omitempty"`
+}
+
+// advised is an error with what to do about it.
+type advised struct {
+	error
+	remedy string
+}
+
+// Error implements error with the advice.
+func (a *advised) Error() string { return a.error.Error() + ": " + a.remedy }
+
+// Unwrap returns the error without the advice.
+func (a *advised) Unwrap() error { return a.error }
+
+// findingOf describes an outcome. The reason of a single fault is without its
+// advice; that of several has the advice of each.
+func (c check) findingOf(found string, err error) finding {
+	if err == nil {
+		return finding{Check: c.name, OK: true, Found: found}
+	}
+	one := finding{Check: c.name, Reason: err.Error(), Remedy: c.remedy}
+	if fault, ok := errors.AsType[*advised](err); ok {
+		one.Remedy = fault.remedy
+		one.Reason = strings.TrimSuffix(one.Reason, ": "+fault.remedy)
+	}
+	return one
 }
 
 func (p program) doctorCommand() *cobra.Command {
-	var server string
+	var (
+		server string
+		output format
+	)
 	command := &cobra.Command{
 		Use:   "doctor",
 		Short: "Check the server, the journal, the worker and the model",
 		Long: `Check the function server, the journal on NATS, the worker on each Ray cluster and
 the model server. The command prints a line for each: ok and what was found, or
-failed, the reason and what to do. It exits with 1 if a check failed.`,
+failed, the reason and what to do. It exits with 1 if a check failed. With -o json
+each line has check, ok, found, reason and remedy.`,
 		Example: `  ray-executor doctor
+  ray-executor doctor -o json
   NATS_URL=nats://nats:4222 ray-executor doctor --server http://ray-executor:8080`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
@@ -50,31 +91,37 @@ failed, the reason and what to do. It exits with 1 if a check failed.`,
 			if err != nil {
 				return err
 			}
-			return runChecks(command.Context(), p.out, []check{
-				{"server", func(ctx context.Context) (string, error) { return checkServer(ctx, p.serverURL(server)) }},
-				{"journal", func(ctx context.Context) (string, error) { return checkJournal(ctx, settings, log) }},
-				{"worker", func(ctx context.Context) (string, error) { return checkWorker(ctx, settings, log) }},
-				{"model", func(ctx context.Context) (string, error) { return checkModel(ctx, settings) }},
+			return runChecks(command.Context(), p.out, output, []check{
+				{"server", func(ctx context.Context) (string, error) { return checkServer(ctx, p.serverURL(server)) }, "read the server's log, and the line of the journal"},
+				{"journal", func(ctx context.Context) (string, error) { return checkJournal(ctx, settings, log) }, "start NATS or correct NATS_URL, then run `ray-executor deploy --only journal`"},
+				{"worker", func(ctx context.Context) (string, error) { return checkWorker(ctx, settings, log) }, "start the Ray cluster or correct RAY_ADDRESS, then run `ray-executor deploy --only worker`"},
+				{"model", func(ctx context.Context) (string, error) { return checkModel(ctx, settings) }, "start the model server, or correct VLLM_URL"},
 			})
 		},
 	}
 	command.Flags().StringVar(&server, "server", "", serverUsage)
+	addFormat(command, &output)
 	return command
 }
 
 // runChecks runs every check, also after one that failed.
-func runChecks(ctx context.Context, out io.Writer, checks []check) error {
-	healthy := true
+func runChecks(ctx context.Context, out io.Writer, output format, checks []check) error {
+	healthy, printer := true, printer{w: out, format: output}
 	for _, check := range checks {
 		ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 		found, err := check.run(ctx)
 		cancel()
-		if err != nil {
-			healthy = false
+		healthy = healthy && err == nil
+		switch {
+		case output != "text":
+			if err := printer.encode(check.findingOf(found, err)); err != nil {
+				return err
+			}
+		case err != nil:
 			fmt.Fprintf(out, "%-8s failed: %v\n", check.name, err)
-			continue
+		default:
+			fmt.Fprintf(out, "%-8s ok: %s\n", check.name, found)
 		}
-		fmt.Fprintf(out, "%-8s ok: %s\n", check.name, found)
 	}
 	if !healthy {
 		return errUnhealthy
@@ -87,7 +134,7 @@ func checkServer(ctx context.Context, server string) (string, error) {
 	url := strings.TrimRight(server, "/") + "/health/readiness"
 	status, body, err := get(ctx, http.DefaultClient, url)
 	if err != nil {
-		return "", fmt.Errorf("%w: start the server with `ray-executor serve`, or name another one with --server", err)
+		return "", &advised{err, "start the server with `ray-executor serve`, or name another one with --server"}
 	}
 	if status != http.StatusOK {
 		return "", fmt.Errorf("%s is not ready: %s", server, body)
@@ -183,11 +230,11 @@ func checkModel(ctx context.Context, settings config.Config) (string, error) {
 	status, body, err := get(ctx, direct, deliberation.ModelBase(settings.VLLMURL)+"/v1/models")
 	switch {
 	case err != nil:
-		return "", fmt.Errorf("VLLM_URL: %w: start the model server, or correct the URL", err)
+		return "", &advised{fmt.Errorf("VLLM_URL: %w", err), "start the model server, or correct the URL"}
 	case status == http.StatusUnauthorized:
 		return settings.VLLMURL + " answers and requires a key: set VLLM_API_KEY on the Ray nodes", nil
 	case status != http.StatusOK:
-		return "", fmt.Errorf("VLLM_URL: %s answered %d: %s: name an OpenAI-compatible server", settings.VLLMURL, status, body)
+		return "", &advised{fmt.Errorf("VLLM_URL: %s answered %d: %s", settings.VLLMURL, status, body), "name an OpenAI-compatible server"}
 	}
 	return settings.VLLMURL + " answers", nil
 }

@@ -45,6 +45,19 @@ type program struct {
 
 // run runs the command until it returns or ctx ends.
 func (p program) run(ctx context.Context) error {
+	ran, err := p.root().ExecuteContextC(ctx)
+	switch {
+	case err == nil || ctx.Err() == nil:
+		return explain(err)
+	case errors.Is(err, context.Canceled) && slices.Contains(services, ran.CommandPath()):
+		return nil
+	default:
+		return interrupted(ctx, err)
+	}
+}
+
+// root returns the command with all its subcommands.
+func (p program) root() *cobra.Command {
 	root := &cobra.Command{
 		Use:   "ray-executor",
 		Short: "Run agent deliberations on Ray clusters and publish their outcome on NATS",
@@ -69,15 +82,7 @@ RAY_EXECUTOR_SERVER and RAY_EXECUTOR_TOKEN.
 	p.add(root, "run", p.devCommand, p.serveCommand, p.keeperCommand, p.relayCommand, p.deadCommand, p.brokerDeadLettersCommand, p.deployCommand, p.packageCommand, p.modelCommand)
 	p.add(root, "call", p.submitCommand, p.statusCommand, p.watchCommand, p.cancelCommand, p.listCommand, p.statsCommand, p.doctorCommand)
 	markUsage(root)
-	ran, err := root.ExecuteContextC(ctx)
-	switch {
-	case err == nil || ctx.Err() == nil:
-		return explain(err)
-	case errors.Is(err, context.Canceled) && slices.Contains(services, ran.CommandPath()):
-		return nil
-	default:
-		return interrupted(ctx, err)
-	}
+	return root
 }
 
 // services run until a signal stops them, which is a normal end. The other
