@@ -145,7 +145,13 @@ async def on_ended(  # noqa: PLR0913 - settings, each with its name
     try:
         reader = _Reader(connection, handler, durable, [SUBJECT + state for state in states])
         await reader.prepare(stream, only_new=only_new)
-        await asyncio.gather(*(reader.run() for _ in range(concurrency)))
+        readers = [asyncio.ensure_future(reader.run()) for _ in range(concurrency)]
+        try:
+            await asyncio.gather(*readers)
+        finally:
+            for one in readers:
+                one.cancel()
+            await asyncio.wait(readers)
     finally:
         with suppress(OSError):  # it was cut
             await connection.close()
@@ -252,10 +258,18 @@ class _Reader:
             await message.term()
             return
         if ended.id not in self._handled:
+            working = asyncio.ensure_future(self._called(ended))
             try:
-                await self._call(ended, message)
-            except Exception:  # noqa: BLE001 - the handler's own, whichever
-                _log.exception("the handler failed for %s; it is called again", ended.id)
+                await self._in_progress(working, message)
+            except asyncio.CancelledError:
+                await self._stopped(working, message)
+                raise
+            if working.exception():
+                _log.error(
+                    "the handler failed for %s; it is called again",
+                    ended.id,
+                    exc_info=working.exception(),
+                )
                 await message.nak(min(2.0 ** min(ended.delivery - 1, 6), MAX_PAUSE_S))
                 return
             self._remember(ended.id)
@@ -266,19 +280,26 @@ class _Reader:
         if len(self._handled) > REMEMBERED:
             self._handled.popitem(last=False)
 
-    async def _call(self, ended: Ended, message: Msg) -> None:
-        """Calls the handler, and acknowledges the message as in progress meanwhile."""
-        working = asyncio.ensure_future(self._called(ended))
-        try:
-            while not working.done():
-                await asyncio.wait([working], timeout=self._ack_wait / 3)
-                if not working.done():
-                    await message.in_progress()
-            working.result()
-        finally:
-            if not working.done():
-                working.cancel()
-                await asyncio.wait([working])
+    async def _in_progress(self, working: asyncio.Future[None], message: Msg) -> None:
+        """Waits for the handler, and acknowledges the message as in progress meanwhile."""
+        while True:
+            await asyncio.wait([working], timeout=self._ack_wait / 3)
+            if working.done():
+                return
+            await message.in_progress()
+
+    async def _stopped(self, working: asyncio.Future[None], message: Msg) -> None:
+        """Ends a handler. What it has not handled goes to another process at once.
+
+        A thread cannot be ended, so it is waited for.
+        """
+        if inspect.iscoroutinefunction(self._handler):
+            working.cancel()
+        await asyncio.wait([working])
+        if working.cancelled() or working.exception():
+            await message.nak()
+        else:
+            await message.ack()
 
     async def _called(self, ended: Ended) -> None:
         if inspect.iscoroutinefunction(self._handler):

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
 from rig import Rig
 
 from ray_executor_client import Client
+
+
+@pytest.fixture(scope="session", autouse=True)
+def main_loop() -> Iterator[None]:
+    """The main thread's loop, closed at the end.
+
+    pytest-asyncio asks for it around each test. Where there is none, Python before
+    3.14 creates one, which nobody closes: its ResourceWarning fails the run.
+    """
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    yield
+    loop.close()
 
 
 @pytest.fixture(scope="session")

@@ -8,13 +8,14 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Callable
 from uuid import uuid4
 
 import nats
 import pytest
+from nats.js.errors import NotFoundError
 from rig import Rig
 
 from ray_executor_client import Client, Ended, NotFound, on_ended, on_ended_blocking
@@ -45,17 +46,32 @@ async def next_of(ends: asyncio.Queue[Ended], deliberation_id: str) -> Ended:
             return ended
 
 
-async def acknowledged(rig: Rig, name: str) -> None:
-    """Waits until nothing is left of a consumer's messages."""
+async def acknowledged(rig: Rig, name: str, *, pending: bool = False) -> None:
+    """Waits until all that was delivered is acknowledged, and nothing else is pending."""
     connection = await nats.connect(rig.nats_url)
     try:
         until = time.monotonic() + 20
         while time.monotonic() < until:
             info = await connection.jetstream().consumer_info("ORCHESTRATION_EVENTS", name)
-            if not (info.num_pending or info.num_ack_pending):
+            if not info.num_ack_pending and (pending or not info.num_pending):
                 return
             await asyncio.sleep(0.05)
         raise AssertionError(info)
+    finally:
+        await connection.close()
+
+
+async def exists(rig: Rig, name: str) -> None:
+    """Waits until a consumer exists."""
+    connection = await nats.connect(rig.nats_url)
+    try:
+        until = time.monotonic() + 20
+        while time.monotonic() < until:
+            with suppress(NotFoundError):
+                await connection.jetstream().consumer_info("ORCHESTRATION_EVENTS", name)
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError(name)
     finally:
         await connection.close()
 
@@ -119,29 +135,35 @@ async def test_a_failed_handler_is_called_again(rig: Rig, client: Client) -> Non
         await acknowledged(rig, name)
 
 
-async def test_a_handler_that_was_cut_off_is_called_again(rig: Rig, client: Client) -> None:
+async def test_a_cancelled_handler_hands_its_end_back(rig: Rig, client: Client) -> None:
     name, started = durable(), asyncio.Event()
 
     async def hangs(_: Ended) -> None:
         started.set()
         await asyncio.Event().wait()
 
-    # A short ack wait: the default one of 30 s is too long for a test.
-    connection = await nats.connect(rig.nats_url)
-    await connection.jetstream().add_consumer(
-        "ORCHESTRATION_EVENTS",
-        durable_name=name,
-        ack_wait=1,
-        deliver_policy="new",
-        filter_subject="orchestration.deliberation.completed",
-    )
-    await connection.close()
-    wanted = client.submit("Decide.", agents=["a"]).id
-    async with consuming(hangs, rig, durable=name):
+    async with consuming(hangs, rig, durable=name, only_new=True):
+        await exists(rig, name)
+        wanted = client.submit("Decide.", agents=["a"]).id
         await asyncio.wait_for(started.wait(), 20)
     ends: asyncio.Queue[Ended] = asyncio.Queue()
-    async with consuming(ends.put, rig, durable=name):
+    async with consuming(ends.put, rig, durable=name):  # sooner than the ack wait of 30 s
         assert (await next_of(ends, wanted)).delivery > 1
+
+
+async def test_a_thread_ends_before_its_consumer(rig: Rig, client: Client) -> None:
+    name, started, seen = durable(), threading.Event(), []
+
+    def slow(ended: Ended) -> None:
+        started.set()
+        time.sleep(0.5)
+        seen.append(ended.id)
+
+    client.submit("Decide.", agents=["a"]).wait(timeout=20)
+    async with consuming(slow, rig, durable=name):
+        await asyncio.to_thread(started.wait, 20)
+    assert len(seen) == 1
+    await acknowledged(rig, name, pending=True)
 
 
 async def test_a_long_handler_keeps_its_end(rig: Rig, client: Client) -> None:
