@@ -34,12 +34,12 @@ func awayRows() []row {
 		if request, filtered := request.(*pb.ListDeliberationsRequest); filtered && request.GetState() != "" {
 			name += " of a state"
 		}
-		rows = append(rows, row{name: name + " without NATS", run: func(t *testing.T, _ *house, f face) {
+		rows = append(rows, row{name: name + " without NATS", run: func(t *testing.T, _ *house, f door) {
 			ask(t, f, request, unavailable)
 		}})
 	}
 	return append(rows,
-		row{name: "ExecuteDeliberation without NATS, with the id under which to repeat it", run: func(t *testing.T, _ *house, f face) {
+		row{name: "ExecuteDeliberation without NATS, with the id under which to repeat it", run: func(t *testing.T, _ *house, f door) {
 			id := waiting(f)
 			if refusal := ask(t, f, request(id), unavailable); refusal.id != id || !strings.Contains(refusal.detail, "NATS") {
 				t.Errorf("refused with %v", refusal)
@@ -48,7 +48,7 @@ func awayRows() []row {
 				t.Errorf("refused with %v", refusal)
 			}
 		}},
-		row{name: "the same again, once NATS is back", run: func(t *testing.T, h *house, f face) {
+		row{name: "the same again, once NATS is back", run: func(t *testing.T, h *house, f door) {
 			back.Do(func() {
 				h.lambdaTime.Store(int64(invocationTime))
 				if err := h.StartNATS(t.Context()); err != nil {
@@ -62,7 +62,7 @@ func awayRows() []row {
 	)
 }
 
-func waiting(f face) string { return "waits-" + strings.ReplaceAll(f.name(), " ", "-") }
+func waiting(f door) string { return "waits-" + strings.ReplaceAll(f.name(), " ", "-") }
 
 // fillBytes is how large each request is that fills the journal.
 const fillBytes = 500_000
@@ -71,7 +71,7 @@ const fillBytes = 500_000
 func filled(t *testing.T) *house {
 	h := setup(t, "JOURNAL_MAX_BYTES=16777216")
 	for i := range 100 {
-		o, err := h.faces[0].call(t.Context(), call{request: sized(fmt.Sprintf("fills-%d", i), fillBytes)})
+		o, err := h.doors[0].call(t.Context(), call{request: sized(fmt.Sprintf("fills-%d", i), fillBytes)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -85,17 +85,17 @@ func filled(t *testing.T) *house {
 
 func fullRows() []row {
 	return []row{
-		{name: "ExecuteDeliberation", run: func(t *testing.T, _ *house, f face) {
+		{name: "ExecuteDeliberation", run: func(t *testing.T, _ *house, f door) {
 			id := fresh(t)
 			if refusal := ask(t, f, sized(id, fillBytes), limitReached); refusal.id != id {
 				t.Errorf("refused with %v", refusal)
 			}
 			ask(t, f, &pb.GetDeliberationStatusRequest{DeliberationId: id}, notFound)
 		}},
-		{name: "what was accepted, again", run: func(t *testing.T, _ *house, f face) {
+		{name: "what was accepted, again", run: func(t *testing.T, _ *house, f door) {
 			submit(t, f, sized("fills-0", fillBytes))
 		}},
-		{name: "what was accepted can be cancelled", run: func(t *testing.T, _ *house, f face) {
+		{name: "what was accepted can be cancelled", run: func(t *testing.T, _ *house, f door) {
 			cancel(t, f, "fills-1")
 			status(t, f, "fills-1")
 		}},

@@ -128,16 +128,16 @@ func TestCallers(t *testing.T) {
 	var table strings.Builder
 	tableRow(&table, "operation", "door", columns()...)
 	fmt.Fprintf(&table, "|---|---|%s\n", strings.Repeat("---|", len(callers)))
-	faces := facesOf(sys.URL())
-	ids := make(map[face]string)
-	for _, f := range faces {
+	doors := facesOf(sys.URL())
+	ids := make(map[door]string)
+	for _, f := range doors {
 		ids[f] = fresh(t) + strings.Map(onlyLetters, f.name())
 		if _, err := f.call(as(t, "the tenant"), call{request: request(ids[f])}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	for _, one := range operations {
-		for _, f := range faces {
+		for _, f := range doors {
 			if _, isWatch := one.request("").(*pb.WatchDeliberationRequest); isWatch && !watches(f) {
 				continue
 			}
@@ -169,7 +169,7 @@ func tableRow(table *strings.Builder, operation, door string, cells ...string) {
 }
 
 // ask calls an operation as each caller, and returns the cells of its row.
-func (o *operation) ask(t *testing.T, f face, id string) []string {
+func (o *operation) ask(t *testing.T, f door, id string) []string {
 	t.Helper()
 	cells := make([]string, len(callers))
 	for n, caller := range callers {
@@ -196,7 +196,7 @@ func (o *operation) ask(t *testing.T, f face, id string) []string {
 	return cells
 }
 
-func (o *operation) call(ctx context.Context, f face, id string) (*outcome, error) {
+func (o *operation) call(ctx context.Context, f door, id string) (*outcome, error) {
 	message := o.request(id)
 	if watch, is := message.(*pb.WatchDeliberationRequest); is {
 		return f.(watcher).watch(ctx, watch, func(*pb.WatchDeliberationResponse) bool { return false })

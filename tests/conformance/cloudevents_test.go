@@ -36,8 +36,8 @@ type received struct {
 	data       []byte
 }
 
-// An eventFace is a face that takes CloudEvents.
-type eventFace struct {
+// An eventDoor is a door that takes CloudEvents.
+type eventDoor struct {
 	title    string
 	url      string
 	codec    codec
@@ -45,9 +45,9 @@ type eventFace struct {
 	batch    bool
 }
 
-func (f *eventFace) name() string { return f.title }
+func (f *eventDoor) name() string { return f.title }
 
-func (f *eventFace) wire(_ proto.Message, code string, _ bool) string {
+func (f *eventDoor) wire(_ proto.Message, code string, _ bool) string {
 	switch code {
 	case ok, notFound:
 		return "200"
@@ -65,7 +65,7 @@ var eventCount atomic.Int64
 
 const eventSource = "/conformance"
 
-func (f *eventFace) call(ctx context.Context, c call) (*outcome, error) {
+func (f *eventDoor) call(ctx context.Context, c call) (*outcome, error) {
 	data, err := f.codec.encode(c)
 	if err != nil {
 		return nil, err
@@ -94,7 +94,7 @@ func (f *eventFace) call(ctx context.Context, c call) (*outcome, error) {
 
 // read holds a reply against the contract: what it is an event of, whom it is
 // about, and the request's traceparent and data content type.
-func (f *eventFace) read(c call, reply *received) (*outcome, error) {
+func (f *eventDoor) read(c call, reply *received) (*outcome, error) {
 	kind := reply.attributes["type"]
 	if f.batch && kind == typeOf(&pb.Error{}) {
 		refusal := new(pb.Error)
@@ -120,7 +120,7 @@ func (f *eventFace) read(c call, reply *received) (*outcome, error) {
 	return o, f.check(c, reply, subject)
 }
 
-func (f *eventFace) check(c call, reply *received, subject string) error {
+func (f *eventDoor) check(c call, reply *received, subject string) error {
 	for name, want := range map[string]string{
 		"specversion": "1.0", "subject": subject, "traceparent": c.trace, "datacontenttype": f.codec.contentType,
 	} {
@@ -278,13 +278,13 @@ var structuredProtobuf = envelope{
 	},
 }
 
-// eventFaces are the five ways of CloudEvents.
-func eventFaces(url string) []face {
-	return []face{
-		&eventFace{title: "binary JSON", url: url, codec: inJSON, envelope: binaryMode},
-		&eventFace{title: "binary protobuf", url: url, codec: inProtobuf, envelope: binaryMode},
-		&eventFace{title: "structured JSON", url: url, codec: inJSON, envelope: structuredJSON},
-		&eventFace{title: "structured protobuf", url: url, codec: inProtobuf, envelope: structuredProtobuf},
-		&eventFace{title: "batch", url: url, codec: inJSON, envelope: batched, batch: true},
+// eventDoors are the five ways of CloudEvents.
+func eventDoors(url string) []door {
+	return []door{
+		&eventDoor{title: "binary JSON", url: url, codec: inJSON, envelope: binaryMode},
+		&eventDoor{title: "binary protobuf", url: url, codec: inProtobuf, envelope: binaryMode},
+		&eventDoor{title: "structured JSON", url: url, codec: inJSON, envelope: structuredJSON},
+		&eventDoor{title: "structured protobuf", url: url, codec: inProtobuf, envelope: structuredProtobuf},
+		&eventDoor{title: "batch", url: url, codec: inJSON, envelope: batched, batch: true},
 	}
 }

@@ -1,4 +1,4 @@
-// Package conformance runs the same cases through every face: the five ways of
+// Package conformance runs the same cases through every door: the five ways of
 // CloudEvents, gRPC, gRPC-Web, Connect, REST, AWS Lambda, and the Python client. Of these only the
 // last is code of ours: what the others send is written by hand. The run writes the table
 // in docs/conformance.md (`-update`), and fails when it is stale.
@@ -20,14 +20,14 @@ import (
 	"rayexecutor/tests/system"
 )
 
-// A house is a system with its faces. Nobody runs agents in it: what a Ray
+// A house is a system with its doors. No worker runs agents in it: what a Ray
 // worker would write, worker writes.
 type house struct {
 	*system.System
 
-	faces  []face
+	doors  []door
 	worker *journaltest.Worker
-	// lambdaTime is how long an invocation of the Lambda faces may last.
+	// lambdaTime is how long an invocation of the Lambda doors may last.
 	lambdaTime *atomic.Int64
 }
 
@@ -44,26 +44,26 @@ func setup(t *testing.T, settings ...string) *house {
 	})
 	h := &house{System: sys, worker: journaltest.NewWorker(t, sys.NATSURL()), lambdaTime: new(atomic.Int64)}
 	h.lambdaTime.Store(int64(invocationTime))
-	h.faces = slices.Concat(facesOf(sys.URL()), pythonFaces(t, sys.URL()), lambdaFaces(t, sys, h.lambdaTime))
+	h.doors = slices.Concat(facesOf(sys.URL()), pythonDoors(t, sys.URL()), lambdaDoors(t, sys, h.lambdaTime))
 	return h
 }
 
 // facesOf are the ways into a server.
-func facesOf(url string) []face {
-	return append(eventFaces(url), &grpc{url: url}, &grpc{url: url, web: true}, &connect{url}, &rest{url})
+func facesOf(url string) []door {
+	return append(eventDoors(url), &grpc{url: url}, &grpc{url: url, web: true}, &connect{url}, &rest{url})
 }
 
-// A row is a case that every face has to pass, or those that it is about.
+// A row is a case that every door has to pass, or those that it is about.
 type row struct {
 	name string
-	// about says which faces the case is about; nil: all.
-	about func(face) bool
-	run   func(t *testing.T, h *house, f face)
+	// about says which doors the case is about; nil: all.
+	about func(door) bool
+	run   func(t *testing.T, h *house, f door)
 }
 
 func TestConformance(t *testing.T) {
 	h := setup(t)
-	page := newPage(h.faces)
+	page := newPage(h.doors)
 	for _, section := range sections() {
 		page.section(section.name)
 		t.Run(section.name, func(t *testing.T) {
@@ -81,7 +81,7 @@ func TestConformance(t *testing.T) {
 	for _, row := range together() {
 		page.row(row.name)
 		passed := t.Run(row.name, func(t *testing.T) { row.run(t, h) })
-		for _, f := range h.faces {
+		for _, f := range h.doors {
 			page.mark(row.name, f, passed)
 		}
 	}
@@ -91,7 +91,7 @@ func TestConformance(t *testing.T) {
 }
 
 func runRow(t *testing.T, h *house, row row, page *page) {
-	for _, f := range h.faces {
+	for _, f := range h.doors {
 		if row.about == nil || row.about(f) {
 			page.mark(row.name, f, t.Run(f.name(), func(t *testing.T) { row.run(t, h, f) }))
 		}
@@ -147,13 +147,13 @@ func request(id string) *pb.ExecuteDeliberationRequest {
 	}
 }
 
-// ask calls a face, and holds its answer against the contract's table.
-func ask(t *testing.T, f face, request proto.Message, want string) *outcome {
+// ask calls a door, and holds its answer against the contract's table.
+func ask(t *testing.T, f door, request proto.Message, want string) *outcome {
 	t.Helper()
 	return askAs(t, f, call{request: request}, want)
 }
 
-func askAs(t *testing.T, f face, c call, want string) *outcome {
+func askAs(t *testing.T, f door, c call, want string) *outcome {
 	t.Helper()
 	o, err := f.call(context.WithoutCancel(t.Context()), c)
 	if err != nil {
@@ -172,8 +172,8 @@ func askAs(t *testing.T, f face, c call, want string) *outcome {
 	return o
 }
 
-// submit submits through a face and returns the id that it was given.
-func submit(t *testing.T, f face, request *pb.ExecuteDeliberationRequest) string {
+// submit submits through a door and returns the id that it was given.
+func submit(t *testing.T, f door, request *pb.ExecuteDeliberationRequest) string {
 	t.Helper()
 	receipt := ask(t, f, request, ok).reply.(*pb.ExecuteDeliberationResponse)
 	if receipt.GetStatus() != "submitted" || receipt.GetDeliberationId() == "" {
@@ -182,18 +182,18 @@ func submit(t *testing.T, f face, request *pb.ExecuteDeliberationRequest) string
 	return receipt.GetDeliberationId()
 }
 
-func status(t *testing.T, f face, id string) *pb.GetDeliberationStatusResponse {
+func status(t *testing.T, f door, id string) *pb.GetDeliberationStatusResponse {
 	t.Helper()
 	return ask(t, f, &pb.GetDeliberationStatusRequest{DeliberationId: id}, ok).reply.(*pb.GetDeliberationStatusResponse)
 }
 
-func cancel(t *testing.T, f face, id string) *pb.CancelDeliberationResponse {
+func cancel(t *testing.T, f door, id string) *pb.CancelDeliberationResponse {
 	t.Helper()
 	request := &pb.CancelDeliberationRequest{DeliberationId: id, Reason: "not needed"}
 	return ask(t, f, request, ok).reply.(*pb.CancelDeliberationResponse)
 }
 
-func statistics(t *testing.T, f face) *pb.RayExecutorStats {
+func statistics(t *testing.T, f door) *pb.RayExecutorStats {
 	t.Helper()
 	return ask(t, f, &pb.GetStatusRequest{}, ok).reply.(*pb.GetStatusResponse).GetStats()
 }

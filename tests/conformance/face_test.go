@@ -18,7 +18,7 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// What a call can come to, whatever the face.
+// What a call can come to, at any door.
 const (
 	ok           = "ok"
 	invalid      = "invalid_argument"
@@ -35,7 +35,7 @@ const (
 // A call is a request and what travels with it.
 type call struct {
 	request proto.Message
-	// id is the event's, on faces that have one. Empty: a fresh one.
+	// id is the event's, on doors that have one. Empty: a fresh one.
 	id string
 	// trace is the caller's traceparent.
 	trace string
@@ -43,16 +43,16 @@ type call struct {
 	broken bool
 }
 
-// An outcome is what a call came to, in words that no face owns.
+// An outcome is what a call came to, in words that no door owns.
 type outcome struct {
 	code string
-	// wire is how the face said it: a status or a code of its own.
+	// wire is how the door said it: a status or a code of its own.
 	wire string
 	// field, id and detail are what a refusal carries.
 	field, id, detail string
 	// retryAfter is set where repeating helps.
 	retryAfter string
-	// isNew is whether a submit was new, where the face tells it.
+	// isNew is whether a submit was new, if the door reports it.
 	isNew bool
 	// reply is the message, unless the call was refused.
 	reply proto.Message
@@ -62,12 +62,12 @@ func (o *outcome) String() string {
 	return fmt.Sprintf("%s (%s): field %q, deliberation %q, retry after %q: %s %v", o.code, o.wire, o.field, o.id, o.retryAfter, o.detail, o.reply)
 }
 
-// A face is one way in. It checks by itself that its answers have the form
+// A door is one way in. It checks by itself that its answers have the form
 // that its protocol wants: an error is an answer that has not.
-type face interface {
+type door interface {
 	name() string
 	call(ctx context.Context, c call) (*outcome, error)
-	// wire is how the contract has the face say a code, for a request.
+	// wire is how the contract has the door say a code, for a request.
 	wire(request proto.Message, code string, isNew bool) string
 }
 

@@ -12,7 +12,7 @@ import (
 )
 
 // callsRPCs is about the doors that serve the API of newer fleets too.
-func callsRPCs(f face) bool {
+func callsRPCs(f door) bool {
 	switch f.(type) {
 	case *grpc, *connect:
 		return true
@@ -23,7 +23,7 @@ func callsRPCs(f face) bool {
 // fleetRows are cases of fleet.ray_executor.v1.
 func fleetRows() []row {
 	rows := []row{
-		{name: "fleet: execute, every field", run: func(t *testing.T, h *house, f face) {
+		{name: "fleet: execute, every field", run: func(t *testing.T, h *house, f door) {
 			full := fullRequest("")
 			sent := &fleetpb.ExecuteDeliberationRequest{
 				TaskId: full.GetTaskId(), TaskDescription: full.GetTaskDescription(), Role: full.GetRole(),
@@ -37,7 +37,7 @@ func fleetRows() []row {
 			record, _ := recorded(t, h, fleetSubmit(t, f, sent, full.GetTaskId()))
 			same(t, "the request", record.GetRequest(), full)
 		}},
-		{name: "fleet: execute a backlog review, every field", run: func(t *testing.T, h *house, f face) {
+		{name: "fleet: execute a backlog review, every field", run: func(t *testing.T, h *house, f door) {
 			full := fullRequest("")
 			sent := &fleetpb.ExecuteBacklogReviewDeliberationRequest{
 				TaskId: full.GetTaskId(), TaskDescription: full.GetTaskDescription(), Role: full.GetRole(),
@@ -54,25 +54,25 @@ func fleetRows() []row {
 			record, _ := recorded(t, h, fleetSubmit(t, f, sent, full.GetTaskId()))
 			same(t, "the request", record.GetRequest(), full)
 		}},
-		{name: "fleet: defaults", run: func(t *testing.T, h *house, f face) {
+		{name: "fleet: defaults", run: func(t *testing.T, h *house, f door) {
 			record, _ := recorded(t, h, fleetSubmit(t, f, fleetRequest("t"), "t"))
 			if record.GetTimeoutSeconds() != 300 || record.GetMaxRetries() != 3 || record.GetRequest().GetConstraints() != nil {
 				t.Errorf("recorded is %v", record)
 			}
 		}},
-		{name: "fleet: each call is another deliberation", run: func(t *testing.T, _ *house, f face) {
+		{name: "fleet: each call is another deliberation", run: func(t *testing.T, _ *house, f door) {
 			if once := fleetSubmit(t, f, fleetRequest("t"), "t"); once == fleetSubmit(t, f, fleetRequest("t"), "t") {
 				t.Errorf("both are %s", once)
 			}
 		}},
 		{name: "fleet: status", run: fleetStatus},
-		{name: "fleet: status: unknown", run: func(t *testing.T, _ *house, f face) {
+		{name: "fleet: status: unknown", run: func(t *testing.T, _ *house, f door) {
 			o := ask(t, f, &fleetpb.GetDeliberationStatusRequest{DeliberationId: "nobody-knows"}, notFound)
 			if got := o.reply.(*fleetpb.GetDeliberationStatusResponse); got.GetStatus() != "not_found" || got.GetResult() != nil {
 				t.Errorf("the status is %v", got)
 			}
 		}},
-		{name: "fleet: jobs and statistics are those of ray_executor.v1", run: func(t *testing.T, _ *house, f face) {
+		{name: "fleet: jobs and statistics are those of ray_executor.v1", run: func(t *testing.T, _ *house, f door) {
 			fleetSubmit(t, f, fleetRequest("t"), "t")
 			prefixOf(t, ask(t, f, &fleetpb.GetActiveJobsRequest{}, ok).reply, ask(t, f, &pb.GetActiveJobsRequest{}, ok).reply)
 			prefixOf(t, ask(t, f, &fleetpb.GetStatusRequest{}, ok).reply, ask(t, f, &pb.GetStatusRequest{}, ok).reply)
@@ -100,7 +100,7 @@ func fleetAgents(agents []*pb.Agent) []*fleetpb.Agent {
 }
 
 // fleetSubmit submits, checks the receipt, and returns the id.
-func fleetSubmit(t *testing.T, f face, request proto.Message, task string) string {
+func fleetSubmit(t *testing.T, f door, request proto.Message, task string) string {
 	t.Helper()
 	receipt := ask(t, f, request, ok).reply.(*fleetpb.ExecuteDeliberationResponse)
 	if receipt.GetTaskId() != task || receipt.GetStatus() != "submitted" || receipt.GetDeliberationId() == "" || receipt.GetMessage() == "" {
@@ -109,7 +109,7 @@ func fleetSubmit(t *testing.T, f face, request proto.Message, task string) strin
 	return receipt.GetDeliberationId()
 }
 
-func fleetStatus(t *testing.T, h *house, f face) {
+func fleetStatus(t *testing.T, h *house, f door) {
 	status := func(id string) proto.Message {
 		return ask(t, f, &fleetpb.GetDeliberationStatusRequest{DeliberationId: id}, ok).reply
 	}
@@ -130,7 +130,7 @@ func fleetStatus(t *testing.T, h *house, f face) {
 	same(t, "the status", status(id), &fleetpb.GetDeliberationStatusResponse{Status: "failed", ErrorMessage: "no agent answered"})
 }
 
-func fleetRefused(t *testing.T, _ *house, f face) {
+func fleetRefused(t *testing.T, _ *house, f door) {
 	for field, spoil := range map[string]func(*fleetpb.ExecuteDeliberationRequest){
 		"task_id":          func(r *fleetpb.ExecuteDeliberationRequest) { r.TaskId = " " },
 		"task_description": func(r *fleetpb.ExecuteDeliberationRequest) { r.TaskDescription = "" },

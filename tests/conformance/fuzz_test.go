@@ -29,7 +29,7 @@ import (
 // `go test -fuzz FuzzX ./tests/conformance` finds more.
 
 // door is the function with all its doors, on a journal of its own.
-func door(f *testing.F) http.HandlerFunc {
+func handler(f *testing.F) http.HandlerFunc {
 	f.Helper()
 	nats := journaltest.Start(f)
 	journaltest.Connect(f, nats.URL)
@@ -54,7 +54,7 @@ func door(f *testing.F) http.HandlerFunc {
 }
 
 // knock sends a request, and hangs up after a while: a watch may last.
-func knock(t *testing.T, door http.HandlerFunc, verb, target string, header http.Header, body []byte) *answer {
+func knock(t *testing.T, handler http.HandlerFunc, verb, target string, header http.Header, body []byte) *answer {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
@@ -68,7 +68,7 @@ func knock(t *testing.T, door http.HandlerFunc, verb, target string, header http
 	request.Header, request.RequestURI = header, request.URL.RequestURI()
 	request.Proto, request.ProtoMajor, request.ProtoMinor = "HTTP/2.0", 2, 0
 	recorder := httptest.NewRecorder()
-	door(recorder, request)
+	handler(recorder, request)
 	result := recorder.Result()
 	return &answer{result.StatusCode, result.Header, result.Trailer, recorder.Body.Bytes()}
 }
@@ -101,7 +101,7 @@ var requests = []proto.Message{
 
 // FuzzEvents is the door of CloudEvents.
 func FuzzEvents(f *testing.F) {
-	door := door(f)
+	handler := handler(f)
 	f.Fuzz(func(t *testing.T, contentType, version, kind, id, source, name, value string, body []byte) {
 		header := http.Header{}
 		for key, text := range map[string]string{
@@ -112,13 +112,13 @@ func FuzzEvents(f *testing.F) {
 				header.Set(key, text)
 			}
 		}
-		documented(t, knock(t, door, http.MethodPost, "/", header, body))
+		documented(t, knock(t, handler, http.MethodPost, "/", header, body))
 	})
 }
 
 // FuzzREST is the door of the JSON routes.
 func FuzzREST(f *testing.F) {
-	door := door(f)
+	handler := handler(f)
 	f.Fuzz(func(t *testing.T, verb, target, contentType, key string, body []byte) {
 		if !strings.HasPrefix(target, "/v1/") {
 			t.Skip("this is another door")
@@ -129,14 +129,14 @@ func FuzzREST(f *testing.F) {
 				header.Set(name, text)
 			}
 		}
-		documented(t, knock(t, door, verb, target, header, body), // the router itself mends paths such as //
+		documented(t, knock(t, handler, verb, target, header, body), // the router itself mends paths such as //
 			http.StatusMethodNotAllowed, http.StatusUnsupportedMediaType, http.StatusMovedPermanently, http.StatusTemporaryRedirect)
 	})
 }
 
 // FuzzRPC is the door of gRPC, gRPC-Web and Connect.
 func FuzzRPC(f *testing.F) {
-	door := door(f)
+	handler := handler(f)
 	f.Fuzz(func(t *testing.T, which uint8, contentType, encoding, timeout string, frame bool, body []byte) {
 		if frame {
 			body = framed(body)
@@ -152,7 +152,7 @@ func FuzzRPC(f *testing.F) {
 			header.Set("Connect-Timeout-Ms", timeout)
 		}
 		request := requests[int(which)%len(requests)]
-		a := knock(t, door, http.MethodPost, rpcPath(request), header, body)
+		a := knock(t, handler, http.MethodPost, rpcPath(request), header, body)
 		code, found := rpcCode(a)
 		if unforeseen := code == "internal" && !broken(a) || code == "unknown"; unforeseen || !found && a.status >= http.StatusInternalServerError {
 			t.Errorf("answered %d, %s: %v %v %s", a.status, code, a.header, a.trailer, a.body)

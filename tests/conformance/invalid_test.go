@@ -166,16 +166,16 @@ func invalidRows() []row {
 		if !known {
 			place = len(rows)
 			byName[name] = place
-			rows = append(rows, row{name: name, run: func(*testing.T, *house, face) {}})
+			rows = append(rows, row{name: name, run: func(*testing.T, *house, door) {}})
 		}
 		others := rows[place].run
-		rows[place].run = func(t *testing.T, h *house, f face) {
+		rows[place].run = func(t *testing.T, h *house, f door) {
 			others(t, h, f)
 			refusedAt(t, f, one)
 		}
 	}
 	return append(rows,
-		row{name: "above 1 MiB", run: func(t *testing.T, _ *house, f face) {
+		row{name: "above 1 MiB", run: func(t *testing.T, _ *house, f door) {
 			for _, size := range []int{1<<20 + 1, 3 << 20} {
 				sent := sized(fresh(t), size)
 				if refusal := ask(t, f, sent, tooLarge); refusal.field == "" {
@@ -184,13 +184,13 @@ func invalidRows() []row {
 				ask(t, f, &pb.GetDeliberationStatusRequest{DeliberationId: sent.GetDeliberationId()}, notFound)
 			}
 		}},
-		row{name: "no message at all", about: sendsBytes, run: func(t *testing.T, _ *house, f face) {
+		row{name: "no message at all", about: sendsBytes, run: func(t *testing.T, _ *house, f door) {
 			askAs(t, f, call{request: request(fresh(t)), broken: true}, invalid)
 		}},
 	)
 }
 
-func refusedAt(t *testing.T, f face, one mistake) {
+func refusedAt(t *testing.T, f door, one mistake) {
 	t.Helper()
 	t.Run(one.what, func(t *testing.T) {
 		if refusal := ask(t, f, one.request, invalid); refusal.field != one.field || refusal.detail == "" {

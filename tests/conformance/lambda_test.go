@@ -40,9 +40,9 @@ func (f *lambdaREST) wire(request proto.Message, code string, isNew bool) string
 	return f.routes.wire(request, code, isNew)
 }
 
-// lambdaFaces are the faces of a function on AWS Lambda with a Function URL.
+// lambdaDoors are the doors of a function on AWS Lambda with a Function URL.
 // tests/lambda runs the program itself; here is its host.
-func lambdaFaces(t *testing.T, sys *system.System, timeout *atomic.Int64) []face {
+func lambdaDoors(t *testing.T, sys *system.System, timeout *atomic.Int64) []door {
 	t.Helper()
 	settings, err := config.Load(sys.Environ())
 	if err != nil {
@@ -57,8 +57,8 @@ func lambdaFaces(t *testing.T, sys *system.System, timeout *atomic.Int64) []face
 		gateway.Close()
 		_ = served.Stop(context.WithoutCancel(t.Context()))
 	})
-	return []face{
-		&eventFace{title: "Lambda event", url: gateway.URL, codec: inProtobuf, envelope: binaryMode},
+	return []door{
+		&eventDoor{title: "Lambda event", url: gateway.URL, codec: inProtobuf, envelope: binaryMode},
 		&lambdaREST{&rest{gateway.URL}},
 	}
 }

@@ -14,7 +14,7 @@ import (
 
 // freshRows come first, before anything is submitted.
 func freshRows() []row {
-	return []row{{name: "nothing is counted, nothing is listed", run: func(t *testing.T, _ *house, f face) {
+	return []row{{name: "nothing is counted, nothing is listed", run: func(t *testing.T, _ *house, f door) {
 		same(t, "the statistics", statistics(t, f), &pb.RayExecutorStats{})
 		same(t, "the jobs", ask(t, f, &pb.GetActiveJobsRequest{}, ok).reply, &pb.GetActiveJobsResponse{})
 		same(t, "the list", ask(t, f, &pb.ListDeliberationsRequest{}, ok).reply, &pb.ListDeliberationsResponse{})
@@ -23,7 +23,7 @@ func freshRows() []row {
 
 func lifeRows() []row {
 	return []row{
-		{name: "status: queued", run: func(t *testing.T, _ *house, f face) {
+		{name: "status: queued", run: func(t *testing.T, _ *house, f door) {
 			id := submit(t, f, request(fresh(t)))
 			got := status(t, f, id)
 			if got.GetSubmittedAt().AsTime().After(time.Now()) || time.Since(got.GetSubmittedAt().AsTime()) > time.Minute {
@@ -33,7 +33,7 @@ func lifeRows() []row {
 				Status: "queued", DeliberationId: id, SubmittedAt: got.GetSubmittedAt(), Pool: "default", TaskId: "task-" + id,
 			})
 		}},
-		{name: "status: running", run: func(t *testing.T, h *house, f face) {
+		{name: "status: running", run: func(t *testing.T, h *house, f door) {
 			id := submit(t, f, request(fresh(t)))
 			started(t, h, id)
 			got := status(t, f, id)
@@ -41,7 +41,7 @@ func lifeRows() []row {
 				t.Errorf("the status is %v", got)
 			}
 		}},
-		{name: "status: completed, with every agent's result in order", run: func(t *testing.T, h *house, f face) {
+		{name: "status: completed, with every agent's result in order", run: func(t *testing.T, h *house, f door) {
 			id := submit(t, f, request(fresh(t)))
 			started(t, h, id)
 			results := []*pb.DeliberationResult{journaltest.Result(0, ""), journaltest.Result(1, "Do it. 実行")}
@@ -56,20 +56,20 @@ func lifeRows() []row {
 				t.Error("it has no end")
 			}
 		}},
-		{name: "status: failed, and why", run: func(t *testing.T, h *house, f face) {
+		{name: "status: failed, and why", run: func(t *testing.T, h *house, f door) {
 			id := submit(t, f, request(fresh(t)))
 			failed(t, h, id)
 			if got := status(t, f, id); got.GetStatus() != "failed" || got.GetErrorMessage() != "no agent answered" || got.GetResult() != nil {
 				t.Errorf("the status is %v", got)
 			}
 		}},
-		{name: "status: unknown", run: func(t *testing.T, _ *house, f face) {
+		{name: "status: unknown", run: func(t *testing.T, _ *house, f door) {
 			o := ask(t, f, &pb.GetDeliberationStatusRequest{DeliberationId: "nobody-knows"}, notFound)
 			if got, has := o.reply.(*pb.GetDeliberationStatusResponse); has && got.GetDeliberationId() != "nobody-knows" {
 				t.Errorf("the status is %v", got)
 			}
 		}},
-		{name: "cancel: queued", run: func(t *testing.T, _ *house, f face) {
+		{name: "cancel: queued", run: func(t *testing.T, _ *house, f door) {
 			id := submit(t, f, request(fresh(t)))
 			if got := cancel(t, f, id); got.GetStatus() != "cancelled" || got.GetDeliberationId() != id {
 				t.Errorf("cancel answers %v", got)
@@ -78,7 +78,7 @@ func lifeRows() []row {
 				t.Errorf("the status is %v", got)
 			}
 		}},
-		{name: "cancel: running", run: func(t *testing.T, h *house, f face) {
+		{name: "cancel: running", run: func(t *testing.T, h *house, f door) {
 			id := submit(t, f, request(fresh(t)))
 			started(t, h, id)
 			won(t)(h.worker.Agent(t.Context(), id, 1, "half of it"))
@@ -87,24 +87,24 @@ func lifeRows() []row {
 				t.Errorf("the status is %v", got)
 			}
 		}},
-		{name: "cancel: twice", run: func(t *testing.T, _ *house, f face) {
+		{name: "cancel: twice", run: func(t *testing.T, _ *house, f door) {
 			id := submit(t, f, request(fresh(t)))
 			first, second := cancel(t, f, id), cancel(t, f, id)
 			same(t, "the second answer", second, first)
 		}},
-		{name: "cancel: too late", run: func(t *testing.T, h *house, f face) {
+		{name: "cancel: too late", run: func(t *testing.T, h *house, f door) {
 			id := submit(t, f, request(fresh(t)))
 			won(t)(h.worker.Completed(t.Context(), id, journaltest.Result(0, "done")))
 			if got := cancel(t, f, id); got.GetStatus() != "completed" {
 				t.Errorf("cancel answers %v", got)
 			}
 		}},
-		{name: "cancel: unknown", run: func(t *testing.T, _ *house, f face) {
+		{name: "cancel: unknown", run: func(t *testing.T, _ *house, f door) {
 			ask(t, f, &pb.CancelDeliberationRequest{DeliberationId: "nobody-knows"}, notFound)
 		}},
 		{name: "jobs: what is queued and running, and no more", run: jobs},
 		{name: "statistics: they count each state", run: countsEachState},
-		{name: "health: degraded, with the reason", run: func(t *testing.T, _ *house, f face) {
+		{name: "health: degraded, with the reason", run: func(t *testing.T, _ *house, f door) {
 			got := ask(t, f, &pb.GetStatusRequest{}, ok).reply.(*pb.GetStatusResponse)
 			if got.GetStatus() != "degraded" || len(got.GetReasons()) != 1 || len(got.GetClusters()) != 1 || got.GetClusters()[0].GetReachable() {
 				t.Errorf("without a Ray, health is %v", got)
@@ -113,7 +113,7 @@ func lifeRows() []row {
 	}
 }
 
-func jobs(t *testing.T, h *house, f face) {
+func jobs(t *testing.T, h *house, f door) {
 	queued, running, ended := submit(t, f, request(fresh(t))), submit(t, f, request(fresh(t))), submit(t, f, request(fresh(t)))
 	started(t, h, running)
 	cancel(t, f, ended)
@@ -136,7 +136,7 @@ func jobs(t *testing.T, h *house, f face) {
 	}
 }
 
-func countsEachState(t *testing.T, h *house, f face) {
+func countsEachState(t *testing.T, h *house, f door) {
 	before := statistics(t, f)
 	for _, end := range []string{"queued", "running", "completed", "failed", "cancelled"} {
 		id := submit(t, f, request(fresh(t)))
@@ -166,7 +166,7 @@ func countsEachState(t *testing.T, h *house, f face) {
 
 func listRows() []row {
 	return []row{
-		{name: "all pages, each deliberation once, newest first", run: func(t *testing.T, _ *house, f face) {
+		{name: "all pages, each deliberation once, newest first", run: func(t *testing.T, _ *house, f door) {
 			task := "list-" + fresh(t)
 			var want []string
 			for range 5 {
@@ -178,7 +178,7 @@ func listRows() []row {
 			}
 		}},
 		{name: "by state and by pool", run: filters},
-		{name: "summary", run: func(t *testing.T, _ *house, f face) {
+		{name: "summary", run: func(t *testing.T, _ *house, f door) {
 			id := submit(t, f, ofTask(fresh(t), "summary-"+fresh(t)))
 			cancel(t, f, id)
 			request := &pb.ListDeliberationsRequest{State: "cancelled", PageSize: 1}
@@ -193,7 +193,7 @@ func listRows() []row {
 			})
 		}},
 		{name: "by labels: all of them, of any state", run: labels},
-		{name: "nothing found", run: func(t *testing.T, _ *house, f face) {
+		{name: "nothing found", run: func(t *testing.T, _ *house, f door) {
 			if got := pages(t, f, &pb.ListDeliberationsRequest{TaskId: "no such task"}); len(got) != 0 {
 				t.Errorf("listed are %v", got)
 			}
@@ -201,7 +201,7 @@ func listRows() []row {
 	}
 }
 
-func filters(t *testing.T, h *house, f face) {
+func filters(t *testing.T, h *house, f door) {
 	task := "filters-" + fresh(t)
 	queued, running := submit(t, f, ofTask(fresh(t), task)), submit(t, f, ofTask(fresh(t), task))
 	cancelled := submit(t, f, ofTask(fresh(t), task))
@@ -228,7 +228,7 @@ func filters(t *testing.T, h *house, f face) {
 	}
 }
 
-func labels(t *testing.T, _ *house, f face) {
+func labels(t *testing.T, _ *house, f door) {
 	team := "team-" + fresh(t)
 	labelled := func(run string) string {
 		made := request(fresh(t))
@@ -265,7 +265,7 @@ func ofTask(id, task string) *pb.ExecuteDeliberationRequest {
 }
 
 // pages reads a list to its end.
-func pages(t *testing.T, f face, query *pb.ListDeliberationsRequest) (ids []string) {
+func pages(t *testing.T, f door, query *pb.ListDeliberationsRequest) (ids []string) {
 	t.Helper()
 	query = proto.CloneOf(query)
 	for range 100 {

@@ -14,7 +14,7 @@ import (
 
 // A page is the run as docs/conformance.md shows it.
 type page struct {
-	faces []face
+	doors []door
 	lines []line
 }
 
@@ -25,7 +25,7 @@ type line struct {
 	passed  map[string]bool
 }
 
-func newPage(faces []face) *page { return &page{faces: faces} }
+func newPage(doors []door) *page { return &page{doors: doors} }
 
 func (p *page) section(name string) {
 	p.lines = append(p.lines, line{name: name, section: true})
@@ -38,7 +38,7 @@ func (p *page) row(name string) {
 	p.lines = append(p.lines, line{name: name, passed: make(map[string]bool)})
 }
 
-func (p *page) mark(row string, f face, passed bool) {
+func (p *page) mark(row string, f door, passed bool) {
 	for _, line := range p.lines {
 		if line.name == row {
 			line.passed[f.name()] = passed
@@ -58,14 +58,14 @@ func (p *page) render() string {
 	for _, line := range p.lines {
 		if line.section {
 			fmt.Fprintf(&out, "\n## %s\n\n| case |", line.name)
-			for _, f := range p.faces {
+			for _, f := range p.doors {
 				fmt.Fprintf(&out, " %s |", f.name())
 			}
-			fmt.Fprintf(&out, "\n|---|%s\n", strings.Repeat(":-:|", len(p.faces)))
+			fmt.Fprintf(&out, "\n|---|%s\n", strings.Repeat(":-:|", len(p.doors)))
 			continue
 		}
 		fmt.Fprintf(&out, "| %s |", line.name)
-		for _, f := range p.faces {
+		for _, f := range p.doors {
 			fmt.Fprintf(&out, " %s |", line.sign(f))
 		}
 		out.WriteByte('\n')
@@ -73,7 +73,7 @@ func (p *page) render() string {
 	return out.String()
 }
 
-func (l *line) sign(f face) string {
+func (l *line) sign(f door) string {
 	switch passed, ran := l.passed[f.name()]; {
 	case !ran:
 		return "–"

@@ -18,7 +18,7 @@ import (
 	"rayexecutor/tests/system"
 )
 
-// python is the face of the Python client (clients/python). Each call is one of
+// python is the door of the Python client (clients/python). Each call is one of
 // the client's own, in a child process that clients/python/tests/door.py is.
 type python struct {
 	t    *testing.T
@@ -29,17 +29,17 @@ type python struct {
 	idle []*pythonChild
 }
 
-// pythonFaces are the blocking client and the one for asyncio, until the test
+// pythonDoors are the blocking client and the one for asyncio, until the test
 // ends.
-func pythonFaces(t *testing.T, url string) []face {
+func pythonDoors(t *testing.T, url string) []door {
 	t.Helper()
-	var faces []face
+	var doors []door
 	for _, mode := range []string{"blocking", "asyncio"} {
 		f := &python{t: t, url: url, mode: mode}
 		t.Cleanup(f.close)
-		faces = append(faces, f)
+		doors = append(doors, f)
 	}
-	return faces
+	return doors
 }
 
 func (f *python) name() string {
@@ -57,9 +57,9 @@ var raised = map[string]string{
 
 func (f *python) wire(_ proto.Message, code string, _ bool) string { return raised[code] }
 
-// sendsBytes is about the faces that can send what is no message: a typed
+// sendsBytes is about the doors that can send what is no message: a typed
 // client cannot.
-func sendsBytes(f face) bool { _, is := f.(*python); return !is }
+func sendsBytes(f door) bool { _, is := f.(*python); return !is }
 
 // pythonLine is what a child prints: an event of a watch, or an outcome.
 type pythonLine struct {

@@ -15,7 +15,7 @@ import (
 	"rayexecutor/tests/sse"
 )
 
-// rest is the face of the JSON routes.
+// rest is the door of the JSON routes.
 type rest struct{ url string }
 
 func (f *rest) name() string { return "REST" }

@@ -93,7 +93,7 @@ func readFrame(r io.Reader) (flags byte, data []byte, err error) {
 	return prefix[0], data, err
 }
 
-// grpc is the face of gRPC, and of gRPC-Web, where trailers travel in the body.
+// grpc is the door of gRPC, and of gRPC-Web, where trailers travel in the body.
 type grpc struct {
 	url string
 	web bool
@@ -227,7 +227,7 @@ func (f *grpc) watch(ctx context.Context, request *pb.WatchDeliberationRequest, 
 	})
 }
 
-// connect is the face of Connect's own protocol, in JSON.
+// connect is the door of Connect's own protocol, in JSON.
 type connect struct{ url string }
 
 func (f *connect) name() string { return "Connect JSON" }

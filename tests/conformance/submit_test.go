@@ -15,10 +15,10 @@ const trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 func submitRows() []row {
 	return []row{
-		{name: "new", run: func(t *testing.T, h *house, f face) {
+		{name: "new", run: func(t *testing.T, h *house, f door) {
 			id := fresh(t)
 			receipt := ask(t, f, request(id), ok)
-			if receipt.isNew != tellsNew(f) {
+			if receipt.isNew != distinguishesNew(f) {
 				t.Errorf("it is answered as new: %v", receipt.isNew)
 			}
 			same(t, "the receipt", receipt.reply, &pb.ExecuteDeliberationResponse{
@@ -27,14 +27,14 @@ func submitRows() []row {
 			record, _ := recorded(t, h, id)
 			same(t, "the journal's request", record.GetRequest(), request(id))
 		}},
-		{name: "without an id", run: func(t *testing.T, h *house, f face) {
+		{name: "without an id", run: func(t *testing.T, h *house, f door) {
 			first, second := submit(t, f, request("")), submit(t, f, request(""))
 			if first == second {
 				t.Errorf("two requests are both %s", first)
 			}
 			recorded(t, h, first)
 		}},
-		{name: "the same again", run: func(t *testing.T, h *house, f face) {
+		{name: "the same again", run: func(t *testing.T, h *house, f door) {
 			id := fresh(t)
 			submit(t, f, request(id))
 			for range 2 {
@@ -45,7 +45,7 @@ func submitRows() []row {
 			}
 			recorded(t, h, id)
 		}},
-		{name: "the same id, another request", run: func(t *testing.T, _ *house, f face) {
+		{name: "the same id, another request", run: func(t *testing.T, _ *house, f door) {
 			id := fresh(t)
 			submit(t, f, request(id))
 			other := request(id)
@@ -55,7 +55,7 @@ func submitRows() []row {
 				t.Errorf("refused with %v", refusal)
 			}
 		}},
-		{name: "the same event or Idempotency-Key again", about: hasKeys, run: func(t *testing.T, h *house, f face) {
+		{name: "the same event or Idempotency-Key again", about: hasKeys, run: func(t *testing.T, h *house, f door) {
 			c := call{request: request(""), id: fresh(t)}
 			first := askAs(t, f, c, ok).reply.(*pb.ExecuteDeliberationResponse).GetDeliberationId()
 			second := askAs(t, f, c, ok).reply.(*pb.ExecuteDeliberationResponse).GetDeliberationId()
@@ -64,13 +64,13 @@ func submitRows() []row {
 			}
 			recorded(t, h, first)
 		}},
-		{name: "every field, as it was sent", run: func(t *testing.T, h *house, f face) {
+		{name: "every field, as it was sent", run: func(t *testing.T, h *house, f door) {
 			sent := fullRequest(fresh(t))
 			submit(t, f, sent)
 			record, _ := recorded(t, h, sent.GetDeliberationId())
 			same(t, "the journal's request", record.GetRequest(), sent)
 		}},
-		{name: "any script, and NUL", run: func(t *testing.T, h *house, f face) {
+		{name: "any script, and NUL", run: func(t *testing.T, h *house, f door) {
 			sent := request(fresh(t))
 			sent.TaskDescription = "Ünïcode — 日本語, العربية, 👩🏽‍💻, a\u0301, \u202e, \u0000, \\u0041, \"quoted\", <b>&amp;</b>\r\n\t"
 			sent.Role = "архитектор"
@@ -82,12 +82,12 @@ func submitRows() []row {
 				t.Errorf("its status is %v", got)
 			}
 		}},
-		{name: "256 agents", run: func(t *testing.T, _ *house, f face) {
+		{name: "256 agents", run: func(t *testing.T, _ *house, f door) {
 			sent := request(fresh(t))
 			sent.Agents = agents(256)
 			submit(t, f, sent)
 		}},
-		{name: "1 MiB to the byte", run: func(t *testing.T, _ *house, f face) {
+		{name: "1 MiB to the byte", run: func(t *testing.T, _ *house, f door) {
 			sent := sized(fresh(t), 1<<20)
 			submit(t, f, sent)
 			submit(t, f, sent)
@@ -95,7 +95,7 @@ func submitRows() []row {
 				t.Errorf("its status is %v", got)
 			}
 		}},
-		{name: "the caller's traceparent is kept", run: func(t *testing.T, h *house, f face) {
+		{name: "the caller's traceparent is stored", run: func(t *testing.T, h *house, f door) {
 			id := fresh(t)
 			askAs(t, f, call{request: request(id), trace: trace}, ok)
 			if _, got := recorded(t, h, id); got != trace {
@@ -110,15 +110,15 @@ func submitRows() []row {
 	}
 }
 
-// hasKeys is about the faces where something besides the request says which one
+// hasKeys is about the doors where something besides the request says which one
 // it is.
-func hasKeys(f face) bool {
-	_, event := f.(*eventFace)
-	return event || tellsNew(f)
+func hasKeys(f door) bool {
+	_, event := f.(*eventDoor)
+	return event || distinguishesNew(f)
 }
 
-// tellsNew is about the faces that tell a new submit from a repeated one.
-func tellsNew(f face) bool {
+// distinguishesNew selects the doors that answer a repeated submit differently from a new one.
+func distinguishesNew(f door) bool {
 	_, is := f.(*rest)
 	_, behind := f.(*lambdaREST)
 	return is || behind
@@ -152,7 +152,7 @@ func sized(id string, bytes int) *pb.ExecuteDeliberationRequest {
 	return made
 }
 
-// A joint is a case that all faces have to pass at the same time.
+// A joint is a case that all doors have to pass at the same time.
 type joint struct {
 	name string
 	run  func(t *testing.T, h *house)
@@ -163,14 +163,14 @@ func together() []joint {
 		{"one request, submitted through every door at once", func(t *testing.T, h *house) {
 			const each = 4
 			id := fresh(t)
-			atOnce(h, each, func(f face, _ int) { submit(t, f, request(id)) })
+			atOnce(h, each, func(f door, _ int) { submit(t, f, request(id)) })
 			recorded(t, h, id)
 		}},
 		{"one id for a request of each door's own, at once", func(t *testing.T, h *house) {
 			id := fresh(t)
 			var mu sync.Mutex
 			tally := make(map[string]int)
-			atOnce(h, 1, func(f face, place int) {
+			atOnce(h, 1, func(f door, place int) {
 				own := request(id)
 				own.TaskDescription = f.name()
 				o, err := f.call(t.Context(), call{request: own})
@@ -182,15 +182,15 @@ func together() []joint {
 				defer mu.Unlock()
 				tally[o.code]++
 			})
-			if tally[ok] != 1 || tally[conflict] != len(h.faces)-1 {
+			if tally[ok] != 1 || tally[conflict] != len(h.doors)-1 {
 				t.Errorf("it comes to %v", tally)
 			}
 			recorded(t, h, id)
 		}},
 		{"one deliberation, cancelled through every door at once", func(t *testing.T, h *house) {
 			id := fresh(t)
-			submit(t, h.faces[0], request(id))
-			atOnce(h, 2, func(f face, _ int) {
+			submit(t, h.doors[0], request(id))
+			atOnce(h, 2, func(f door, _ int) {
 				if got := cancel(t, f, id); got.GetStatus() != "cancelled" {
 					t.Errorf("%s answers %v", f.name(), got)
 				}
@@ -199,24 +199,24 @@ func together() []joint {
 				t.Errorf("it has %d ends", len(ends))
 			}
 		}},
-		{"every door tells the same of a deliberation", func(t *testing.T, h *house) {
+		{"every door answers the same about a deliberation", func(t *testing.T, h *house) {
 			sent := fullRequest(fresh(t))
-			submit(t, h.faces[0], sent)
-			cancel(t, h.faces[0], sent.GetDeliberationId())
-			want := status(t, h.faces[0], sent.GetDeliberationId())
-			for _, f := range h.faces[1:] {
+			submit(t, h.doors[0], sent)
+			cancel(t, h.doors[0], sent.GetDeliberationId())
+			want := status(t, h.doors[0], sent.GetDeliberationId())
+			for _, f := range h.doors[1:] {
 				same(t, f.name()+": status", status(t, f, sent.GetDeliberationId()), want)
-				same(t, f.name()+": statistics", statistics(t, f), statistics(t, h.faces[0]))
+				same(t, f.name()+": statistics", statistics(t, f), statistics(t, h.doors[0]))
 			}
 		}},
 	}
 }
 
-// atOnce calls every face several times, all at the same time.
-func atOnce(h *house, each int, do func(f face, place int)) {
+// atOnce calls every door several times, all at the same time.
+func atOnce(h *house, each int, do func(f door, place int)) {
 	var group sync.WaitGroup
 	start := make(chan struct{})
-	for _, f := range h.faces {
+	for _, f := range h.doors {
 		for place := range each {
 			group.Go(func() {
 				<-start

@@ -9,18 +9,18 @@ import (
 	pb "rayexecutor/proto/ray_executor/v1"
 )
 
-// A watcher is a face that tells a deliberation's events as they come.
+// A watcher is a door that streams a deliberation's events.
 type watcher interface {
-	face
+	door
 	// watch hands on each event until the stream ends or each wants no more.
 	watch(ctx context.Context, request *pb.WatchDeliberationRequest, each func(*pb.WatchDeliberationResponse) bool) (*outcome, error)
 }
 
-func watches(f face) bool { _, is := f.(watcher); return is }
+func watches(f door) bool { _, is := f.(watcher); return is }
 
 // watch watches to the end and returns the events. seen, which may be nil,
 // is called for each event.
-func watch(t *testing.T, f face, id string, after uint64, want string, seen func(*pb.WatchDeliberationResponse) bool) []*pb.WatchDeliberationResponse {
+func watch(t *testing.T, f door, id string, after uint64, want string, seen func(*pb.WatchDeliberationResponse) bool) []*pb.WatchDeliberationResponse {
 	t.Helper()
 	request := &pb.WatchDeliberationRequest{DeliberationId: id, AfterSequence: after}
 	var events []*pb.WatchDeliberationResponse
@@ -60,7 +60,7 @@ func expect(t *testing.T, events []*pb.WatchDeliberationResponse, want ...string
 
 func watchRows() []row {
 	return []row{
-		{name: "watch: the whole story of one that has ended", about: watches, run: func(t *testing.T, h *house, f face) {
+		{name: "watch: the whole story of one that has ended", about: watches, run: func(t *testing.T, h *house, f door) {
 			id := submit(t, f, request(fresh(t)))
 			started(t, h, id)
 			won(t)(h.worker.Agent(t.Context(), id, 1, "a proposal"))
@@ -72,7 +72,7 @@ func watchRows() []row {
 			same(t, "the agent's result", events[2].GetAgent().GetResult(), result)
 			same(t, "the end's result", events[3].GetCompleted().GetResults()[0], result)
 		}},
-		{name: "watch: as it happens, until a cancel", about: watches, run: func(t *testing.T, h *house, f face) {
+		{name: "watch: as it happens, until a cancel", about: watches, run: func(t *testing.T, h *house, f door) {
 			id := submit(t, f, request(fresh(t)))
 			events := watch(t, f, id, 0, ok, func(event *pb.WatchDeliberationResponse) bool {
 				switch {
@@ -88,7 +88,7 @@ func watchRows() []row {
 				t.Errorf("the reason is %q", reason)
 			}
 		}},
-		{name: "watch: resumed after a cut", about: watches, run: func(t *testing.T, h *house, f face) {
+		{name: "watch: resumed after a cut", about: watches, run: func(t *testing.T, h *house, f door) {
 			id := submit(t, f, request(fresh(t)))
 			first := watch(t, f, id, 0, ok, func(*pb.WatchDeliberationResponse) bool { return false })
 			expect(t, first, "requested")
@@ -98,10 +98,10 @@ func watchRows() []row {
 			expect(t, rest, "started", "cancelled")
 			expect(t, watch(t, f, id, rest[1].GetSequence(), ok, nil))
 		}},
-		{name: "watch: unknown", about: watches, run: func(t *testing.T, _ *house, f face) {
+		{name: "watch: unknown", about: watches, run: func(t *testing.T, _ *house, f door) {
 			expect(t, watch(t, f, "nobody-knows", 0, notFound, nil))
 		}},
-		{name: "watch: no id", about: watches, run: func(t *testing.T, _ *house, f face) {
+		{name: "watch: no id", about: watches, run: func(t *testing.T, _ *house, f door) {
 			expect(t, watch(t, f, "a.b", 0, invalid, nil))
 		}},
 	}
