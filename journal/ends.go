@@ -81,6 +81,8 @@ const (
 // *LaterError sets, or with a growing backoff. An end that can never be handled is
 // terminated; see neverHandled.
 func (j *Journal) Ends(ctx context.Context, reader Reader, handle func(context.Context, Delivery) error) error {
+	// A counter that begins with 1 shows no increase, and no alert fires.
+	j.terminated.WithLabelValues(reader.consumer)
 	consumer, err := j.js.Consumer(ctx, j.name(Stream), reader.consumer)
 	if err != nil {
 		return j.failed("reach the consumer "+reader.consumer+reader.hint, err)

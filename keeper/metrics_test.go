@@ -1,6 +1,7 @@
 package keeper_test
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -114,6 +115,21 @@ func TestTotalsAreExported(t *testing.T) {
 	if problems, err := promlint.New(strings.NewReader(text(other))).Lint(); err != nil || len(problems) > 0 {
 		t.Error(problems, err)
 	}
+}
+
+// A counter that begins with 1 shows no increase to Prometheus.
+func TestSetAsideBeginsAtZero(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	j := w.Connect(t)
+	metrics := prometheus.NewRegistry()
+	metrics.MustRegister(j.Metrics()...)
+	ctx, cancel := context.WithCancel(t.Context())
+	ended := make(chan struct{})
+	go func() { defer close(ended); _ = keeper.New(j, keepertest.Quiet()).Run(ctx) }()
+	waitForSeries(t, metrics, map[string]string{`ray_executor_ends_set_aside_total{reader="keeper-announce"}`: "0"})
+	cancel()
+	<-ended
 }
 
 // A keeper that starts exports no total below what the one before it exported.

@@ -81,8 +81,8 @@ func TestEachRuleFiresAndIsQuiet(t *testing.T) {
 		Tests []struct {
 			Alerts []struct {
 				Name string           `yaml:"alertname"`
-				Want []map[string]any `yaml:"exp_alerts"`
-			} `yaml:"alert_rule_test"`
+				Want []map[string]any `yaml:"exp_alerts"` //nolint:tagliatelle // promtool's name
+			} `yaml:"alert_rule_test"` //nolint:tagliatelle // promtool's name
 		} `yaml:"tests"`
 	}
 	if err := yaml.Unmarshal(tests, &cases); err != nil {
