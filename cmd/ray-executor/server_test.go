@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -51,26 +52,26 @@ func TestIdleAndSlowConnections(t *testing.T) {
 	}
 	for name, one := range map[string]struct {
 		after time.Duration
-		use   func(t *testing.T, connection net.Conn)
+		use   func(t *testing.T, connection net.Conn, background *sync.WaitGroup)
 	}{
-		"that sends nothing":   {10 * time.Second, func(*testing.T, net.Conn) {}},
-		"with half of headers": {10 * time.Second, func(t *testing.T, connection net.Conn) { send(t, connection, "GET / HTTP/1.1\r\nHost:") }},
-		"with a slow body": {bodyTimeout, func(t *testing.T, connection net.Conn) {
+		"that sends nothing":   {10 * time.Second, func(*testing.T, net.Conn, *sync.WaitGroup) {}},
+		"with half of headers": {10 * time.Second, func(t *testing.T, connection net.Conn, _ *sync.WaitGroup) { send(t, connection, "GET / HTTP/1.1\r\nHost:") }},
+		"with a slow body": {bodyTimeout, func(t *testing.T, connection net.Conn, background *sync.WaitGroup) {
 			send(t, connection, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
-			go func() {
+			background.Go(func() {
 				for { // until it is closed
 					if _, err := connection.Write([]byte(" ")); err != nil {
 						return
 					}
 					time.Sleep(3 * time.Second)
 				}
-			}()
+			})
 		}},
-		"that does not read": {responseTimeout, func(t *testing.T, connection net.Conn) {
+		"that does not read": {responseTimeout, func(t *testing.T, connection net.Conn, _ *sync.WaitGroup) {
 			send(t, connection, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-			time.Sleep(responseTimeout) // longer than the server lets it
+			time.Sleep(responseTimeout + time.Millisecond) // past the server's deadline
 		}},
-		"that is idle": {2 * time.Minute, func(t *testing.T, connection net.Conn) {
+		"that is idle": {2 * time.Minute, func(t *testing.T, connection net.Conn, _ *sync.WaitGroup) {
 			send(t, connection, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
 			response, err := http.ReadResponse(bufio.NewReader(connection), nil)
 			if err != nil {
@@ -94,12 +95,14 @@ func TestIdleAndSlowConnections(t *testing.T) {
 				go func() { ended <- server.Serve(listener) }()
 				connection := listener.dial()
 				began := time.Now()
-				one.use(t, connection)
+				var background sync.WaitGroup
+				one.use(t, connection, &background)
 				_, _ = io.Copy(io.Discard, connection) // until the server closes it
 				if after := time.Since(began); after < one.after || after > one.after+time.Second {
 					t.Errorf("closed after %s, want %s", after, one.after)
 				}
 				connection.Close()
+				background.Wait()
 				server.Close()
 				if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
 					t.Error(err)
