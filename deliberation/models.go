@@ -3,6 +3,7 @@ package deliberation
 import (
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -26,10 +27,14 @@ func (m Models) Allows(model string) bool {
 }
 
 // checkModel refuses a model that a caller names and the operator does not allow. No
-// name, or that of the operator's default, is allowed.
-func (r *Rules) checkModel(model, field string) error {
+// name, or that of the operator's default, is allowed. The field is a format, which
+// is filled only for a refusal.
+func (r *Rules) checkModel(model, field string, places ...int) error {
 	if model == "" || model == r.model || r.models.Allows(model) {
 		return nil
+	}
+	for _, place := range places {
+		field = strings.Replace(field, "%d", strconv.Itoa(place), 1)
 	}
 	return Invalidf(field, "the model %q is not allowed; ask the operator to add it to MODELS", Short(model))
 }

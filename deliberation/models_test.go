@@ -44,5 +44,9 @@ func TestCallersNameAllowedModelsOnly(t *testing.T) {
 		}
 	}
 	checkRefusal(t, ask("other", ""), deliberation.Invalid, "vllm_model", "MODELS")
+	_, err = rules.Accept("d", &pb.ExecuteDeliberationRequest{
+		TaskId: "t", TaskDescription: "d", Role: "DEV", Agents: []*pb.Agent{{Id: "a", Fallbacks: []*pb.ModelEndpoint{{Model: "qwen/a"}, {Model: "other"}}}},
+	})
+	checkRefusal(t, err, deliberation.Invalid, "agents[0].fallbacks[1].model", "MODELS")
 	checkRefusal(t, ask("", "other"), deliberation.Invalid, "agents[1].model", "MODELS")
 }

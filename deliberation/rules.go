@@ -200,7 +200,7 @@ func (r *Rules) checkAgents(record *pb.DeliberationRequested) error {
 		if agent.GetModel() == "" && record.GetVllmModel() == "" {
 			return Invalidf(fmt.Sprintf("agents[%d].model", i), "is empty, and neither vllm_model nor the operator's VLLM_MODEL names one")
 		}
-		if err := r.checkModel(agent.GetModel(), fmt.Sprintf("agents[%d].model", i)); err != nil {
+		if err := r.checkModel(agent.GetModel(), "agents[%d].model", i); err != nil {
 			return err
 		}
 		if err := CheckTemplate(agent.GetPromptTemplate(), metadata); err != nil {
@@ -212,7 +212,7 @@ func (r *Rules) checkAgents(record *pb.DeliberationRequested) error {
 		if err := r.checkSampling(agent.GetSampling(), "agents[%d].", i); err != nil {
 			return err
 		}
-		if err := r.checkFallbacks(fmt.Sprintf("agents[%d].fallbacks", i), agent.GetFallbacks()); err != nil {
+		if err := r.checkFallbacks(i, agent.GetFallbacks()); err != nil {
 			return err
 		}
 	}
@@ -220,15 +220,18 @@ func (r *Rules) checkAgents(record *pb.DeliberationRequested) error {
 	return checkPrompts(record.GetRequest())
 }
 
-func (r *Rules) checkFallbacks(field string, fallbacks []*pb.ModelEndpoint) error {
+func (r *Rules) checkFallbacks(agent int, fallbacks []*pb.ModelEndpoint) error {
 	for i, fallback := range fallbacks {
+		if err := r.checkModel(fallback.GetModel(), "agents[%d].fallbacks[%d].model", agent, i); err != nil {
+			return err
+		}
 		if fallback.GetVllmUrl() == "" && fallback.GetModel() == "" {
-			return Invalidf(fmt.Sprintf("%s[%d]", field, i), "must have a vllm_url, a model, or both")
+			return Invalidf(fmt.Sprintf("agents[%d].fallbacks[%d]", agent, i), "must have a vllm_url, a model, or both")
 		}
 		if fallback.GetVllmUrl() == "" {
 			continue // the request's, which is checked
 		}
-		if err := r.checkModelURL(fmt.Sprintf("%s[%d].vllm_url", field, i), ModelBase(fallback.GetVllmUrl())); err != nil {
+		if err := r.checkModelURL(fmt.Sprintf("agents[%d].fallbacks[%d].vllm_url", agent, i), ModelBase(fallback.GetVllmUrl())); err != nil {
 			return err
 		}
 	}

@@ -26,8 +26,8 @@ func TestAllocations(t *testing.T) {
 		contentType string
 		most        float64
 	}{
-		{"submit, JSON", request("d"), events.JSON, 83},
-		{"submit, protobuf", request("d"), events.Protobuf, 49},
+		{"submit, JSON", request("d"), events.JSON, 88},
+		{"submit, protobuf", request("d"), events.Protobuf, 54},
 		{"status, JSON", &pb.GetDeliberationStatusRequest{DeliberationId: "d"}, events.JSON, 62},
 		{"status, protobuf", &pb.GetDeliberationStatusRequest{DeliberationId: "d"}, events.Protobuf, 40},
 	} {

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"testing"
@@ -183,7 +184,7 @@ func testAcceptWithoutID(t *testing.T, j Journal) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	f := functions.New(functions.Options{Journal: j, Rules: rules})
+	f := functions.New(functions.Options{Journal: j, Rules: rules, Log: slog.New(slog.DiscardHandler)})
 	ids := make(map[string]int)
 	for _, derived := range []string{"", "", "key", "key"} {
 		receipt, err := f.Submit(t.Context(), record("", 1).GetRequest(), functions.Origin{DeliberationID: derived})
