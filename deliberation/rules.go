@@ -186,6 +186,9 @@ func (r *Rules) checkRecord(record *pb.DeliberationRequested) error {
 	if err := checkResponseFormat(record.GetRequest().GetResponseFormat()); err != nil {
 		return err
 	}
+	if err := checkStrategy(record.GetRequest().GetStrategy()); err != nil {
+		return err
+	}
 	return r.checkAgents(record)
 }
 

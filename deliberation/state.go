@@ -109,6 +109,8 @@ type History struct {
 	Reason string
 	// DeadLetter reports that it failed because too many workers were lost with it.
 	DeadLetter bool
+	// Winner is the id of the agent that the strategy chose; nil for none.
+	Winner *string
 	// Sequence is that of the last entry, also of one after the end.
 	Sequence uint64
 	// Unreadable reports that the request could not be decoded: Requested has only its
@@ -154,6 +156,7 @@ func (d *History) apply(entry Entry) {
 		d.agents[event.GetAgentIndex()] = event.GetResult()
 	case *pb.DeliberationCompleted:
 		d.end(entry, event, "")
+		d.Winner = event.Winner
 	case *pb.DeliberationFailed:
 		d.end(entry, event, event.GetErrorMessage())
 		d.DeadLetter = event.GetGivenUp()
@@ -260,12 +263,40 @@ func (d *History) Status(id string) *pb.GetDeliberationStatusResponse {
 		Pool:           d.Requested.GetPool(),
 		TaskId:         d.Requested.GetTaskId(),
 		Usage:          d.Usage(),
+		Winner:         d.Winner,
+		Rounds:         d.rounds(),
 	}
-	// `result` is the first proposal, in the order of the request.
-	if i := slices.IndexFunc(response.GetResults(), Proposed); i >= 0 {
-		response.Result = response.GetResults()[i]
-	}
+	response.Result = d.result(response.GetResults())
 	return response
+}
+
+// result is the winner's result; without a winner the first proposal, in the order
+// of the request.
+func (d *History) result(results []*pb.DeliberationResult) *pb.DeliberationResult {
+	first := slices.IndexFunc(results, Proposed)
+	if d.Winner != nil {
+		won := func(result *pb.DeliberationResult) bool { return result.GetAgentId() == *d.Winner }
+		first = slices.IndexFunc(results, won)
+	}
+	if first < 0 {
+		return nil
+	}
+	return results[first]
+}
+
+// rounds lists what is recorded of each round, for a strategy that compares.
+func (d *History) rounds() []*pb.Round {
+	results := d.Results()
+	if !Compares(d.Requested.GetRequest()) || len(results) == 0 {
+		return nil
+	}
+	round := &pb.Round{Number: 1, Kind: "propose", Turns: make([]*pb.Turn, len(results))}
+	for i, result := range results {
+		round.Turns[i] = &pb.Turn{
+			AgentId: result.GetAgentId(), Text: result.GetProposal(), Usage: result.GetUsage(), Error: result.GetMetadata()["error"],
+		}
+	}
+	return []*pb.Round{round}
 }
 
 // Summary is the deliberation in ListDeliberations: without results and texts.

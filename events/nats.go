@@ -59,9 +59,9 @@ func Encode(lifecycle proto.Message, source, traceParent string) (Message, error
 	if err != nil {
 		return Message{}, err
 	}
-	data, err := marshalProto(lifecycle)
+	data, err := MarshalStored(lifecycle)
 	if err != nil {
-		return Message{}, fmt.Errorf("marshal %s: %w", Type(lifecycle), err)
+		return Message{}, err
 	}
 	id := subject[strings.LastIndexByte(subject, '.')+1:]
 	header := map[string][]string{
@@ -167,8 +167,8 @@ func Lifecycle(header map[string][]string, data []byte) (proto.Message, error) {
 		return nil, fmt.Errorf("event type %q is unknown", name)
 	}
 	message := messageType.New().Interface()
-	if err := proto.Unmarshal(data, message); err != nil {
-		return nil, fmt.Errorf("read a %s: %w", name, err)
+	if err := UnmarshalStored(data, message); err != nil {
+		return nil, err
 	}
 	return message, nil
 }

@@ -23,7 +23,27 @@ const (
 	ResponseSubjects  = "agent.response.>"
 	ResponseCompleted = "agent.response.completed"
 	ResponseFailed    = "agent.response.failed"
+	// ResponseReview and ResponseExtraction are those of ResponseCompleted that belong
+	// to the backlog review: its consumers read no other subject.
+	ResponseReview     = ResponseCompleted + ".backlog-review.role"
+	ResponseExtraction = ResponseCompleted + ".task-extraction"
 )
+
+// ResponseSubject returns the subject of an agent's response, by its event type and
+// the task: the Python service chooses alike. Task ids of the backlog review are
+// `ceremony-…:role-…` and `…:task-extraction`.
+func ResponseSubject(eventType, taskID, taskType string) string {
+	switch {
+	case eventType != ResponseCompleted:
+		return eventType
+	case taskType == "TASK_EXTRACTION" || strings.HasSuffix(taskID, ":task-extraction"):
+		return ResponseExtraction
+	case taskType == "BACKLOG_REVIEW_ROLE" || strings.HasPrefix(taskID, "ceremony-") && strings.Contains(taskID, ":role-"):
+		return ResponseReview
+	default:
+		return eventType
+	}
+}
 
 // Subject returns the journal subject of an event.
 func Subject(kind deliberation.Kind, qualifier, id string) string {

@@ -30,7 +30,9 @@ func (f *Functions) Status(ctx context.Context, request *pb.GetDeliberationStatu
 		return nil, err
 	}
 	status := history.Status(request.GetDeliberationId())
-	status.Reason = f.waitsFor(ctx, history)
+	if reason := f.waitsFor(ctx, history); reason != "" {
+		status.Reason = new(reason)
+	}
 	return status, nil
 }
 

@@ -31,6 +31,9 @@ func (f *Functions) Submit(ctx context.Context, request *pb.ExecuteDeliberationR
 		return nil, about(id, err)
 	}
 	record.Tenant = caller.Tenant
+	if err := f.checkWorkers(ctx, record); err != nil {
+		return nil, about(id, err)
+	}
 	existing, err := f.journal.Accept(ctx, record, origin.TraceParent)
 	if err != nil {
 		return nil, about(id, err)

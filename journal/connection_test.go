@@ -162,7 +162,7 @@ func TestDeployRefused(t *testing.T) {
 func TestLeastPermissions(t *testing.T) {
 	t.Parallel()
 	s := configured(t, `authorization { users: [{user: least, password: p, permissions: {
-  publish: ["$JS.API.>", "$O.>", "$KV.>", "deliberation.>", "orchestration.deliberation.*", "agent.response.*", "ray-executor.>", "$JS.ACK.>", "$JS.FC.>"]
+  publish: ["$JS.API.>", "$O.>", "$KV.>", "deliberation.>", "orchestration.deliberation.*", "agent.response.>", "ray-executor.>", "$JS.ACK.>", "$JS.FC.>"]
   subscribe: ["_INBOX.>", "deliberation.>"]
 }}] }`)
 	s.URL = as("least", s)

@@ -134,7 +134,7 @@ func (j *Journal) requireAnnouncements(layout Layout) requirement {
 // has only the subjects that the fleet's streams do not store.
 func (j *Journal) requireResponses(layout Layout) requirement {
 	responses := j.requireStream(listenersStream(layout, j.name(Responses), responsesDescription, events.ResponseSubjects))
-	responses.shared = []string{events.ResponseCompleted, events.ResponseFailed}
+	responses.shared = []string{events.ResponseCompleted, events.ResponseFailed, events.ResponseReview, events.ResponseExtraction}
 	responses.partial = true
 	return responses
 }

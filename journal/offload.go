@@ -14,6 +14,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
+
+	"rayexecutor/events"
 )
 
 // A message of the journal has at most a megabyte. An event that is larger is
@@ -56,9 +58,9 @@ func (j *Journal) Offload(ctx context.Context, message proto.Message) (proto.Mes
 	if bulky == nil || message.ProtoReflect().Has(ref) {
 		return message, nil
 	}
-	data, err := proto.MarshalOptions{Deterministic: true}.Marshal(message)
+	data, err := events.MarshalStored(message)
 	if err != nil {
-		return nil, fmt.Errorf("marshal for the object store: %w", err)
+		return nil, fmt.Errorf("for the object store: %w", err)
 	}
 	name := objectName(data)
 	if err := j.putObject(ctx, j.name(Results), jetstream.ObjectMeta{Name: name}, data); err != nil {
@@ -121,7 +123,7 @@ func unpack(name string, data []byte, into proto.Message) error {
 	if objectName(data) != name {
 		return errCorrupt
 	}
-	if err := proto.Unmarshal(data, into); err != nil {
+	if err := events.UnmarshalStored(data, into); err != nil {
 		return fmt.Errorf("%w: %w", errCorrupt, err)
 	}
 	return nil

@@ -39,6 +39,44 @@ func TestOffloadLargeRequest(t *testing.T) {
 	wantEqual(t, must[*pb.DeliberationRequested](t)(w.Accept(t.Context(), record, "")), record)
 }
 
+// A worker from before strategies reads `request` alone, and refuses a request
+// without agents: so it runs no vote as independent, after a rollback either.
+func TestOlderWorkersRefuseAStrategy(t *testing.T) {
+	t.Parallel()
+	for name, size := range map[string]int{"small": 1, "large": deliberation.MaxRequestBytes - 300} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := setup(t)
+			record := journaltest.Record("d1", 1, 300)
+			record.Request.TaskDescription = strings.Repeat("x", size)
+			record.Request.Strategy = &pb.Strategy{Kind: &pb.Strategy_Vote{Vote: &pb.Vote{}}}
+			must[*pb.DeliberationRequested](t)(w.Accept(t.Context(), record, ""))
+
+			data := journaltest.Messages(t, w.server.URL, journal.Stream, events.HistorySubject("d1"))[0].Data
+			var older pb.DeliberationRequested
+			if err := proto.Unmarshal(data, &older); err != nil {
+				t.Fatal(err)
+			}
+			if ref := older.GetRequestRef(); ref != "" {
+				_, js := journaltest.Dial(t, w.server.URL)
+				store := must[jetstream.ObjectStore](t)(js.ObjectStore(t.Context(), journal.Results))
+				data = must[[]byte](t)(store.GetBytes(t.Context(), ref))
+				older.Reset()
+				if err := proto.Unmarshal(data, &older); err != nil {
+					t.Fatal(err)
+				}
+			} else if size > 1 {
+				t.Error("it is not offloaded")
+			}
+			if len(older.GetRequest().GetAgents()) != 0 || older.GetDeliberationId() != "d1" {
+				t.Errorf("an older worker reads %v", &older)
+			}
+			wantEqual(t, w.history(t, "d1").Requested, record)
+			wantEqual(t, must[*pb.DeliberationRequested](t)(w.Accept(t.Context(), record, "")), record)
+		})
+	}
+}
+
 func TestOffloadLargeResults(t *testing.T) {
 	t.Parallel()
 	w := setup(t)

@@ -115,7 +115,8 @@ func atDeadline(open deliberation.Open, history *deliberation.History) proto.Mes
 	if proposed {
 		return &pb.DeliberationCompleted{
 			DeliberationId: open.ID, TaskId: history.Requested.GetTaskId(), Results: results,
-			Usage: deliberation.UsageOf(results),
+			Usage:  deliberation.UsageOf(results),
+			Winner: deliberation.Decide(history.Requested.GetRequest(), results),
 		}
 	}
 	return &pb.DeliberationFailed{

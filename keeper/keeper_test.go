@@ -270,6 +270,34 @@ func TestOverdueWhileRunning(t *testing.T) {
 	}
 }
 
+// The keeper counts the votes that the lost worker has recorded.
+func TestOverdueVote(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	record := journaltest.Record("d1", 4, 1)
+	record.Request.Strategy = &pb.Strategy{Kind: &pb.Strategy_Vote{Vote: &pb.Vote{}}}
+	record.Request.Agents[2].Weight = 3
+	if _, err := w.Accept(t.Context(), record, ""); err != nil {
+		t.Fatal(err)
+	}
+	for index, answer := range []string{"x", "x", "y"} {
+		result := journaltest.Result(index, "It is "+answer)
+		result.Metadata["answer"] = answer
+		event := &pb.AgentCompleted{DeliberationId: "d1", AgentIndex: int32(index), Result: result}
+		if stored, err := w.worker.Write(t.Context(), event, events.AgentSubject(index, "d1")); err != nil || !stored {
+			t.Fatal(stored, err)
+		}
+	}
+	heard := w.Subscribe(t, announcements)
+	w.keep(t, keepertest.Quiet())
+	keepertest.Next(t, heard)
+	status := w.Status(t, "d1")
+	if status.GetWinner() != "a2" || status.GetResult().GetAgentId() != "a2" || status.GetResult().GetScore() != 0.6 ||
+		status.GetResults()[0].GetAssessment().GetRank() != 2 || status.GetResults()[3].GetAssessment() != nil {
+		t.Errorf("got %v", status)
+	}
+}
+
 func TestTwoKeepers(t *testing.T) {
 	t.Parallel()
 	w := setup(t)

@@ -141,6 +141,9 @@ func (k *Keeper) respond(ctx context.Context, end journal.Delivery) error {
 // publishResponse publishes the response of one agent. If it is too large, first
 // its content goes to the object store, then its texts are cut.
 func (k *Keeper) publishResponse(ctx context.Context, message response, index int, result *pb.DeliberationResult, attempt uint64) error {
+	// Before texts are cut.
+	task := message.Payload
+	subject := events.ResponseSubject(message.EventType, task.TaskID, task.Constraints.Metadata["task_type"])
 	data, err := marshalResponse(message)
 	if err != nil {
 		return err
@@ -164,7 +167,7 @@ func (k *Keeper) publishResponse(ctx context.Context, message response, index in
 		}
 	}
 	header := map[string][]string{"content-type": {events.JSON}}
-	return k.journal.Announce(ctx, message.EventType, message.IdempotencyKey, header, data)
+	return k.journal.Announce(ctx, subject, message.IdempotencyKey, header, data)
 }
 
 // shorten cuts every text of a response to so many bytes, which JSON may multiply

@@ -54,11 +54,12 @@ func readResponse(t *testing.T, message *nats.Msg) readableResponse {
 	if err := json.Unmarshal(message.Data, &response); err != nil {
 		t.Fatalf("%s: %v", message.Data, err)
 	}
-	key := sha256.Sum256([]byte(message.Subject + ":" + response.CorrelationID + ":" + response.Payload.AgentID))
+	key := sha256.Sum256([]byte(response.EventType + ":" + response.CorrelationID + ":" + response.Payload.AgentID))
 	if want := hex.EncodeToString(key[:]); response.IdempotencyKey != want || message.Header.Get("Nats-Msg-Id") != want {
 		t.Errorf("key %s, id %s, want %s", response.IdempotencyKey, message.Header.Get("Nats-Msg-Id"), want)
 	}
-	if response.EventType != message.Subject {
+	// The backlog review has subjects of its own.
+	if !strings.HasPrefix(message.Subject+".", response.EventType+".") {
 		t.Errorf("%s on %s", response.EventType, message.Subject)
 	}
 	return response
@@ -69,7 +70,7 @@ func TestAgentResponses(t *testing.T) {
 	w := setup(t)
 	w.Complete(t, "before", journaltest.Result(0, "yes"))
 	w.Redeploy(t, responding)
-	heard := w.Subscribe(t, "agent.response.*")
+	heard := w.Subscribe(t, "agent.response.>")
 	defer w.respond(t)()
 	w.Submit(t, "d1", 3, 77)
 	w.Complete(t, "d1", journaltest.Result(0, "yes"), journaltest.Result(1, ""))
@@ -88,11 +89,47 @@ func TestAgentResponses(t *testing.T) {
 	}
 }
 
+// The consumers of the backlog review read subjects of their own. One message for
+// each agent: they do not deduplicate.
+func TestResponsesOfTheBacklogReview(t *testing.T) {
+	t.Parallel()
+	w := setup(t)
+	w.Redeploy(t, responding)
+	heard := w.Subscribe(t, "agent.response.>")
+	defer w.respond(t)()
+	for id, test := range map[string]struct{ task, kind, subject string }{
+		"role":       {"ceremony-1:story-2:role-QA", "", "agent.response.completed.backlog-review.role"},
+		"extraction": {"ceremony-1:story-2:task-extraction", "", "agent.response.completed.task-extraction"},
+		"by-type":    {"t-1", "TASK_EXTRACTION", "agent.response.completed.task-extraction"},
+		"other":      {"ceremony-1", "", "agent.response.completed"},
+	} {
+		record := journaltest.Record(id, 2, 77)
+		record.Request.Constraints = &pb.TaskConstraints{Metadata: map[string]string{"task_id": test.task, "task_type": test.kind}}
+		if _, err := w.Accept(t.Context(), record, ""); err != nil {
+			t.Fatal(err)
+		}
+		w.Complete(t, id, journaltest.Result(0, "yes"), journaltest.Result(1, ""))
+		for _, subject := range []string{test.subject, "agent.response.failed"} {
+			message := keepertest.Next(t, heard)
+			response := readResponse(t, message)
+			if message.Subject != subject || response.CorrelationID != id || response.Payload.TaskID != test.task || !strings.HasPrefix(subject, response.EventType) {
+				t.Errorf("%s: %+v on %s, want %s", id, response, message.Subject, subject)
+			}
+		}
+	}
+	if len(heard) > 0 {
+		t.Errorf("%d more", len(heard))
+	}
+	if stored := journaltest.Messages(t, w.Server.URL, journal.Responses, "agent.response.>"); len(stored) != 8 {
+		t.Errorf("%d are stored, want one for each agent", len(stored))
+	}
+}
+
 func TestALargeResponse(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	w.Redeploy(t, responding)
-	heard := w.Subscribe(t, "agent.response.*")
+	heard := w.Subscribe(t, "agent.response.>")
 	defer w.respond(t)()
 	w.Complete(t, "d1", journaltest.Result(0, strings.Repeat(`x`, 1200<<10)))
 	response := readResponse(t, keepertest.Next(t, heard))
@@ -117,7 +154,7 @@ func TestSwitchedOffAndOn(t *testing.T) {
 	w.Complete(t, "between", journaltest.Result(0, "yes"))
 	w.Redeploy(t, responding)
 	w.Redeploy(t, responding) // again changes nothing
-	heard := w.Subscribe(t, "agent.response.*")
+	heard := w.Subscribe(t, "agent.response.>")
 	defer w.respond(t)()
 	w.Complete(t, "after", &pb.DeliberationResult{AgentId: "a0", Proposal: "yes"})
 	if response := readResponse(t, keepertest.Next(t, heard)); response.CorrelationID != "after" {
@@ -135,10 +172,10 @@ func TestTheFleetsStreams(t *testing.T) {
 	}{
 		"none":     {ours: []string{events.ResponseSubjects}},
 		"all":      {fleet: jetstream.StreamConfig{Name: "FLEET", Subjects: []string{"agent.>"}}},
-		"one":      {fleet: jetstream.StreamConfig{Name: "FLEET", Subjects: []string{"agent.response.completed"}}, ours: []string{events.ResponseFailed}},
-		"another":  {fleet: jetstream.StreamConfig{Name: "FLEET", Subjects: []string{"agent.response.progress"}}, ours: []string{events.ResponseCompleted, events.ResponseFailed}},
-		"our name": {fleet: jetstream.StreamConfig{Name: journal.Responses, Subjects: []string{"agent.response.*"}}},
-		"too few":  {fleet: jetstream.StreamConfig{Name: journal.Responses, Subjects: []string{"agent.response.completed"}}, says: "add the subjects"},
+		"one":      {fleet: jetstream.StreamConfig{Name: "FLEET", Subjects: []string{"agent.response.completed"}}, ours: []string{events.ResponseFailed, events.ResponseReview, events.ResponseExtraction}},
+		"another":  {fleet: jetstream.StreamConfig{Name: "FLEET", Subjects: []string{"agent.response.progress"}}, ours: []string{events.ResponseCompleted, events.ResponseFailed, events.ResponseReview, events.ResponseExtraction}},
+		"our name": {fleet: jetstream.StreamConfig{Name: journal.Responses, Subjects: []string{"agent.response.>"}}},
+		"too few":  {fleet: jetstream.StreamConfig{Name: journal.Responses, Subjects: []string{"agent.response.*"}}, says: "add the subjects"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

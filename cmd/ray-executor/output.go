@@ -101,14 +101,17 @@ func between(from, to *timestamppb.Timestamp) string {
 // outcome is an agent's result in a line.
 func outcome(result *pb.DeliberationResult) string {
 	metadata := result.GetMetadata()
-	if !deliberation.Proposed(result) {
+	switch {
+	case metadata["status"] == "not_needed":
+		return metadata["error"]
+	case !deliberation.Proposed(result):
 		return "failed: " + metadata["error"]
 	}
 	duration := ""
 	if metadata["duration_ms"] != "" {
 		duration = " in " + metadata["duration_ms"] + " ms"
 	}
-	return "proposed" + duration
+	return "proposed" + duration + assessed(result)
 }
 
 func writeStatus(w io.Writer, status *pb.GetDeliberationStatusResponse) {
@@ -117,6 +120,9 @@ func writeStatus(w io.Writer, status *pb.GetDeliberationStatusResponse) {
 		if why != "" {
 			fmt.Fprintf(w, "  %s\n", why)
 		}
+	}
+	if status.GetWinner() != "" {
+		fmt.Fprintf(w, "  winner %s\n", status.GetWinner())
 	}
 	writeFacts(w, status)
 	for _, result := range status.GetResults() {

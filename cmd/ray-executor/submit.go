@@ -113,6 +113,7 @@ func (s *submission) addFlags(flags *pflag.FlagSet) {
 	retries := flags.Int32("retries", deliberation.DefaultMaxRetries, "`RETRIES` of each agent's model call")
 	s.add("retries", func(r *request) error { constraints(r).MaxRetries = retries; return nil })
 	s.addSampling()
+	s.addStrategy()
 }
 
 type request = pb.ExecuteDeliberationRequest

@@ -84,6 +84,14 @@ func mistakes() []mistake {
 	in("response_format.choice.values", "none", func(r *submitted) {
 		r.ResponseFormat = &pb.ResponseFormat{Format: &pb.ResponseFormat_Choice{Choice: &pb.Choice{}}}
 	})
+	in("strategy.kind", "none", func(r *submitted) { r.Strategy = &pb.Strategy{} })
+	in("strategy.vote.regex", "no expression", func(r *submitted) {
+		r.Strategy = &pb.Strategy{Kind: &pb.Strategy_Vote{Vote: &pb.Vote{Answer: &pb.Vote_Regex{Regex: "("}}}}
+	})
+	in("strategy.vote.json_pointer", "no pointer", func(r *submitted) {
+		r.Strategy = &pb.Strategy{Kind: &pb.Strategy_Vote{Vote: &pb.Vote{Answer: &pb.Vote_JsonPointer{JsonPointer: "answer"}}}}
+	})
+	in("agents[1].weight", "negative", func(r *submitted) { r.Agents[1].Weight = -1 })
 	for _, retries := range []int32{-1, 11} {
 		in("constraints.max_retries", fmt.Sprint(retries), func(r *submitted) { r.Constraints = &pb.TaskConstraints{MaxRetries: &retries} })
 	}

@@ -31,7 +31,7 @@ from ._errors import (
 from ._requests import Agent
 from ._sync import Client, Deliberation, Watch
 from ._version import __version__
-from .messages import ModelEndpoint, ResponseFormat, Sampling
+from .messages import ModelEndpoint, ResponseFormat, Sampling, Strategy, Vote
 
 __all__ = [
     "Agent",
@@ -52,10 +52,12 @@ __all__ = [
     "RayExecutorError",
     "ResponseFormat",
     "Sampling",
+    "Strategy",
     "TooLarge",
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",
+    "Vote",
     "Watch",
     "__version__",
     "messages",

@@ -96,6 +96,7 @@ class AsyncClient:
         vllm_url: str = "",
         sampling: Optional[messages.Sampling] = None,
         response_format: Optional[messages.ResponseFormat] = None,
+        strategy: Optional[messages.Strategy] = None,
         traceparent: Optional[str] = None,
         timeout: Optional[float] = None,
     ) -> AsyncDeliberation:
@@ -134,6 +135,7 @@ class AsyncClient:
             vllm_url=vllm_url,
             sampling=sampling,
             response_format=response_format,
+            strategy=strategy,
         )
         return await self.submit_request(request, traceparent=traceparent, timeout=timeout)
 

@@ -22,7 +22,8 @@ class Agent:
     the metadata put in; ``system_prompt`` is the system message, with the same
     placeholders. ``sampling`` is set over the request's, field by field.
     ``fallbacks`` are asked, in order, while the agent's model server is not
-    there, or after it has failed.
+    there, or after it has failed. ``weight`` is that of its
+    vote; 0 is 1.
     """
 
     id: str
@@ -32,6 +33,7 @@ class Agent:
     system_prompt: str = ""
     sampling: Optional[messages.Sampling] = None
     fallbacks: Sequence[messages.ModelEndpoint] = ()
+    weight: float = 0.0
 
     def message(self) -> messages.Agent:
         """Returns the agent as a message."""
@@ -43,6 +45,7 @@ class Agent:
             system_prompt=self.system_prompt,
             sampling=self.sampling,
             fallbacks=self.fallbacks,
+            weight=self.weight,
         )
 
 
@@ -75,6 +78,7 @@ def submission(  # noqa: PLR0913 - as many as a request has
     vllm_url: str,
     sampling: Optional[messages.Sampling],
     response_format: Optional[messages.ResponseFormat],
+    strategy: Optional[messages.Strategy],
 ) -> messages.ExecuteDeliberationRequest:
     """Returns the request; what is not given is not set in it."""
     if isinstance(agents, str):  # an iterable of one-letter agents
@@ -90,6 +94,7 @@ def submission(  # noqa: PLR0913 - as many as a request has
         vllm_url=vllm_url,
         sampling=sampling,
         response_format=response_format,
+        strategy=strategy,
         labels=labels,
         agents=[_agent(agent) for agent in agents],
     )

@@ -105,6 +105,7 @@ class Client:
         vllm_url: str = "",
         sampling: Optional[messages.Sampling] = None,
         response_format: Optional[messages.ResponseFormat] = None,
+        strategy: Optional[messages.Strategy] = None,
         traceparent: Optional[str] = None,
         timeout: Optional[float] = None,
     ) -> Deliberation:
@@ -143,6 +144,7 @@ class Client:
             vllm_url=vllm_url,
             sampling=sampling,
             response_format=response_format,
+            strategy=strategy,
         )
         return self.submit_request(request, traceparent=traceparent, timeout=timeout)
 

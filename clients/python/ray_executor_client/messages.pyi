@@ -35,6 +35,8 @@ class Agent(Message):
         """Whom to ask, in this order, while the agent's model server is not there, or
         after it has failed; at most 4."""
         ...
+    weight: float
+    """The weight of its vote, above 0 and up to 1,000,000. 0 or unset: 1."""
     def __init__(
         self,
         *,
@@ -45,6 +47,7 @@ class Agent(Message):
         system_prompt: Optional[str] = ...,
         sampling: Optional[Sampling] = ...,
         fallbacks: Optional[Iterable[ModelEndpoint]] = ...,
+        weight: Optional[float] = ...,
     ) -> None: ...
     def HasField(self, field_name: Literal["sampling"]) -> bool: ...
 
@@ -70,6 +73,19 @@ class AgentCompleted(Message):
         result_ref: Optional[str] = ...,
     ) -> None: ...
     def HasField(self, field_name: Literal["result"]) -> bool: ...
+
+class Assessment(Message):
+    """Assessment is what a strategy made of a proposal."""
+    rank: int
+    """1 is the winner's."""
+    votes: float
+    """The weight of its answer, in a vote."""
+    def __init__(
+        self,
+        *,
+        rank: Optional[int] = ...,
+        votes: Optional[float] = ...,
+    ) -> None: ...
 
 class CancelDeliberationRequest(Message):
     deliberation_id: str
@@ -205,6 +221,8 @@ class DeliberationCompleted(Message):
     def usage(self) -> Usage:
         """What all agents used. Unset: an older version wrote it."""
         ...
+    winner: str
+    """The id of the agent that the strategy chose; unset if it chooses none."""
     def __init__(
         self,
         *,
@@ -214,8 +232,9 @@ class DeliberationCompleted(Message):
         results_ref: Optional[str] = ...,
         duration: Optional[Duration] = ...,
         usage: Optional[Usage] = ...,
+        winner: Optional[str] = ...,
     ) -> None: ...
-    def HasField(self, field_name: Literal["duration", "usage"]) -> bool: ...
+    def HasField(self, field_name: Literal["duration", "usage", "winner"]) -> bool: ...
 
 class DeliberationFailed(Message):
     """DeliberationFailed is the end with no proposal.
@@ -270,6 +289,12 @@ class DeliberationRequested(Message):
     """Model of agents that name none."""
     request_ref: str
     """The object that holds `request`, if it was too large."""
+    @property
+    def strategy_request(self) -> ExecuteDeliberationRequest:
+        """In the journal alone, in place of `request`, if the request has a strategy that
+        compares. A worker from before strategies finds no agents and ends it as failed:
+        it would run the request without its strategy, for example after a rollback."""
+        ...
     tenant: str
     """The tenant of the caller's credentials, who owns the deliberation; empty
     without authentication."""
@@ -285,9 +310,10 @@ class DeliberationRequested(Message):
         vllm_url: Optional[str] = ...,
         vllm_model: Optional[str] = ...,
         request_ref: Optional[str] = ...,
+        strategy_request: Optional[ExecuteDeliberationRequest] = ...,
         tenant: Optional[str] = ...,
     ) -> None: ...
-    def HasField(self, field_name: Literal["request"]) -> bool: ...
+    def HasField(self, field_name: Literal["request", "strategy_request"]) -> bool: ...
 
 class DeliberationResult(Message):
     """DeliberationResult is the result of one agent."""
@@ -297,12 +323,19 @@ class DeliberationResult(Message):
     reasoning: str
     """The model's reasoning, if the server returns it separately."""
     score: float
-    """Always 0: nothing computes a score yet."""
+    """0 to 1. By vote: the share of the counted weight that its answer has. 0 where
+    nothing scores."""
     @property
     def metadata(self) -> ScalarMap[str, str]:
         """`status` (completed or failed), `model`, `role`, `attempts`,
         `duration_ms`, `finish_reason`, token counts; `error` and `error_type`
-        where the agent failed."""
+        where the agent failed. In a vote `answer`, what counted, or `no_answer`, why
+        nothing did; one above 1,024 bytes is its SHA-256."""
+        ...
+    @property
+    def assessment(self) -> Assessment:
+        """What the strategy made of it; on the results of a completed deliberation with
+        a strategy that compares them."""
         ...
     @property
     def usage(self) -> Usage:
@@ -317,9 +350,10 @@ class DeliberationResult(Message):
         reasoning: Optional[str] = ...,
         score: Optional[float] = ...,
         metadata: Optional[Mapping[str, str]] = ...,
+        assessment: Optional[Assessment] = ...,
         usage: Optional[Usage] = ...,
     ) -> None: ...
-    def HasField(self, field_name: Literal["usage"]) -> bool: ...
+    def HasField(self, field_name: Literal["assessment", "usage"]) -> bool: ...
 
 class DeliberationStarted(Message):
     """DeliberationStarted is the start of one attempt by one worker.
@@ -441,6 +475,11 @@ class ExecuteDeliberationRequest(Message):
     """The queue that the deliberation waits in, one that the operator declared.
     Empty: `default`."""
     @property
+    def strategy(self) -> Strategy:
+        """How the result comes from the agents' texts. Unset: each agent proposes once,
+        and the result is the first proposal."""
+        ...
+    @property
     def sampling(self) -> Sampling:
         """How the models sample. What is not set is not sent: the model server's
         default applies."""
@@ -467,11 +506,12 @@ class ExecuteDeliberationRequest(Message):
         vllm_model: Optional[str] = ...,
         deliberation_id: Optional[str] = ...,
         pool: Optional[str] = ...,
+        strategy: Optional[Strategy] = ...,
         sampling: Optional[Sampling] = ...,
         response_format: Optional[ResponseFormat] = ...,
         labels: Optional[Mapping[str, str]] = ...,
     ) -> None: ...
-    def HasField(self, field_name: Literal["constraints", "sampling", "response_format"]) -> bool: ...
+    def HasField(self, field_name: Literal["constraints", "strategy", "sampling", "response_format"]) -> bool: ...
 
 class ExecuteDeliberationResponse(Message):
     """ExecuteDeliberationResponse is the receipt of an accepted deliberation."""
@@ -515,7 +555,8 @@ class GetDeliberationStatusResponse(Message):
     """queued, running, completed, failed, cancelled or not_found."""
     @property
     def result(self) -> DeliberationResult:
-        """The first completed agent's result, in the order of the request."""
+        """The winner's result; without a winner the first completed agent's, in the order
+        of the request."""
         ...
     error_message: str
     """Why it failed or was cancelled."""
@@ -549,7 +590,13 @@ class GetDeliberationStatusResponse(Message):
         ...
     reason: str
     """What a running deliberation waits for, for example `waiting for model server
-    qwen:8000: connection refused`. Empty: nothing that is known."""
+    qwen:8000: connection refused`. Unset: nothing that is known."""
+    winner: str
+    """The id of the agent that the strategy chose; unset if it chooses none."""
+    @property
+    def rounds(self) -> RepeatedCompositeFieldContainer[Round]:
+        """What the agents wrote, round by round; for a strategy other than independent."""
+        ...
     def __init__(
         self,
         *,
@@ -567,8 +614,10 @@ class GetDeliberationStatusResponse(Message):
         task_id: Optional[str] = ...,
         usage: Optional[Usage] = ...,
         reason: Optional[str] = ...,
+        winner: Optional[str] = ...,
+        rounds: Optional[Iterable[Round]] = ...,
     ) -> None: ...
-    def HasField(self, field_name: Literal["result", "submitted_at", "started_at", "ended_at", "usage"]) -> bool: ...
+    def HasField(self, field_name: Literal["result", "submitted_at", "started_at", "ended_at", "usage", "reason", "winner"]) -> bool: ...
 
 class GetStatusRequest(Message):
     include_stats: bool
@@ -603,6 +652,10 @@ class GetStatusResponse(Message):
         clusters: Optional[Iterable[Cluster]] = ...,
     ) -> None: ...
     def HasField(self, field_name: Literal["stats"]) -> bool: ...
+
+class Independent(Message):
+    """Independent has no settings."""
+    def __init__(self) -> None: ...
 
 class JobInfo(Message):
     """JobInfo is an active deliberation, in the words of the Python service."""
@@ -759,6 +812,24 @@ class ResponseFormat(Message):
     def HasField(self, field_name: Literal["json_schema", "json_object", "regex", "choice"]) -> bool: ...
     def WhichOneof(self, oneof_group: Literal["format"]) -> Optional[Literal["json_schema", "json_object", "regex", "choice"]]: ...
 
+class Round(Message):
+    """Round is one round of a deliberation with a strategy."""
+    number: int
+    """From 1."""
+    kind: str
+    """`propose`."""
+    @property
+    def turns(self) -> RepeatedCompositeFieldContainer[Turn]:
+        """Those that are recorded, in the order of the request's agents."""
+        ...
+    def __init__(
+        self,
+        *,
+        number: Optional[int] = ...,
+        kind: Optional[str] = ...,
+        turns: Optional[Iterable[Turn]] = ...,
+    ) -> None: ...
+
 class Sampling(Message):
     """Sampling is how a model chooses its tokens: the parameters of OpenAI's chat
     completions, and those that vLLM adds."""
@@ -811,6 +882,25 @@ class Sampling(Message):
     ) -> None: ...
     def HasField(self, field_name: Literal["temperature", "top_p", "max_tokens", "seed", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "extra"]) -> bool: ...
 
+class Strategy(Message):
+    """Strategy is how the result comes from the agents' texts."""
+    @property
+    def independent(self) -> Independent:
+        """Each agent proposes once; the result is the first proposal."""
+        ...
+    @property
+    def vote(self) -> Vote:
+        """The answer with the most weight wins."""
+        ...
+    def __init__(
+        self,
+        *,
+        independent: Optional[Independent] = ...,
+        vote: Optional[Vote] = ...,
+    ) -> None: ...
+    def HasField(self, field_name: Literal["independent", "vote"]) -> bool: ...
+    def WhichOneof(self, oneof_group: Literal["kind"]) -> Optional[Literal["independent", "vote"]]: ...
+
 class TaskConstraints(Message):
     """TaskConstraints bounds a deliberation."""
     story_id: str
@@ -837,6 +927,26 @@ class TaskConstraints(Message):
     ) -> None: ...
     def HasField(self, field_name: Literal["max_retries"]) -> bool: ...
 
+class Turn(Message):
+    """Turn is what one agent wrote in a round."""
+    agent_id: str
+    text: str
+    """The model's text; empty where the call failed."""
+    @property
+    def usage(self) -> Usage:
+        ...
+    error: str
+    """Why there is no text."""
+    def __init__(
+        self,
+        *,
+        agent_id: Optional[str] = ...,
+        text: Optional[str] = ...,
+        usage: Optional[Usage] = ...,
+        error: Optional[str] = ...,
+    ) -> None: ...
+    def HasField(self, field_name: Literal["usage"]) -> bool: ...
+
 class Usage(Message):
     """Usage is what model calls used, as the model servers counted it."""
     prompt_tokens: int
@@ -857,6 +967,30 @@ class Usage(Message):
         reasoning_tokens: Optional[int] = ...,
         requests: Optional[int] = ...,
     ) -> None: ...
+
+class Vote(Message):
+    """Vote counts the answers in the proposals. Each agent has one vote, of its
+    weight; a proposal without an answer has none. Of answers with the same weight
+    the one of the earlier agent wins, and of agents with the winning answer the
+    first one."""
+    json_pointer: str
+    """The value at a JSON pointer (RFC 6901) in a proposal that is JSON; empty
+    for all of it."""
+    regex: str
+    """The first group of the first match of a regular expression, in the syntax
+    that RE2 and Python share; the whole match if there is no group."""
+    stop_at_majority: bool
+    """Asks no more agents than can still decide, and none once an answer has more
+    than half of the weight: fewer calls, in up to as many steps as agents."""
+    def __init__(
+        self,
+        *,
+        json_pointer: Optional[str] = ...,
+        regex: Optional[str] = ...,
+        stop_at_majority: Optional[bool] = ...,
+    ) -> None: ...
+    def HasField(self, field_name: Literal["json_pointer", "regex"]) -> bool: ...
+    def WhichOneof(self, oneof_group: Literal["answer"]) -> Optional[Literal["json_pointer", "regex"]]: ...
 
 class WatchDeliberationRequest(Message):
     deliberation_id: str
@@ -915,6 +1049,7 @@ class WatchDeliberationResponse(Message):
 __all__ = [
     "Agent",
     "AgentCompleted",
+    "Assessment",
     "CancelDeliberationRequest",
     "CancelDeliberationResponse",
     "Choice",
@@ -935,15 +1070,20 @@ __all__ = [
     "GetDeliberationStatusResponse",
     "GetStatusRequest",
     "GetStatusResponse",
+    "Independent",
     "JobInfo",
     "ListDeliberationsRequest",
     "ListDeliberationsResponse",
     "ModelEndpoint",
     "RayExecutorStats",
     "ResponseFormat",
+    "Round",
     "Sampling",
+    "Strategy",
     "TaskConstraints",
+    "Turn",
     "Usage",
+    "Vote",
     "WatchDeliberationRequest",
     "WatchDeliberationResponse",
 ]

@@ -53,11 +53,15 @@ def arguments(request: messages.ExecuteDeliberationRequest) -> dict[str, Any]:
         named["sampling"] = request.sampling
     if request.HasField("response_format"):
         named["response_format"] = request.response_format
+    if request.HasField("strategy"):
+        named["strategy"] = request.strategy
     return named
 
 
 def agent(one: messages.Agent) -> Union[Agent, messages.Agent]:
-    made = Agent(one.id, one.role, one.model, one.prompt_template, one.system_prompt)
+    made = Agent(
+        one.id, one.role, one.model, one.prompt_template, one.system_prompt, weight=one.weight
+    )
     if one.HasField("sampling"):
         made = replace(made, sampling=one.sampling)
     if one.fallbacks:

@@ -21,7 +21,9 @@ from ray_executor_client import (
     NotFound,
     ResponseFormat,
     Sampling,
+    Strategy,
     TooLarge,
+    Vote,
     messages,
 )
 
@@ -156,7 +158,7 @@ async def test_every_field_is_sent(calls: Calls) -> None:
     sampling = Sampling(temperature=0.0, stop=["END"])
     name = await calls.submit(
         "Decide.",
-        agents=[Agent("a", "QA", "m1", "{key} {role}", "Be brief.", Sampling(top_k=5))],
+        agents=[Agent("a", "QA", "m1", "{key} {role}", "Be brief.", Sampling(top_k=5), weight=2.5)],
         task_id="T",
         role="R",
         deliberation_id=str(uuid4()),
@@ -170,6 +172,7 @@ async def test_every_field_is_sent(calls: Calls) -> None:
         vllm_url="http://models.test/v1",
         sampling=sampling,
         response_format=ResponseFormat(json_object=True),
+        strategy=Strategy(vote=Vote(json_pointer="/answer")),
     )
     sent = (await calls.first(name)).requested.request
     agent = sent.agents[0]
@@ -190,6 +193,7 @@ async def test_every_field_is_sent(calls: Calls) -> None:
     assert dict(sent.labels) == {"team": "a"}
     assert sent.sampling == sampling
     assert sent.response_format.json_object
+    assert (sent.strategy.vote.json_pointer, agent.weight) == ("/answer", 2.5)
 
 
 async def test_what_is_not_given_is_not_sent(calls: Calls) -> None:

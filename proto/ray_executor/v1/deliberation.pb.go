@@ -50,6 +50,9 @@ type ExecuteDeliberationRequest struct {
 	// The queue that the deliberation waits in, one that the operator declared.
 	// Empty: `default`.
 	Pool string `protobuf:"bytes,9,opt,name=pool,proto3" json:"pool,omitempty"`
+	// How the result comes from the agents' texts. Unset: each agent proposes once,
+	// and the result is the first proposal.
+	Strategy *Strategy `protobuf:"bytes,10,opt,name=strategy,proto3" json:"strategy,omitempty"`
 	// How the models sample. What is not set is not sent: the model server's
 	// default applies.
 	Sampling *Sampling `protobuf:"bytes,12,opt,name=sampling,proto3" json:"sampling,omitempty"`
@@ -156,6 +159,13 @@ func (x *ExecuteDeliberationRequest) GetPool() string {
 	return ""
 }
 
+func (x *ExecuteDeliberationRequest) GetStrategy() *Strategy {
+	if x != nil {
+		return x.Strategy
+	}
+	return nil
+}
+
 func (x *ExecuteDeliberationRequest) GetSampling() *Sampling {
 	if x != nil {
 		return x.Sampling
@@ -177,6 +187,230 @@ func (x *ExecuteDeliberationRequest) GetLabels() map[string]string {
 	return nil
 }
 
+// Strategy is how the result comes from the agents' texts.
+type Strategy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Kind:
+	//
+	//	*Strategy_Independent
+	//	*Strategy_Vote
+	Kind          isStrategy_Kind `protobuf_oneof:"kind"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Strategy) Reset() {
+	*x = Strategy{}
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Strategy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Strategy) ProtoMessage() {}
+
+func (x *Strategy) ProtoReflect() protoreflect.Message {
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Strategy.ProtoReflect.Descriptor instead.
+func (*Strategy) Descriptor() ([]byte, []int) {
+	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *Strategy) GetKind() isStrategy_Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return nil
+}
+
+func (x *Strategy) GetIndependent() *Independent {
+	if x != nil {
+		if x, ok := x.Kind.(*Strategy_Independent); ok {
+			return x.Independent
+		}
+	}
+	return nil
+}
+
+func (x *Strategy) GetVote() *Vote {
+	if x != nil {
+		if x, ok := x.Kind.(*Strategy_Vote); ok {
+			return x.Vote
+		}
+	}
+	return nil
+}
+
+type isStrategy_Kind interface {
+	isStrategy_Kind()
+}
+
+type Strategy_Independent struct {
+	// Each agent proposes once; the result is the first proposal.
+	Independent *Independent `protobuf:"bytes,1,opt,name=independent,proto3,oneof"`
+}
+
+type Strategy_Vote struct {
+	// The answer with the most weight wins.
+	Vote *Vote `protobuf:"bytes,2,opt,name=vote,proto3,oneof"`
+}
+
+func (*Strategy_Independent) isStrategy_Kind() {}
+
+func (*Strategy_Vote) isStrategy_Kind() {}
+
+// Independent has no settings.
+type Independent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Independent) Reset() {
+	*x = Independent{}
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Independent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Independent) ProtoMessage() {}
+
+func (x *Independent) ProtoReflect() protoreflect.Message {
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Independent.ProtoReflect.Descriptor instead.
+func (*Independent) Descriptor() ([]byte, []int) {
+	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{2}
+}
+
+// Vote counts the answers in the proposals. Each agent has one vote, of its
+// weight; a proposal without an answer has none. Of answers with the same weight
+// the one of the earlier agent wins, and of agents with the winning answer the
+// first one.
+type Vote struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the answer in a proposal is. Unset: its trimmed text.
+	//
+	// Types that are valid to be assigned to Answer:
+	//
+	//	*Vote_JsonPointer
+	//	*Vote_Regex
+	Answer isVote_Answer `protobuf_oneof:"answer"`
+	// Asks no more agents than can still decide, and none once an answer has more
+	// than half of the weight: fewer calls, in up to as many steps as agents.
+	StopAtMajority bool `protobuf:"varint,3,opt,name=stop_at_majority,json=stopAtMajority,proto3" json:"stop_at_majority,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Vote) Reset() {
+	*x = Vote{}
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Vote) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Vote) ProtoMessage() {}
+
+func (x *Vote) ProtoReflect() protoreflect.Message {
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Vote.ProtoReflect.Descriptor instead.
+func (*Vote) Descriptor() ([]byte, []int) {
+	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Vote) GetAnswer() isVote_Answer {
+	if x != nil {
+		return x.Answer
+	}
+	return nil
+}
+
+func (x *Vote) GetJsonPointer() string {
+	if x != nil {
+		if x, ok := x.Answer.(*Vote_JsonPointer); ok {
+			return x.JsonPointer
+		}
+	}
+	return ""
+}
+
+func (x *Vote) GetRegex() string {
+	if x != nil {
+		if x, ok := x.Answer.(*Vote_Regex); ok {
+			return x.Regex
+		}
+	}
+	return ""
+}
+
+func (x *Vote) GetStopAtMajority() bool {
+	if x != nil {
+		return x.StopAtMajority
+	}
+	return false
+}
+
+type isVote_Answer interface {
+	isVote_Answer()
+}
+
+type Vote_JsonPointer struct {
+	// The value at a JSON pointer (RFC 6901) in a proposal that is JSON; empty
+	// for all of it.
+	JsonPointer string `protobuf:"bytes,1,opt,name=json_pointer,json=jsonPointer,proto3,oneof"`
+}
+
+type Vote_Regex struct {
+	// The first group of the first match of a regular expression, in the syntax
+	// that RE2 and Python share; the whole match if there is no group.
+	Regex string `protobuf:"bytes,2,opt,name=regex,proto3,oneof"`
+}
+
+func (*Vote_JsonPointer) isVote_Answer() {}
+
+func (*Vote_Regex) isVote_Answer() {}
+
 // ResponseFormat is the form of a proposal.
 type ResponseFormat struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -193,7 +427,7 @@ type ResponseFormat struct {
 
 func (x *ResponseFormat) Reset() {
 	*x = ResponseFormat{}
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[1]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -205,7 +439,7 @@ func (x *ResponseFormat) String() string {
 func (*ResponseFormat) ProtoMessage() {}
 
 func (x *ResponseFormat) ProtoReflect() protoreflect.Message {
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[1]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -218,7 +452,7 @@ func (x *ResponseFormat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResponseFormat.ProtoReflect.Descriptor instead.
 func (*ResponseFormat) Descriptor() ([]byte, []int) {
-	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{1}
+	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *ResponseFormat) GetFormat() isResponseFormat_Format {
@@ -308,7 +542,7 @@ type Choice struct {
 
 func (x *Choice) Reset() {
 	*x = Choice{}
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[2]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -320,7 +554,7 @@ func (x *Choice) String() string {
 func (*Choice) ProtoMessage() {}
 
 func (x *Choice) ProtoReflect() protoreflect.Message {
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[2]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -333,7 +567,7 @@ func (x *Choice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Choice.ProtoReflect.Descriptor instead.
 func (*Choice) Descriptor() ([]byte, []int) {
-	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{2}
+	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *Choice) GetValues() []string {
@@ -380,7 +614,7 @@ type Sampling struct {
 
 func (x *Sampling) Reset() {
 	*x = Sampling{}
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[3]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -392,7 +626,7 @@ func (x *Sampling) String() string {
 func (*Sampling) ProtoMessage() {}
 
 func (x *Sampling) ProtoReflect() protoreflect.Message {
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[3]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -405,7 +639,7 @@ func (x *Sampling) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Sampling.ProtoReflect.Descriptor instead.
 func (*Sampling) Descriptor() ([]byte, []int) {
-	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{3}
+	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *Sampling) GetTemperature() float64 {
@@ -512,7 +746,7 @@ type TaskConstraints struct {
 
 func (x *TaskConstraints) Reset() {
 	*x = TaskConstraints{}
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[4]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -524,7 +758,7 @@ func (x *TaskConstraints) String() string {
 func (*TaskConstraints) ProtoMessage() {}
 
 func (x *TaskConstraints) ProtoReflect() protoreflect.Message {
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[4]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -537,7 +771,7 @@ func (x *TaskConstraints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TaskConstraints.ProtoReflect.Descriptor instead.
 func (*TaskConstraints) Descriptor() ([]byte, []int) {
-	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{4}
+	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *TaskConstraints) GetStoryId() string {
@@ -594,14 +828,16 @@ type Agent struct {
 	Sampling *Sampling `protobuf:"bytes,6,opt,name=sampling,proto3" json:"sampling,omitempty"`
 	// Whom to ask, in this order, while the agent's model server is not there, or
 	// after it has failed; at most 4.
-	Fallbacks     []*ModelEndpoint `protobuf:"bytes,7,rep,name=fallbacks,proto3" json:"fallbacks,omitempty"`
+	Fallbacks []*ModelEndpoint `protobuf:"bytes,7,rep,name=fallbacks,proto3" json:"fallbacks,omitempty"`
+	// The weight of its vote, above 0 and up to 1,000,000. 0 or unset: 1.
+	Weight        float32 `protobuf:"fixed32,10,opt,name=weight,proto3" json:"weight,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Agent) Reset() {
 	*x = Agent{}
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[5]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -613,7 +849,7 @@ func (x *Agent) String() string {
 func (*Agent) ProtoMessage() {}
 
 func (x *Agent) ProtoReflect() protoreflect.Message {
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[5]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -626,7 +862,7 @@ func (x *Agent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Agent.ProtoReflect.Descriptor instead.
 func (*Agent) Descriptor() ([]byte, []int) {
-	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{5}
+	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Agent) GetId() string {
@@ -678,6 +914,13 @@ func (x *Agent) GetFallbacks() []*ModelEndpoint {
 	return nil
 }
 
+func (x *Agent) GetWeight() float32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
 // ModelEndpoint is a model, and the server that it is asked from. It sets at
 // least one of its fields.
 type ModelEndpoint struct {
@@ -692,7 +935,7 @@ type ModelEndpoint struct {
 
 func (x *ModelEndpoint) Reset() {
 	*x = ModelEndpoint{}
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[6]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -704,7 +947,7 @@ func (x *ModelEndpoint) String() string {
 func (*ModelEndpoint) ProtoMessage() {}
 
 func (x *ModelEndpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[6]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -717,7 +960,7 @@ func (x *ModelEndpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ModelEndpoint.ProtoReflect.Descriptor instead.
 func (*ModelEndpoint) Descriptor() ([]byte, []int) {
-	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{6}
+	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ModelEndpoint) GetVllmUrl() string {
@@ -742,12 +985,17 @@ type DeliberationResult struct {
 	Proposal string `protobuf:"bytes,2,opt,name=proposal,proto3" json:"proposal,omitempty"`
 	// The model's reasoning, if the server returns it separately.
 	Reasoning string `protobuf:"bytes,3,opt,name=reasoning,proto3" json:"reasoning,omitempty"`
-	// Always 0: nothing computes a score yet.
+	// 0 to 1. By vote: the share of the counted weight that its answer has. 0 where
+	// nothing scores.
 	Score float32 `protobuf:"fixed32,4,opt,name=score,proto3" json:"score,omitempty"`
 	// `status` (completed or failed), `model`, `role`, `attempts`,
 	// `duration_ms`, `finish_reason`, token counts; `error` and `error_type`
-	// where the agent failed.
+	// where the agent failed. In a vote `answer`, what counted, or `no_answer`, why
+	// nothing did; one above 1,024 bytes is its SHA-256.
 	Metadata map[string]string `protobuf:"bytes,5,rep,name=metadata,proto3" json:"metadata,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// What the strategy made of it; on the results of a completed deliberation with
+	// a strategy that compares them.
+	Assessment *Assessment `protobuf:"bytes,6,opt,name=assessment,proto3" json:"assessment,omitempty"`
 	// What the agent's model calls used, those that failed included. Unset: not
 	// recorded; a worker of an older version wrote it.
 	Usage         *Usage `protobuf:"bytes,7,opt,name=usage,proto3" json:"usage,omitempty"`
@@ -757,7 +1005,7 @@ type DeliberationResult struct {
 
 func (x *DeliberationResult) Reset() {
 	*x = DeliberationResult{}
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[7]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -769,7 +1017,7 @@ func (x *DeliberationResult) String() string {
 func (*DeliberationResult) ProtoMessage() {}
 
 func (x *DeliberationResult) ProtoReflect() protoreflect.Message {
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[7]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -782,7 +1030,7 @@ func (x *DeliberationResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeliberationResult.ProtoReflect.Descriptor instead.
 func (*DeliberationResult) Descriptor() ([]byte, []int) {
-	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{7}
+	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *DeliberationResult) GetAgentId() string {
@@ -820,6 +1068,13 @@ func (x *DeliberationResult) GetMetadata() map[string]string {
 	return nil
 }
 
+func (x *DeliberationResult) GetAssessment() *Assessment {
+	if x != nil {
+		return x.Assessment
+	}
+	return nil
+}
+
 func (x *DeliberationResult) GetUsage() *Usage {
 	if x != nil {
 		return x.Usage
@@ -845,7 +1100,7 @@ type Usage struct {
 
 func (x *Usage) Reset() {
 	*x = Usage{}
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[8]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -857,7 +1112,7 @@ func (x *Usage) String() string {
 func (*Usage) ProtoMessage() {}
 
 func (x *Usage) ProtoReflect() protoreflect.Message {
-	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[8]
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -870,7 +1125,7 @@ func (x *Usage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Usage.ProtoReflect.Descriptor instead.
 func (*Usage) Descriptor() ([]byte, []int) {
-	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{8}
+	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *Usage) GetPromptTokens() int64 {
@@ -908,11 +1163,201 @@ func (x *Usage) GetRequests() int64 {
 	return 0
 }
 
+// Assessment is what a strategy made of a proposal.
+type Assessment struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// 1 is the winner's.
+	Rank int32 `protobuf:"varint,1,opt,name=rank,proto3" json:"rank,omitempty"`
+	// The weight of its answer, in a vote.
+	Votes         float32 `protobuf:"fixed32,2,opt,name=votes,proto3" json:"votes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Assessment) Reset() {
+	*x = Assessment{}
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Assessment) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Assessment) ProtoMessage() {}
+
+func (x *Assessment) ProtoReflect() protoreflect.Message {
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Assessment.ProtoReflect.Descriptor instead.
+func (*Assessment) Descriptor() ([]byte, []int) {
+	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Assessment) GetRank() int32 {
+	if x != nil {
+		return x.Rank
+	}
+	return 0
+}
+
+func (x *Assessment) GetVotes() float32 {
+	if x != nil {
+		return x.Votes
+	}
+	return 0
+}
+
+// Round is one round of a deliberation with a strategy.
+type Round struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From 1.
+	Number int32 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
+	// `propose`.
+	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	// Those that are recorded, in the order of the request's agents.
+	Turns         []*Turn `protobuf:"bytes,3,rep,name=turns,proto3" json:"turns,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Round) Reset() {
+	*x = Round{}
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Round) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Round) ProtoMessage() {}
+
+func (x *Round) ProtoReflect() protoreflect.Message {
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Round.ProtoReflect.Descriptor instead.
+func (*Round) Descriptor() ([]byte, []int) {
+	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *Round) GetNumber() int32 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *Round) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Round) GetTurns() []*Turn {
+	if x != nil {
+		return x.Turns
+	}
+	return nil
+}
+
+// Turn is what one agent wrote in a round.
+type Turn struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	AgentId string                 `protobuf:"bytes,1,opt,name=agent_id,json=agentId,proto3" json:"agent_id,omitempty"`
+	// The model's text; empty where the call failed.
+	Text  string `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	Usage *Usage `protobuf:"bytes,3,opt,name=usage,proto3" json:"usage,omitempty"`
+	// Why there is no text.
+	Error         string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Turn) Reset() {
+	*x = Turn{}
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Turn) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Turn) ProtoMessage() {}
+
+func (x *Turn) ProtoReflect() protoreflect.Message {
+	mi := &file_ray_executor_v1_deliberation_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Turn.ProtoReflect.Descriptor instead.
+func (*Turn) Descriptor() ([]byte, []int) {
+	return file_ray_executor_v1_deliberation_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Turn) GetAgentId() string {
+	if x != nil {
+		return x.AgentId
+	}
+	return ""
+}
+
+func (x *Turn) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *Turn) GetUsage() *Usage {
+	if x != nil {
+		return x.Usage
+	}
+	return nil
+}
+
+func (x *Turn) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 var File_ray_executor_v1_deliberation_proto protoreflect.FileDescriptor
 
 const file_ray_executor_v1_deliberation_proto_rawDesc = "" +
 	"\n" +
-	"\"ray_executor/v1/deliberation.proto\x12\x0fray_executor.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xc9\x06\n" +
+	"\"ray_executor/v1/deliberation.proto\x12\x0fray_executor.v1\x1a\x1bbuf/validate/validate.proto\x1a\x1cgoogle/protobuf/struct.proto\"\xfa\x06\n" +
 	"\x1aExecuteDeliberationRequest\x12-\n" +
 	"\atask_id\x18\x01 \x01(\tB\x14\xbaH\x11r\x0f\x18\x80\x022\n" +
 	"[^\\s\\p{Z}]R\x06taskId\x12@\n" +
@@ -927,13 +1372,25 @@ const file_ray_executor_v1_deliberation_proto_rawDesc = "" +
 	"vllm_model\x18\a \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\tvllmModel\x12H\n" +
 	"\x0fdeliberation_id\x18\b \x01(\tB\x1f\xbaH\x1c\xd8\x01\x01r\x172\x15^[A-Za-z0-9_-]{1,64}$R\x0edeliberationId\x12/\n" +
 	"\x04pool\x18\t \x01(\tB\x1b\xbaH\x18\xd8\x01\x01r\x132\x11^[a-z0-9-]{1,32}$R\x04pool\x125\n" +
+	"\bstrategy\x18\n" +
+	" \x01(\v2\x19.ray_executor.v1.StrategyR\bstrategy\x125\n" +
 	"\bsampling\x18\f \x01(\v2\x19.ray_executor.v1.SamplingR\bsampling\x12H\n" +
 	"\x0fresponse_format\x18\r \x01(\v2\x1f.ray_executor.v1.ResponseFormatR\x0eresponseFormat\x12r\n" +
 	"\x06labels\x18\x10 \x03(\v27.ray_executor.v1.ExecuteDeliberationRequest.LabelsEntryB!\xbaH\x1e\x9a\x01\x1b\x10\x10\"\x10r\x0e2\f^[^=]{1,63}$*\x05r\x03\x18\x80\x02R\x06labels\x1a9\n" +
 	"\vLabelsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\n" +
-	"\x10\vJ\x04\b\v\x10\fJ\x04\b\x0e\x10\x0fJ\x04\b\x0f\x10\x10\"\xd4\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01J\x04\b\v\x10\fJ\x04\b\x0e\x10\x0fJ\x04\b\x0f\x10\x10\"\x8e\x01\n" +
+	"\bStrategy\x12@\n" +
+	"\vindependent\x18\x01 \x01(\v2\x1c.ray_executor.v1.IndependentH\x00R\vindependent\x12+\n" +
+	"\x04vote\x18\x02 \x01(\v2\x15.ray_executor.v1.VoteH\x00R\x04voteB\r\n" +
+	"\x04kind\x12\x05\xbaH\x02\b\x01J\x04\b\x03\x10\x06\"\r\n" +
+	"\vIndependent\"\x8d\x01\n" +
+	"\x04Vote\x12-\n" +
+	"\fjson_pointer\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\bH\x00R\vjsonPointer\x12\"\n" +
+	"\x05regex\x18\x02 \x01(\tB\n" +
+	"\xbaH\ar\x05\x10\x01\x18\x80 H\x00R\x05regex\x12(\n" +
+	"\x10stop_at_majority\x18\x03 \x01(\bR\x0estopAtMajorityB\b\n" +
+	"\x06answer\"\xd4\x01\n" +
 	"\x0eResponseFormat\x12.\n" +
 	"\vjson_schema\x18\x01 \x01(\tB\v\xbaH\br\x06\x10\x01\x18\x80\x80\x04H\x00R\n" +
 	"jsonSchema\x12*\n" +
@@ -980,7 +1437,7 @@ const file_ray_executor_v1_deliberation_proto_rawDesc = "" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01B\x0e\n" +
-	"\f_max_retries\"\xd7\x02\n" +
+	"\f_max_retries\"\x80\x03\n" +
 	"\x05Agent\x12-\n" +
 	"\x02id\x18\x01 \x01(\tB\x1d\xbaH\x1ar\x182\x16^[A-Za-z0-9_.-]{1,64}$R\x02id\x12\x1c\n" +
 	"\x04role\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x04role\x12\x1e\n" +
@@ -988,16 +1445,23 @@ const file_ray_executor_v1_deliberation_proto_rawDesc = "" +
 	"\x0fprompt_template\x18\x04 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80@R\x0epromptTemplate\x12.\n" +
 	"\rsystem_prompt\x18\x05 \x01(\tB\t\xbaH\x06r\x04\x18\x80\x80@R\fsystemPrompt\x125\n" +
 	"\bsampling\x18\x06 \x01(\v2\x19.ray_executor.v1.SamplingR\bsampling\x12F\n" +
-	"\tfallbacks\x18\a \x03(\v2\x1e.ray_executor.v1.ModelEndpointB\b\xbaH\x05\x92\x01\x02\x10\x04R\tfallbacks\"T\n" +
+	"\tfallbacks\x18\a \x03(\v2\x1e.ray_executor.v1.ModelEndpointB\b\xbaH\x05\x92\x01\x02\x10\x04R\tfallbacks\x12'\n" +
+	"\x06weight\x18\n" +
+	" \x01(\x02B\x0f\xbaH\f\n" +
+	"\n" +
+	"\x1d\x00$tI-\x00\x00\x00\x00R\x06weight\"T\n" +
 	"\rModelEndpoint\x12#\n" +
 	"\bvllm_url\x18\x01 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x10R\avllmUrl\x12\x1e\n" +
-	"\x05model\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x05model\"\xb9\x02\n" +
+	"\x05model\x18\x02 \x01(\tB\b\xbaH\x05r\x03\x18\x80\x02R\x05model\"\xf6\x02\n" +
 	"\x12DeliberationResult\x12\x19\n" +
 	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x1a\n" +
 	"\bproposal\x18\x02 \x01(\tR\bproposal\x12\x1c\n" +
 	"\treasoning\x18\x03 \x01(\tR\treasoning\x12\x14\n" +
 	"\x05score\x18\x04 \x01(\x02R\x05score\x12M\n" +
-	"\bmetadata\x18\x05 \x03(\v21.ray_executor.v1.DeliberationResult.MetadataEntryR\bmetadata\x12,\n" +
+	"\bmetadata\x18\x05 \x03(\v21.ray_executor.v1.DeliberationResult.MetadataEntryR\bmetadata\x12;\n" +
+	"\n" +
+	"assessment\x18\x06 \x01(\v2\x1b.ray_executor.v1.AssessmentR\n" +
+	"assessment\x12,\n" +
 	"\x05usage\x18\a \x01(\v2\x16.ray_executor.v1.UsageR\x05usage\x1a;\n" +
 	"\rMetadataEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -1007,7 +1471,20 @@ const file_ray_executor_v1_deliberation_proto_rawDesc = "" +
 	"\x11completion_tokens\x18\x02 \x01(\x03R\x10completionTokens\x12#\n" +
 	"\rcached_tokens\x18\x03 \x01(\x03R\fcachedTokens\x12)\n" +
 	"\x10reasoning_tokens\x18\x04 \x01(\x03R\x0freasoningTokens\x12\x1a\n" +
-	"\brequests\x18\x05 \x01(\x03R\brequestsB1Z/rayexecutor/proto/ray_executor/v1;rayexecutorv1b\x06proto3"
+	"\brequests\x18\x05 \x01(\x03R\brequests\"<\n" +
+	"\n" +
+	"Assessment\x12\x12\n" +
+	"\x04rank\x18\x01 \x01(\x05R\x04rank\x12\x14\n" +
+	"\x05votes\x18\x02 \x01(\x02R\x05votesJ\x04\b\x03\x10\x04\"`\n" +
+	"\x05Round\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x05R\x06number\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12+\n" +
+	"\x05turns\x18\x03 \x03(\v2\x15.ray_executor.v1.TurnR\x05turns\"y\n" +
+	"\x04Turn\x12\x19\n" +
+	"\bagent_id\x18\x01 \x01(\tR\aagentId\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\x12,\n" +
+	"\x05usage\x18\x03 \x01(\v2\x16.ray_executor.v1.UsageR\x05usage\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\tR\x05errorB1Z/rayexecutor/proto/ray_executor/v1;rayexecutorv1b\x06proto3"
 
 var (
 	file_ray_executor_v1_deliberation_proto_rawDescOnce sync.Once
@@ -1021,40 +1498,52 @@ func file_ray_executor_v1_deliberation_proto_rawDescGZIP() []byte {
 	return file_ray_executor_v1_deliberation_proto_rawDescData
 }
 
-var file_ray_executor_v1_deliberation_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_ray_executor_v1_deliberation_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_ray_executor_v1_deliberation_proto_goTypes = []any{
 	(*ExecuteDeliberationRequest)(nil), // 0: ray_executor.v1.ExecuteDeliberationRequest
-	(*ResponseFormat)(nil),             // 1: ray_executor.v1.ResponseFormat
-	(*Choice)(nil),                     // 2: ray_executor.v1.Choice
-	(*Sampling)(nil),                   // 3: ray_executor.v1.Sampling
-	(*TaskConstraints)(nil),            // 4: ray_executor.v1.TaskConstraints
-	(*Agent)(nil),                      // 5: ray_executor.v1.Agent
-	(*ModelEndpoint)(nil),              // 6: ray_executor.v1.ModelEndpoint
-	(*DeliberationResult)(nil),         // 7: ray_executor.v1.DeliberationResult
-	(*Usage)(nil),                      // 8: ray_executor.v1.Usage
-	nil,                                // 9: ray_executor.v1.ExecuteDeliberationRequest.LabelsEntry
-	nil,                                // 10: ray_executor.v1.TaskConstraints.MetadataEntry
-	nil,                                // 11: ray_executor.v1.DeliberationResult.MetadataEntry
-	(*structpb.Struct)(nil),            // 12: google.protobuf.Struct
+	(*Strategy)(nil),                   // 1: ray_executor.v1.Strategy
+	(*Independent)(nil),                // 2: ray_executor.v1.Independent
+	(*Vote)(nil),                       // 3: ray_executor.v1.Vote
+	(*ResponseFormat)(nil),             // 4: ray_executor.v1.ResponseFormat
+	(*Choice)(nil),                     // 5: ray_executor.v1.Choice
+	(*Sampling)(nil),                   // 6: ray_executor.v1.Sampling
+	(*TaskConstraints)(nil),            // 7: ray_executor.v1.TaskConstraints
+	(*Agent)(nil),                      // 8: ray_executor.v1.Agent
+	(*ModelEndpoint)(nil),              // 9: ray_executor.v1.ModelEndpoint
+	(*DeliberationResult)(nil),         // 10: ray_executor.v1.DeliberationResult
+	(*Usage)(nil),                      // 11: ray_executor.v1.Usage
+	(*Assessment)(nil),                 // 12: ray_executor.v1.Assessment
+	(*Round)(nil),                      // 13: ray_executor.v1.Round
+	(*Turn)(nil),                       // 14: ray_executor.v1.Turn
+	nil,                                // 15: ray_executor.v1.ExecuteDeliberationRequest.LabelsEntry
+	nil,                                // 16: ray_executor.v1.TaskConstraints.MetadataEntry
+	nil,                                // 17: ray_executor.v1.DeliberationResult.MetadataEntry
+	(*structpb.Struct)(nil),            // 18: google.protobuf.Struct
 }
 var file_ray_executor_v1_deliberation_proto_depIdxs = []int32{
-	4,  // 0: ray_executor.v1.ExecuteDeliberationRequest.constraints:type_name -> ray_executor.v1.TaskConstraints
-	5,  // 1: ray_executor.v1.ExecuteDeliberationRequest.agents:type_name -> ray_executor.v1.Agent
-	3,  // 2: ray_executor.v1.ExecuteDeliberationRequest.sampling:type_name -> ray_executor.v1.Sampling
-	1,  // 3: ray_executor.v1.ExecuteDeliberationRequest.response_format:type_name -> ray_executor.v1.ResponseFormat
-	9,  // 4: ray_executor.v1.ExecuteDeliberationRequest.labels:type_name -> ray_executor.v1.ExecuteDeliberationRequest.LabelsEntry
-	2,  // 5: ray_executor.v1.ResponseFormat.choice:type_name -> ray_executor.v1.Choice
-	12, // 6: ray_executor.v1.Sampling.extra:type_name -> google.protobuf.Struct
-	10, // 7: ray_executor.v1.TaskConstraints.metadata:type_name -> ray_executor.v1.TaskConstraints.MetadataEntry
-	3,  // 8: ray_executor.v1.Agent.sampling:type_name -> ray_executor.v1.Sampling
-	6,  // 9: ray_executor.v1.Agent.fallbacks:type_name -> ray_executor.v1.ModelEndpoint
-	11, // 10: ray_executor.v1.DeliberationResult.metadata:type_name -> ray_executor.v1.DeliberationResult.MetadataEntry
-	8,  // 11: ray_executor.v1.DeliberationResult.usage:type_name -> ray_executor.v1.Usage
-	12, // [12:12] is the sub-list for method output_type
-	12, // [12:12] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	7,  // 0: ray_executor.v1.ExecuteDeliberationRequest.constraints:type_name -> ray_executor.v1.TaskConstraints
+	8,  // 1: ray_executor.v1.ExecuteDeliberationRequest.agents:type_name -> ray_executor.v1.Agent
+	1,  // 2: ray_executor.v1.ExecuteDeliberationRequest.strategy:type_name -> ray_executor.v1.Strategy
+	6,  // 3: ray_executor.v1.ExecuteDeliberationRequest.sampling:type_name -> ray_executor.v1.Sampling
+	4,  // 4: ray_executor.v1.ExecuteDeliberationRequest.response_format:type_name -> ray_executor.v1.ResponseFormat
+	15, // 5: ray_executor.v1.ExecuteDeliberationRequest.labels:type_name -> ray_executor.v1.ExecuteDeliberationRequest.LabelsEntry
+	2,  // 6: ray_executor.v1.Strategy.independent:type_name -> ray_executor.v1.Independent
+	3,  // 7: ray_executor.v1.Strategy.vote:type_name -> ray_executor.v1.Vote
+	5,  // 8: ray_executor.v1.ResponseFormat.choice:type_name -> ray_executor.v1.Choice
+	18, // 9: ray_executor.v1.Sampling.extra:type_name -> google.protobuf.Struct
+	16, // 10: ray_executor.v1.TaskConstraints.metadata:type_name -> ray_executor.v1.TaskConstraints.MetadataEntry
+	6,  // 11: ray_executor.v1.Agent.sampling:type_name -> ray_executor.v1.Sampling
+	9,  // 12: ray_executor.v1.Agent.fallbacks:type_name -> ray_executor.v1.ModelEndpoint
+	17, // 13: ray_executor.v1.DeliberationResult.metadata:type_name -> ray_executor.v1.DeliberationResult.MetadataEntry
+	12, // 14: ray_executor.v1.DeliberationResult.assessment:type_name -> ray_executor.v1.Assessment
+	11, // 15: ray_executor.v1.DeliberationResult.usage:type_name -> ray_executor.v1.Usage
+	14, // 16: ray_executor.v1.Round.turns:type_name -> ray_executor.v1.Turn
+	11, // 17: ray_executor.v1.Turn.usage:type_name -> ray_executor.v1.Usage
+	18, // [18:18] is the sub-list for method output_type
+	18, // [18:18] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_ray_executor_v1_deliberation_proto_init() }
@@ -1063,20 +1552,28 @@ func file_ray_executor_v1_deliberation_proto_init() {
 		return
 	}
 	file_ray_executor_v1_deliberation_proto_msgTypes[1].OneofWrappers = []any{
+		(*Strategy_Independent)(nil),
+		(*Strategy_Vote)(nil),
+	}
+	file_ray_executor_v1_deliberation_proto_msgTypes[3].OneofWrappers = []any{
+		(*Vote_JsonPointer)(nil),
+		(*Vote_Regex)(nil),
+	}
+	file_ray_executor_v1_deliberation_proto_msgTypes[4].OneofWrappers = []any{
 		(*ResponseFormat_JsonSchema)(nil),
 		(*ResponseFormat_JsonObject)(nil),
 		(*ResponseFormat_Regex)(nil),
 		(*ResponseFormat_Choice)(nil),
 	}
-	file_ray_executor_v1_deliberation_proto_msgTypes[3].OneofWrappers = []any{}
-	file_ray_executor_v1_deliberation_proto_msgTypes[4].OneofWrappers = []any{}
+	file_ray_executor_v1_deliberation_proto_msgTypes[6].OneofWrappers = []any{}
+	file_ray_executor_v1_deliberation_proto_msgTypes[7].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_ray_executor_v1_deliberation_proto_rawDesc), len(file_ray_executor_v1_deliberation_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -49,6 +49,10 @@ type DeliberationRequested struct {
 	VllmModel string `protobuf:"bytes,8,opt,name=vllm_model,json=vllmModel,proto3" json:"vllm_model,omitempty"`
 	// The object that holds `request`, if it was too large.
 	RequestRef string `protobuf:"bytes,9,opt,name=request_ref,json=requestRef,proto3" json:"request_ref,omitempty"`
+	// In the journal alone, in place of `request`, if the request has a strategy that
+	// compares. A worker from before strategies finds no agents and ends it as failed:
+	// it would run the request without its strategy, for example after a rollback.
+	StrategyRequest *ExecuteDeliberationRequest `protobuf:"bytes,10,opt,name=strategy_request,json=strategyRequest,proto3" json:"strategy_request,omitempty"`
 	// The tenant of the caller's credentials, who owns the deliberation; empty
 	// without authentication.
 	Tenant        string `protobuf:"bytes,12,opt,name=tenant,proto3" json:"tenant,omitempty"`
@@ -147,6 +151,13 @@ func (x *DeliberationRequested) GetRequestRef() string {
 		return x.RequestRef
 	}
 	return ""
+}
+
+func (x *DeliberationRequested) GetStrategyRequest() *ExecuteDeliberationRequest {
+	if x != nil {
+		return x.StrategyRequest
+	}
+	return nil
 }
 
 func (x *DeliberationRequested) GetTenant() string {
@@ -340,7 +351,9 @@ type DeliberationCompleted struct {
 	// From the last attempt's start to the end, on the worker's clock.
 	Duration *durationpb.Duration `protobuf:"bytes,5,opt,name=duration,proto3" json:"duration,omitempty"`
 	// What all agents used. Unset: an older version wrote it.
-	Usage         *Usage `protobuf:"bytes,8,opt,name=usage,proto3" json:"usage,omitempty"`
+	Usage *Usage `protobuf:"bytes,8,opt,name=usage,proto3" json:"usage,omitempty"`
+	// The id of the agent that the strategy chose; unset if it chooses none.
+	Winner        *string `protobuf:"bytes,6,opt,name=winner,proto3,oneof" json:"winner,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -415,6 +428,13 @@ func (x *DeliberationCompleted) GetUsage() *Usage {
 		return x.Usage
 	}
 	return nil
+}
+
+func (x *DeliberationCompleted) GetWinner() string {
+	if x != nil && x.Winner != nil {
+		return *x.Winner
+	}
+	return ""
 }
 
 // DeliberationFailed is the end with no proposal.
@@ -682,7 +702,10 @@ type WorkerHeartbeat struct {
 	// What the replica cannot reach or use, other than NATS.
 	Problems []*WorkerHeartbeat_Problem `protobuf:"bytes,7,rep,name=problems,proto3" json:"problems,omitempty"`
 	// The model servers that its agents wait for, at most 20.
-	Waiting       []*WorkerHeartbeat_Waiting `protobuf:"bytes,8,rep,name=waiting,proto3" json:"waiting,omitempty"`
+	Waiting []*WorkerHeartbeat_Waiting `protobuf:"bytes,8,rep,name=waiting,proto3" json:"waiting,omitempty"`
+	// What the worker can do: 1 has strategies and `vote`. 0: a worker from before,
+	// which runs every deliberation as independent.
+	Level         int32 `protobuf:"varint,9,opt,name=level,proto3" json:"level,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -771,6 +794,13 @@ func (x *WorkerHeartbeat) GetWaiting() []*WorkerHeartbeat_Waiting {
 		return x.Waiting
 	}
 	return nil
+}
+
+func (x *WorkerHeartbeat) GetLevel() int32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
 }
 
 // StatsSnapshot is the fold of the journal up to a sequence. Statistics
@@ -1423,7 +1453,7 @@ var File_ray_executor_v1_events_proto protoreflect.FileDescriptor
 
 const file_ray_executor_v1_events_proto_rawDesc = "" +
 	"\n" +
-	"\x1cray_executor/v1/events.proto\x12\x0fray_executor.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"ray_executor/v1/deliberation.proto\"\xf1\x02\n" +
+	"\x1cray_executor/v1/events.proto\x12\x0fray_executor.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"ray_executor/v1/deliberation.proto\"\xc9\x03\n" +
 	"\x15DeliberationRequested\x12'\n" +
 	"\x0fdeliberation_id\x18\x01 \x01(\tR\x0edeliberationId\x12\x17\n" +
 	"\atask_id\x18\x02 \x01(\tR\x06taskId\x12E\n" +
@@ -1436,7 +1466,9 @@ const file_ray_executor_v1_events_proto_rawDesc = "" +
 	"\n" +
 	"vllm_model\x18\b \x01(\tR\tvllmModel\x12\x1f\n" +
 	"\vrequest_ref\x18\t \x01(\tR\n" +
-	"requestRef\x12\x16\n" +
+	"requestRef\x12V\n" +
+	"\x10strategy_request\x18\n" +
+	" \x01(\v2+.ray_executor.v1.ExecuteDeliberationRequestR\x0fstrategyRequest\x12\x16\n" +
 	"\x06tenant\x18\f \x01(\tR\x06tenant\"\xeb\x01\n" +
 	"\x13DeliberationStarted\x12'\n" +
 	"\x0fdeliberation_id\x18\x01 \x01(\tR\x0edeliberationId\x12\x17\n" +
@@ -1452,7 +1484,7 @@ const file_ray_executor_v1_events_proto_rawDesc = "" +
 	"agentIndex\x12;\n" +
 	"\x06result\x18\x04 \x01(\v2#.ray_executor.v1.DeliberationResultR\x06result\x12\x1d\n" +
 	"\n" +
-	"result_ref\x18\x05 \x01(\tR\tresultRef\"\x9e\x02\n" +
+	"result_ref\x18\x05 \x01(\tR\tresultRef\"\xcc\x02\n" +
 	"\x15DeliberationCompleted\x12'\n" +
 	"\x0fdeliberation_id\x18\x01 \x01(\tR\x0edeliberationId\x12\x17\n" +
 	"\atask_id\x18\x02 \x01(\tR\x06taskId\x12=\n" +
@@ -1460,7 +1492,9 @@ const file_ray_executor_v1_events_proto_rawDesc = "" +
 	"\vresults_ref\x18\x04 \x01(\tR\n" +
 	"resultsRef\x125\n" +
 	"\bduration\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\bduration\x12,\n" +
-	"\x05usage\x18\b \x01(\v2\x16.ray_executor.v1.UsageR\x05usage\"\xdb\x02\n" +
+	"\x05usage\x18\b \x01(\v2\x16.ray_executor.v1.UsageR\x05usage\x12\x1b\n" +
+	"\x06winner\x18\x06 \x01(\tH\x00R\x06winner\x88\x01\x01B\t\n" +
+	"\a_winnerJ\x04\b\a\x10\b\"\xdb\x02\n" +
 	"\x12DeliberationFailed\x12'\n" +
 	"\x0fdeliberation_id\x18\x01 \x01(\tR\x0edeliberationId\x12\x17\n" +
 	"\atask_id\x18\x02 \x01(\tR\x06taskId\x12=\n" +
@@ -1481,7 +1515,7 @@ const file_ray_executor_v1_events_proto_rawDesc = "" +
 	"\x05usage\x18\x06 \x01(\v2\x16.ray_executor.v1.UsageR\x05usage\"C\n" +
 	"\rWorkerStopped\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x18\n" +
-	"\areplica\x18\x02 \x01(\tR\areplica\"\xbe\x04\n" +
+	"\areplica\x18\x02 \x01(\tR\areplica\"\xd4\x04\n" +
 	"\x0fWorkerHeartbeat\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12\x18\n" +
 	"\areplica\x18\x02 \x01(\tR\areplica\x12\x18\n" +
@@ -1492,7 +1526,8 @@ const file_ray_executor_v1_events_proto_rawDesc = "" +
 	"started_at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tstartedAt\x12;\n" +
 	"\x05pools\x18\x06 \x03(\v2%.ray_executor.v1.WorkerHeartbeat.PoolR\x05pools\x12D\n" +
 	"\bproblems\x18\a \x03(\v2(.ray_executor.v1.WorkerHeartbeat.ProblemR\bproblems\x12B\n" +
-	"\awaiting\x18\b \x03(\v2(.ray_executor.v1.WorkerHeartbeat.WaitingR\awaiting\x1aD\n" +
+	"\awaiting\x18\b \x03(\v2(.ray_executor.v1.WorkerHeartbeat.WaitingR\awaiting\x12\x14\n" +
+	"\x05level\x18\t \x01(\x05R\x05level\x1aD\n" +
 	"\x04Pool\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05slots\x18\x02 \x01(\x05R\x05slots\x12\x12\n" +
@@ -1584,35 +1619,36 @@ var file_ray_executor_v1_events_proto_goTypes = []any{
 }
 var file_ray_executor_v1_events_proto_depIdxs = []int32{
 	16, // 0: ray_executor.v1.DeliberationRequested.request:type_name -> ray_executor.v1.ExecuteDeliberationRequest
-	17, // 1: ray_executor.v1.DeliberationStarted.first_started_at:type_name -> google.protobuf.Timestamp
-	18, // 2: ray_executor.v1.AgentCompleted.result:type_name -> ray_executor.v1.DeliberationResult
-	18, // 3: ray_executor.v1.DeliberationCompleted.results:type_name -> ray_executor.v1.DeliberationResult
-	19, // 4: ray_executor.v1.DeliberationCompleted.duration:type_name -> google.protobuf.Duration
-	20, // 5: ray_executor.v1.DeliberationCompleted.usage:type_name -> ray_executor.v1.Usage
-	18, // 6: ray_executor.v1.DeliberationFailed.results:type_name -> ray_executor.v1.DeliberationResult
-	19, // 7: ray_executor.v1.DeliberationFailed.duration:type_name -> google.protobuf.Duration
-	20, // 8: ray_executor.v1.DeliberationFailed.usage:type_name -> ray_executor.v1.Usage
-	18, // 9: ray_executor.v1.DeliberationCancelled.results:type_name -> ray_executor.v1.DeliberationResult
-	20, // 10: ray_executor.v1.DeliberationCancelled.usage:type_name -> ray_executor.v1.Usage
-	17, // 11: ray_executor.v1.WorkerHeartbeat.started_at:type_name -> google.protobuf.Timestamp
-	9,  // 12: ray_executor.v1.WorkerHeartbeat.pools:type_name -> ray_executor.v1.WorkerHeartbeat.Pool
-	10, // 13: ray_executor.v1.WorkerHeartbeat.problems:type_name -> ray_executor.v1.WorkerHeartbeat.Problem
-	11, // 14: ray_executor.v1.WorkerHeartbeat.waiting:type_name -> ray_executor.v1.WorkerHeartbeat.Waiting
-	15, // 15: ray_executor.v1.StatsSnapshot.open:type_name -> ray_executor.v1.StatsSnapshot.Open
-	17, // 16: ray_executor.v1.StatsSnapshot.journal_created:type_name -> google.protobuf.Timestamp
-	20, // 17: ray_executor.v1.StatsSnapshot.usage:type_name -> ray_executor.v1.Usage
-	12, // 18: ray_executor.v1.StatsSnapshot.pools:type_name -> ray_executor.v1.StatsSnapshot.Pool
-	13, // 19: ray_executor.v1.StatsSnapshot.models:type_name -> ray_executor.v1.StatsSnapshot.Model
-	14, // 20: ray_executor.v1.StatsSnapshot.queue:type_name -> ray_executor.v1.StatsSnapshot.Histogram
-	14, // 21: ray_executor.v1.StatsSnapshot.execution:type_name -> ray_executor.v1.StatsSnapshot.Histogram
-	20, // 22: ray_executor.v1.StatsSnapshot.Model.usage:type_name -> ray_executor.v1.Usage
-	17, // 23: ray_executor.v1.StatsSnapshot.Open.submitted_at:type_name -> google.protobuf.Timestamp
-	17, // 24: ray_executor.v1.StatsSnapshot.Open.started_at:type_name -> google.protobuf.Timestamp
-	25, // [25:25] is the sub-list for method output_type
-	25, // [25:25] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	16, // 1: ray_executor.v1.DeliberationRequested.strategy_request:type_name -> ray_executor.v1.ExecuteDeliberationRequest
+	17, // 2: ray_executor.v1.DeliberationStarted.first_started_at:type_name -> google.protobuf.Timestamp
+	18, // 3: ray_executor.v1.AgentCompleted.result:type_name -> ray_executor.v1.DeliberationResult
+	18, // 4: ray_executor.v1.DeliberationCompleted.results:type_name -> ray_executor.v1.DeliberationResult
+	19, // 5: ray_executor.v1.DeliberationCompleted.duration:type_name -> google.protobuf.Duration
+	20, // 6: ray_executor.v1.DeliberationCompleted.usage:type_name -> ray_executor.v1.Usage
+	18, // 7: ray_executor.v1.DeliberationFailed.results:type_name -> ray_executor.v1.DeliberationResult
+	19, // 8: ray_executor.v1.DeliberationFailed.duration:type_name -> google.protobuf.Duration
+	20, // 9: ray_executor.v1.DeliberationFailed.usage:type_name -> ray_executor.v1.Usage
+	18, // 10: ray_executor.v1.DeliberationCancelled.results:type_name -> ray_executor.v1.DeliberationResult
+	20, // 11: ray_executor.v1.DeliberationCancelled.usage:type_name -> ray_executor.v1.Usage
+	17, // 12: ray_executor.v1.WorkerHeartbeat.started_at:type_name -> google.protobuf.Timestamp
+	9,  // 13: ray_executor.v1.WorkerHeartbeat.pools:type_name -> ray_executor.v1.WorkerHeartbeat.Pool
+	10, // 14: ray_executor.v1.WorkerHeartbeat.problems:type_name -> ray_executor.v1.WorkerHeartbeat.Problem
+	11, // 15: ray_executor.v1.WorkerHeartbeat.waiting:type_name -> ray_executor.v1.WorkerHeartbeat.Waiting
+	15, // 16: ray_executor.v1.StatsSnapshot.open:type_name -> ray_executor.v1.StatsSnapshot.Open
+	17, // 17: ray_executor.v1.StatsSnapshot.journal_created:type_name -> google.protobuf.Timestamp
+	20, // 18: ray_executor.v1.StatsSnapshot.usage:type_name -> ray_executor.v1.Usage
+	12, // 19: ray_executor.v1.StatsSnapshot.pools:type_name -> ray_executor.v1.StatsSnapshot.Pool
+	13, // 20: ray_executor.v1.StatsSnapshot.models:type_name -> ray_executor.v1.StatsSnapshot.Model
+	14, // 21: ray_executor.v1.StatsSnapshot.queue:type_name -> ray_executor.v1.StatsSnapshot.Histogram
+	14, // 22: ray_executor.v1.StatsSnapshot.execution:type_name -> ray_executor.v1.StatsSnapshot.Histogram
+	20, // 23: ray_executor.v1.StatsSnapshot.Model.usage:type_name -> ray_executor.v1.Usage
+	17, // 24: ray_executor.v1.StatsSnapshot.Open.submitted_at:type_name -> google.protobuf.Timestamp
+	17, // 25: ray_executor.v1.StatsSnapshot.Open.started_at:type_name -> google.protobuf.Timestamp
+	26, // [26:26] is the sub-list for method output_type
+	26, // [26:26] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_ray_executor_v1_events_proto_init() }
@@ -1621,6 +1657,7 @@ func file_ray_executor_v1_events_proto_init() {
 		return
 	}
 	file_ray_executor_v1_deliberation_proto_init()
+	file_ray_executor_v1_events_proto_msgTypes[3].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

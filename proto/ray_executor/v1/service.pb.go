@@ -141,7 +141,8 @@ type GetDeliberationStatusResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// queued, running, completed, failed, cancelled or not_found.
 	Status string `protobuf:"bytes,1,opt,name=status,proto3" json:"status,omitempty"`
-	// The first completed agent's result, in the order of the request.
+	// The winner's result; without a winner the first completed agent's, in the order
+	// of the request.
 	Result *DeliberationResult `protobuf:"bytes,2,opt,name=result,proto3" json:"result,omitempty"`
 	// Why it failed or was cancelled.
 	ErrorMessage string `protobuf:"bytes,3,opt,name=error_message,json=errorMessage,proto3" json:"error_message,omitempty"`
@@ -164,8 +165,12 @@ type GetDeliberationStatusResponse struct {
 	// was recorded.
 	Usage *Usage `protobuf:"bytes,14,opt,name=usage,proto3" json:"usage,omitempty"`
 	// What a running deliberation waits for, for example `waiting for model server
-	// qwen:8000: connection refused`. Empty: nothing that is known.
-	Reason        string `protobuf:"bytes,16,opt,name=reason,proto3" json:"reason,omitempty"`
+	// qwen:8000: connection refused`. Unset: nothing that is known.
+	Reason *string `protobuf:"bytes,16,opt,name=reason,proto3,oneof" json:"reason,omitempty"`
+	// The id of the agent that the strategy chose; unset if it chooses none.
+	Winner *string `protobuf:"bytes,13,opt,name=winner,proto3,oneof" json:"winner,omitempty"`
+	// What the agents wrote, round by round; for a strategy other than independent.
+	Rounds        []*Round `protobuf:"bytes,15,rep,name=rounds,proto3" json:"rounds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -292,10 +297,24 @@ func (x *GetDeliberationStatusResponse) GetUsage() *Usage {
 }
 
 func (x *GetDeliberationStatusResponse) GetReason() string {
-	if x != nil {
-		return x.Reason
+	if x != nil && x.Reason != nil {
+		return *x.Reason
 	}
 	return ""
+}
+
+func (x *GetDeliberationStatusResponse) GetWinner() string {
+	if x != nil && x.Winner != nil {
+		return *x.Winner
+	}
+	return ""
+}
+
+func (x *GetDeliberationStatusResponse) GetRounds() []*Round {
+	if x != nil {
+		return x.Rounds
+	}
+	return nil
 }
 
 type GetStatusRequest struct {
@@ -1638,7 +1657,7 @@ const file_ray_executor_v1_service_proto_rawDesc = "" +
 	"\x06status\x18\x02 \x01(\tR\x06status\x12\x18\n" +
 	"\amessage\x18\x03 \x01(\tR\amessage\"e\n" +
 	"\x1cGetDeliberationStatusRequest\x12E\n" +
-	"\x0fdeliberation_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x172\x15^[A-Za-z0-9_-]{1,64}$R\x0edeliberationId\"\xdb\x04\n" +
+	"\x0fdeliberation_id\x18\x01 \x01(\tB\x1c\xbaH\x19r\x172\x15^[A-Za-z0-9_-]{1,64}$R\x0edeliberationId\"\xc3\x05\n" +
 	"\x1dGetDeliberationStatusResponse\x12\x16\n" +
 	"\x06status\x18\x01 \x01(\tR\x06status\x12;\n" +
 	"\x06result\x18\x02 \x01(\v2#.ray_executor.v1.DeliberationResultR\x06result\x12#\n" +
@@ -1654,8 +1673,12 @@ const file_ray_executor_v1_service_proto_rawDesc = "" +
 	" \x01(\tR\acluster\x12\x12\n" +
 	"\x04pool\x18\v \x01(\tR\x04pool\x12\x17\n" +
 	"\atask_id\x18\f \x01(\tR\x06taskId\x12,\n" +
-	"\x05usage\x18\x0e \x01(\v2\x16.ray_executor.v1.UsageR\x05usage\x12\x16\n" +
-	"\x06reason\x18\x10 \x01(\tR\x06reason\"7\n" +
+	"\x05usage\x18\x0e \x01(\v2\x16.ray_executor.v1.UsageR\x05usage\x12\x1b\n" +
+	"\x06reason\x18\x10 \x01(\tH\x00R\x06reason\x88\x01\x01\x12\x1b\n" +
+	"\x06winner\x18\r \x01(\tH\x01R\x06winner\x88\x01\x01\x12.\n" +
+	"\x06rounds\x18\x0f \x03(\v2\x16.ray_executor.v1.RoundR\x06roundsB\t\n" +
+	"\a_reasonB\t\n" +
+	"\a_winner\"7\n" +
 	"\x10GetStatusRequest\x12#\n" +
 	"\rinclude_stats\x18\x01 \x01(\bR\fincludeStats\"\xdb\x01\n" +
 	"\x11GetStatusResponse\x12\x16\n" +
@@ -1817,13 +1840,14 @@ var file_ray_executor_v1_service_proto_goTypes = []any{
 	(*DeliberationResult)(nil),            // 19: ray_executor.v1.DeliberationResult
 	(*timestamppb.Timestamp)(nil),         // 20: google.protobuf.Timestamp
 	(*Usage)(nil),                         // 21: ray_executor.v1.Usage
-	(*DeliberationRequested)(nil),         // 22: ray_executor.v1.DeliberationRequested
-	(*DeliberationStarted)(nil),           // 23: ray_executor.v1.DeliberationStarted
-	(*AgentCompleted)(nil),                // 24: ray_executor.v1.AgentCompleted
-	(*DeliberationCompleted)(nil),         // 25: ray_executor.v1.DeliberationCompleted
-	(*DeliberationFailed)(nil),            // 26: ray_executor.v1.DeliberationFailed
-	(*DeliberationCancelled)(nil),         // 27: ray_executor.v1.DeliberationCancelled
-	(*ExecuteDeliberationRequest)(nil),    // 28: ray_executor.v1.ExecuteDeliberationRequest
+	(*Round)(nil),                         // 22: ray_executor.v1.Round
+	(*DeliberationRequested)(nil),         // 23: ray_executor.v1.DeliberationRequested
+	(*DeliberationStarted)(nil),           // 24: ray_executor.v1.DeliberationStarted
+	(*AgentCompleted)(nil),                // 25: ray_executor.v1.AgentCompleted
+	(*DeliberationCompleted)(nil),         // 26: ray_executor.v1.DeliberationCompleted
+	(*DeliberationFailed)(nil),            // 27: ray_executor.v1.DeliberationFailed
+	(*DeliberationCancelled)(nil),         // 28: ray_executor.v1.DeliberationCancelled
+	(*ExecuteDeliberationRequest)(nil),    // 29: ray_executor.v1.ExecuteDeliberationRequest
 }
 var file_ray_executor_v1_service_proto_depIdxs = []int32{
 	19, // 0: ray_executor.v1.GetDeliberationStatusResponse.result:type_name -> ray_executor.v1.DeliberationResult
@@ -1832,42 +1856,43 @@ var file_ray_executor_v1_service_proto_depIdxs = []int32{
 	20, // 3: ray_executor.v1.GetDeliberationStatusResponse.started_at:type_name -> google.protobuf.Timestamp
 	20, // 4: ray_executor.v1.GetDeliberationStatusResponse.ended_at:type_name -> google.protobuf.Timestamp
 	21, // 5: ray_executor.v1.GetDeliberationStatusResponse.usage:type_name -> ray_executor.v1.Usage
-	5,  // 6: ray_executor.v1.GetStatusResponse.stats:type_name -> ray_executor.v1.RayExecutorStats
-	6,  // 7: ray_executor.v1.GetStatusResponse.clusters:type_name -> ray_executor.v1.Cluster
-	9,  // 8: ray_executor.v1.GetActiveJobsResponse.jobs:type_name -> ray_executor.v1.JobInfo
-	20, // 9: ray_executor.v1.JobInfo.start_time:type_name -> google.protobuf.Timestamp
-	20, // 10: ray_executor.v1.JobInfo.end_time:type_name -> google.protobuf.Timestamp
-	14, // 11: ray_executor.v1.ListDeliberationsResponse.deliberations:type_name -> ray_executor.v1.DeliberationSummary
-	20, // 12: ray_executor.v1.DeliberationSummary.submitted_at:type_name -> google.protobuf.Timestamp
-	20, // 13: ray_executor.v1.DeliberationSummary.started_at:type_name -> google.protobuf.Timestamp
-	20, // 14: ray_executor.v1.DeliberationSummary.ended_at:type_name -> google.protobuf.Timestamp
-	18, // 15: ray_executor.v1.DeliberationSummary.labels:type_name -> ray_executor.v1.DeliberationSummary.LabelsEntry
-	20, // 16: ray_executor.v1.WatchDeliberationResponse.time:type_name -> google.protobuf.Timestamp
-	22, // 17: ray_executor.v1.WatchDeliberationResponse.requested:type_name -> ray_executor.v1.DeliberationRequested
-	23, // 18: ray_executor.v1.WatchDeliberationResponse.started:type_name -> ray_executor.v1.DeliberationStarted
-	24, // 19: ray_executor.v1.WatchDeliberationResponse.agent:type_name -> ray_executor.v1.AgentCompleted
-	25, // 20: ray_executor.v1.WatchDeliberationResponse.completed:type_name -> ray_executor.v1.DeliberationCompleted
-	26, // 21: ray_executor.v1.WatchDeliberationResponse.failed:type_name -> ray_executor.v1.DeliberationFailed
-	27, // 22: ray_executor.v1.WatchDeliberationResponse.cancelled:type_name -> ray_executor.v1.DeliberationCancelled
-	28, // 23: ray_executor.v1.RayExecutorService.ExecuteDeliberation:input_type -> ray_executor.v1.ExecuteDeliberationRequest
-	1,  // 24: ray_executor.v1.RayExecutorService.GetDeliberationStatus:input_type -> ray_executor.v1.GetDeliberationStatusRequest
-	3,  // 25: ray_executor.v1.RayExecutorService.GetStatus:input_type -> ray_executor.v1.GetStatusRequest
-	7,  // 26: ray_executor.v1.RayExecutorService.GetActiveJobs:input_type -> ray_executor.v1.GetActiveJobsRequest
-	10, // 27: ray_executor.v1.RayExecutorService.CancelDeliberation:input_type -> ray_executor.v1.CancelDeliberationRequest
-	12, // 28: ray_executor.v1.RayExecutorService.ListDeliberations:input_type -> ray_executor.v1.ListDeliberationsRequest
-	15, // 29: ray_executor.v1.RayExecutorService.WatchDeliberation:input_type -> ray_executor.v1.WatchDeliberationRequest
-	0,  // 30: ray_executor.v1.RayExecutorService.ExecuteDeliberation:output_type -> ray_executor.v1.ExecuteDeliberationResponse
-	2,  // 31: ray_executor.v1.RayExecutorService.GetDeliberationStatus:output_type -> ray_executor.v1.GetDeliberationStatusResponse
-	4,  // 32: ray_executor.v1.RayExecutorService.GetStatus:output_type -> ray_executor.v1.GetStatusResponse
-	8,  // 33: ray_executor.v1.RayExecutorService.GetActiveJobs:output_type -> ray_executor.v1.GetActiveJobsResponse
-	11, // 34: ray_executor.v1.RayExecutorService.CancelDeliberation:output_type -> ray_executor.v1.CancelDeliberationResponse
-	13, // 35: ray_executor.v1.RayExecutorService.ListDeliberations:output_type -> ray_executor.v1.ListDeliberationsResponse
-	16, // 36: ray_executor.v1.RayExecutorService.WatchDeliberation:output_type -> ray_executor.v1.WatchDeliberationResponse
-	30, // [30:37] is the sub-list for method output_type
-	23, // [23:30] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	22, // 6: ray_executor.v1.GetDeliberationStatusResponse.rounds:type_name -> ray_executor.v1.Round
+	5,  // 7: ray_executor.v1.GetStatusResponse.stats:type_name -> ray_executor.v1.RayExecutorStats
+	6,  // 8: ray_executor.v1.GetStatusResponse.clusters:type_name -> ray_executor.v1.Cluster
+	9,  // 9: ray_executor.v1.GetActiveJobsResponse.jobs:type_name -> ray_executor.v1.JobInfo
+	20, // 10: ray_executor.v1.JobInfo.start_time:type_name -> google.protobuf.Timestamp
+	20, // 11: ray_executor.v1.JobInfo.end_time:type_name -> google.protobuf.Timestamp
+	14, // 12: ray_executor.v1.ListDeliberationsResponse.deliberations:type_name -> ray_executor.v1.DeliberationSummary
+	20, // 13: ray_executor.v1.DeliberationSummary.submitted_at:type_name -> google.protobuf.Timestamp
+	20, // 14: ray_executor.v1.DeliberationSummary.started_at:type_name -> google.protobuf.Timestamp
+	20, // 15: ray_executor.v1.DeliberationSummary.ended_at:type_name -> google.protobuf.Timestamp
+	18, // 16: ray_executor.v1.DeliberationSummary.labels:type_name -> ray_executor.v1.DeliberationSummary.LabelsEntry
+	20, // 17: ray_executor.v1.WatchDeliberationResponse.time:type_name -> google.protobuf.Timestamp
+	23, // 18: ray_executor.v1.WatchDeliberationResponse.requested:type_name -> ray_executor.v1.DeliberationRequested
+	24, // 19: ray_executor.v1.WatchDeliberationResponse.started:type_name -> ray_executor.v1.DeliberationStarted
+	25, // 20: ray_executor.v1.WatchDeliberationResponse.agent:type_name -> ray_executor.v1.AgentCompleted
+	26, // 21: ray_executor.v1.WatchDeliberationResponse.completed:type_name -> ray_executor.v1.DeliberationCompleted
+	27, // 22: ray_executor.v1.WatchDeliberationResponse.failed:type_name -> ray_executor.v1.DeliberationFailed
+	28, // 23: ray_executor.v1.WatchDeliberationResponse.cancelled:type_name -> ray_executor.v1.DeliberationCancelled
+	29, // 24: ray_executor.v1.RayExecutorService.ExecuteDeliberation:input_type -> ray_executor.v1.ExecuteDeliberationRequest
+	1,  // 25: ray_executor.v1.RayExecutorService.GetDeliberationStatus:input_type -> ray_executor.v1.GetDeliberationStatusRequest
+	3,  // 26: ray_executor.v1.RayExecutorService.GetStatus:input_type -> ray_executor.v1.GetStatusRequest
+	7,  // 27: ray_executor.v1.RayExecutorService.GetActiveJobs:input_type -> ray_executor.v1.GetActiveJobsRequest
+	10, // 28: ray_executor.v1.RayExecutorService.CancelDeliberation:input_type -> ray_executor.v1.CancelDeliberationRequest
+	12, // 29: ray_executor.v1.RayExecutorService.ListDeliberations:input_type -> ray_executor.v1.ListDeliberationsRequest
+	15, // 30: ray_executor.v1.RayExecutorService.WatchDeliberation:input_type -> ray_executor.v1.WatchDeliberationRequest
+	0,  // 31: ray_executor.v1.RayExecutorService.ExecuteDeliberation:output_type -> ray_executor.v1.ExecuteDeliberationResponse
+	2,  // 32: ray_executor.v1.RayExecutorService.GetDeliberationStatus:output_type -> ray_executor.v1.GetDeliberationStatusResponse
+	4,  // 33: ray_executor.v1.RayExecutorService.GetStatus:output_type -> ray_executor.v1.GetStatusResponse
+	8,  // 34: ray_executor.v1.RayExecutorService.GetActiveJobs:output_type -> ray_executor.v1.GetActiveJobsResponse
+	11, // 35: ray_executor.v1.RayExecutorService.CancelDeliberation:output_type -> ray_executor.v1.CancelDeliberationResponse
+	13, // 36: ray_executor.v1.RayExecutorService.ListDeliberations:output_type -> ray_executor.v1.ListDeliberationsResponse
+	16, // 37: ray_executor.v1.RayExecutorService.WatchDeliberation:output_type -> ray_executor.v1.WatchDeliberationResponse
+	31, // [31:38] is the sub-list for method output_type
+	24, // [24:31] is the sub-list for method input_type
+	24, // [24:24] is the sub-list for extension type_name
+	24, // [24:24] is the sub-list for extension extendee
+	0,  // [0:24] is the sub-list for field type_name
 }
 
 func init() { file_ray_executor_v1_service_proto_init() }
@@ -1877,6 +1902,7 @@ func file_ray_executor_v1_service_proto_init() {
 	}
 	file_ray_executor_v1_deliberation_proto_init()
 	file_ray_executor_v1_events_proto_init()
+	file_ray_executor_v1_service_proto_msgTypes[2].OneofWrappers = []any{}
 	file_ray_executor_v1_service_proto_msgTypes[6].OneofWrappers = []any{}
 	file_ray_executor_v1_service_proto_msgTypes[16].OneofWrappers = []any{
 		(*WatchDeliberationResponse_Requested)(nil),

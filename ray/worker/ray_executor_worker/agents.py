@@ -15,11 +15,14 @@ from typing import Any, Optional
 from .answers import MAX_BYTES, Room
 from .attempt import Attempt
 from .endpoint import CallError
+from .format_child import brief
 from .journal import AbandonedError, Event, Expectation, Record
 from .messages import AGENT, Result, UnreadableError, read_result
 from .prompts import Prompts
+from .response_format import ResponseFormat
 from .retry import Progress
 from .slots import Seat, weight
+from .strategies import Round, Vote
 from .tasks import cancel
 
 log = logging.getLogger(f"ray.serve.{__name__}")
@@ -30,15 +33,26 @@ TOO_MUCH = f"the answers of all agents exceed {MAX_BYTES} bytes"
 class Agents:
     """Asks the agents, and records and reads their results."""
 
-    __slots__ = ("_asked", "_attempt", "_journal", "_over", "_prompts", "_seat")
+    __slots__ = (
+        "_asked",
+        "_attempt",
+        "_journal",
+        "_over",
+        "_prompts",
+        "_round",
+        "_seat",
+        "_tasks",
+    )
 
     def __init__(self, attempt: Attempt, seat: Seat) -> None:
         self._attempt = attempt
         self._journal = attempt.journal
         self._seat = seat
         self._prompts: Prompts
-        # How many agents are being asked, and what is set once none is or the
-        # deadline has come.
+        self._round: Round
+        # The agents that were asked, how many of them have not answered, and what is
+        # set once the round is over or the deadline has come.
+        self._tasks: dict[int, asyncio.Task[None]] = {}
         self._asked = 0
         self._over: asyncio.Future[None]
 
@@ -108,8 +122,8 @@ class Agents:
 
     # Calls
 
-    async def ask_missing(self) -> None:
-        """Asks all agents that have no result, until the deadline.
+    async def ask_missing(self, round_: Round) -> None:
+        """Asks the agents that the round wants, until it wants none or the deadline.
 
         Cancelling it cancels the calls, which closes their connections: a model
         server stops generating then.
@@ -118,27 +132,39 @@ class Agents:
         self._prompts = Prompts(attempt.requested)
         await self._prompts.measure()
         loop = asyncio.get_running_loop()
-        tasks = [loop.create_task(self._ask(index)) for index in attempt.missing()]
-        if not tasks:
-            return
+        self._round, self._over = round_, loop.create_future()
+        self._ask_wanted()
         # What asyncio.wait does with a timeout, in a kilobyte less: thousands wait here.
-        self._asked, self._over = len(tasks), loop.create_future()
-        self._seat.shrink(weight(self._asked, attempt.size), self._asked)
-        for task in tasks:
-            task.add_done_callback(self._answered)
         timer = loop.call_at(attempt.deadline, self._no_more)
         try:
             await self._over
         finally:
             timer.cancel()
-            await cancel(tasks)
+            await cancel(self._tasks.values())
+
+    def _ask_wanted(self) -> None:
+        """Asks whom the round wants now; a round that wants nobody is over."""
+        wanted = self._round.wanted(self._attempt.turns())
+        for index in wanted:
+            if index not in self._tasks:
+                task = self._tasks[index] = asyncio.get_running_loop().create_task(self._ask(index))
+                self._asked += 1
+                task.add_done_callback(self._answered)
+        # A round that ends early may want those later that it has not asked yet.
+        may = len(self._attempt.missing()) if self._round.early else self._asked
+        self._seat.shrink(weight(may, self._attempt.size + self._attempt.answers.held), self._asked)
+        if not wanted or not self._asked:
+            self._no_more()
 
     def _answered(self, _task: asyncio.Task[None]) -> None:
         self._asked -= 1
-        held = self._attempt.size + self._attempt.answers.held
-        self._seat.shrink(weight(self._asked, held), self._asked)
-        if not self._asked:
-            self._no_more()
+        if self._over.done():
+            return
+        if self._round.early or not self._asked:
+            self._ask_wanted()
+        else:
+            held = self._attempt.size + self._attempt.answers.held
+            self._seat.shrink(weight(self._asked, held), self._asked)
 
     def _no_more(self) -> None:
         if not self._over.done():
@@ -205,6 +231,7 @@ class Agents:
             return attempt.failure(index, error.error_type, error.text, attempt.now() - begun)
         metadata = attempt.metadata(index, "completed", attempt.now() - begun)
         metadata.update(answer.metadata)
+        metadata.update(await self._voted(answer.content))
         agent_id = attempt.requested.agents[index].id
         result = Result(
             agent_id, answer.content, answer.reasoning, metadata=metadata, usage=progress.usage
@@ -212,3 +239,21 @@ class Agents:
         if not attempt.answers.fits(result):
             return attempt.failure(index, "too_large", TOO_MUCH, attempt.now() - begun)
         return result
+
+    async def _voted(self, proposal: str) -> dict[str, str]:
+        """What a proposal votes for, or why for nothing; empty without a vote.
+
+        It is recorded with the proposal, so that the keeper and other workers count
+        what this one has found.
+        """
+        vote = self._attempt.requested.strategy
+        if not isinstance(vote, Vote):
+            return {}
+        if vote.json_pointer is not None:
+            form = ResponseFormat("answer_pointer", vote.json_pointer)
+        elif vote.regex is not None:
+            form = ResponseFormat("answer_regex", vote.regex)
+        else:
+            return {"answer": brief(proposal)}
+        answer, why = await self._attempt.context.models.answer_in(proposal, form)
+        return {"answer": answer} if answer else {"no_answer": why}

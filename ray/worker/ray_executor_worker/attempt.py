@@ -14,6 +14,7 @@ from .metrics import Metrics
 from .model import ModelClient
 from .puller import Delivery
 from .retry import Progress
+from .strategies import Turn
 from .subjects import Subjects
 
 # The keeper ends overdue deliberations; the worker tries for this long past the
@@ -21,6 +22,7 @@ from .subjects import Subjects
 _GRACE_S = 30.0
 # A result repeats names of its request: 256 long ones would repeat a megabyte.
 _MAX_NAME_CHARS = 256
+_NOT_NEEDED = "not needed: the others had decided before this agent answered"
 
 
 @dataclass(frozen=True)
@@ -116,12 +118,32 @@ class Attempt:
         """The agents without a result."""
         return [i for i in range(len(self.requested.agents)) if i not in self.answers.results]
 
+    def turns(self) -> dict[int, Turn]:
+        """What the strategy sees of the results."""
+        return {
+            index: Turn(result.completed, result.metadata.get("answer"))
+            for index, result in self.answers.results.items()
+        }
+
     def failure(
         self, index: int, error_type: ErrorType, error: str, duration_s: Optional[float] = None
     ) -> Result:
         """The result of an agent that has no proposal."""
         metadata = self.metadata(index, "failed", duration_s)
         metadata.update(error=error, error_type=error_type)
+        return self._without_proposal(index, metadata)
+
+    def not_needed(self, index: int) -> Result:
+        """The result of an agent whose turn could not change the winner any more.
+
+        It has an error, which says why there is no proposal, and no error type: it did
+        not fail.
+        """
+        metadata = self.metadata(index, "not_needed", None)
+        metadata.update(error=_NOT_NEEDED)
+        return self._without_proposal(index, metadata)
+
+    def _without_proposal(self, index: int, metadata: dict[str, str]) -> Result:
         progress = self.progress.get(index)
         return Result(
             self.requested.agents[index].id,
@@ -136,7 +158,7 @@ class Attempt:
 
     def measure(self, result: Result, duration_s: float) -> None:
         """Measures what an agent took."""
-        outcome = "completed" if result.completed else result.metadata.get("error_type", "internal")
+        outcome = result.metadata.get("error_type") or result.metadata.get("status", "internal")
         self.context.metrics.agent(result.metadata.get("model", ""), outcome, duration_s)
 
     def metadata(self, index: int, status: str, duration_s: Optional[float]) -> dict[str, str]:

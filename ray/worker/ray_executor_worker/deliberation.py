@@ -15,9 +15,10 @@ from .attempt import Attempt, Context
 from .claim import MAX_DELIVERIES, Claim, Claimer
 from .ending import Ending
 from .journal import AbandonedError
-from .messages import REQUESTED, Requested, Schema, UnreadableError, read_requested
+from .messages import Requested, Schema, UnreadableError, read_requested
 from .puller import Delivery
 from .slots import MOST_AGENTS, Seat, weight
+from .strategies import steps
 
 log = logging.getLogger(f"ray.serve.{__name__}")
 
@@ -94,9 +95,11 @@ class Deliberation:
             # record further agents, and these would be asked twice.
             # Model: LoadRecorded.
             await self._agents.load_recorded()
+        rest = steps(attempt.requested.strategy, attempt.requested.agents)
+        round_ = next(rest)
         if claim is Claim.STARTED:
-            await self._agents.ask_missing()
-        await self._ending.end(claim)
+            await self._agents.ask_missing(round_)
+        await self._ending.end(claim, round_, rest)
         return Settlement.ENDED
 
     async def _read(self) -> Requested:
@@ -104,14 +107,14 @@ class Deliberation:
         # Released at once: thousands of deliberations wait for their models.
         data, self._data = self._data, b""
         schema, journal = attempt.context.schema, attempt.journal
-        message = schema.parse(REQUESTED, data)
+        message = schema.requested(data)
         # The deadline counts from the time at which the journal stored the request.
         accepted_at = journal.clock.monotonic_of(attempt.delivery.accepted_at)
         attempt.deadline = accepted_at + message.timeout_seconds
         if message.request_ref:
             whole = await journal.fetch(message.request_ref, attempt.until_end())
             attempt.size = len(whole)
-            message.request.CopyFrom(schema.parse(REQUESTED, whole).request)
+            message.request.CopyFrom(schema.requested(whole).request)
         requested = read_requested(message)
         if requested.deliberation_id != attempt.id or not requested.agents:
             raise UnreadableError("the request names another deliberation, or no agents")
@@ -123,7 +126,7 @@ def weigh(schema: Schema, delivery: Delivery, data: bytes) -> int:
     if delivery.delivered > MAX_DELIVERIES:
         return 1  # reading it may be what kills workers
     try:
-        message = schema.parse(REQUESTED, data)
+        message = schema.requested(data)
     except UnreadableError:
         return 1
     if message.request_ref:

@@ -8,7 +8,8 @@ success here: the deliberation has its end.
 from __future__ import annotations
 
 import logging
-from typing import Any
+from dataclasses import replace
+from typing import Any, Optional
 
 from .agents import TOO_MUCH, Agents
 from .attempt import Attempt
@@ -16,6 +17,7 @@ from .claim import Claim
 from .endpoint import ErrorType
 from .journal import Event, Expectation
 from .messages import Result
+from .strategies import Assessment, Round, Steps, Verdict, finish
 
 log = logging.getLogger(f"ray.serve.{__name__}")
 
@@ -35,7 +37,7 @@ class Ending:
         # this one, so it is no reason to cancel.
         self.begun = False
 
-    async def end(self, claim: Claim) -> None:
+    async def end(self, claim: Claim, round_: Round, rest: Steps) -> None:
         """Ends it with the results there are; safe to repeat."""
         attempt = self._attempt
         # While this worker was paused another one may have taken over, and
@@ -43,20 +45,22 @@ class Ending:
         # Model: LookBeforeEnd.
         await self._agents.load_recorded()
         missing = attempt.missing()
+        over = not round_.wanted(attempt.turns())
         for index in missing:
-            result = self._cut_off(index, claim)
+            result = attempt.not_needed(index) if over else self._cut_off(index, claim)
             if index in attempt.progress:
                 attempt.measure(result, attempt.now() - attempt.begun)
             attempt.answers.add(index, result)
         for index in attempt.answers.too_many():
             attempt.answers.add(index, attempt.failure(index, "too_large", TOO_MUCH))
+        verdict = finish(rest, attempt.turns())
         if not attempt.answers.long:
-            await self._write(claim, missing)
+            await self._write(claim, missing, verdict)
             return
         # One at a time: an end with all long answers is up to 16 MiB.
         async with attempt.context.long_ends:
             await self._agents.inline_long()
-            await self._write(claim, missing)
+            await self._write(claim, missing, verdict)
 
     async def refuse(self, why: str, *, given_up: bool = False) -> None:
         """Ends a deliberation that no worker can read."""
@@ -65,13 +69,18 @@ class Ending:
         failed = attempt.context.schema.failed(attempt.id, "", [], 0.0, why, given_up=given_up)
         await self._append("failed", failed)
 
-    async def _write(self, claim: Claim, missing: list[int]) -> None:
+    async def _write(self, claim: Claim, missing: list[int], verdict: Verdict) -> None:
         attempt, schema = self._attempt, self._attempt.context.schema
-        results = [attempt.answers.results[i] for i in range(len(attempt.requested.agents))]
+        results = [
+            _assessed(attempt.answers.results[index], verdict.assessments.get(index))
+            for index in range(len(attempt.requested.agents))
+        ]
         duration = attempt.now() - attempt.begun
         # At the deadline too: one proposal is enough.
         if any(result.completed for result in results):
-            await self._append("completed", schema.completed(attempt.requested, results, duration))
+            winner = "" if verdict.winner is None else results[verdict.winner].agent_id
+            completed = schema.completed(attempt.requested, results, duration, winner)
+            await self._append("completed", completed)
             return
         why, given_up = _why(results), False
         if missing:
@@ -120,6 +129,12 @@ class Ending:
         trace = attempt.delivery.traceparent.split("-")[1:2] or [""]
         late = "" if stored else ", but it had an end"
         log.debug("%s: %s%s (trace %s)", attempt.id, how, late, trace[0])
+
+
+def _assessed(result: Result, assessment: Optional[Assessment]) -> Result:
+    if assessment is None:
+        return result
+    return replace(result, score=assessment.score, assessment=assessment)
 
 
 def _why(results: list[Result]) -> str:

@@ -20,6 +20,14 @@ from google.protobuf.message import DecodeError, Message
 
 from .response_format import ResponseFormat, read_response_format
 from .sampling import parameters
+from .strategies import (
+    LEVEL,
+    Assessment,
+    Independent,
+    Strategy,
+    UnknownStrategyError,
+    read_strategy,
+)
 from .usage import Usage
 
 PACKAGE = "ray_executor.v1"
@@ -58,6 +66,8 @@ class Agent:
     sampling: Mapping[str, Any] = field(default_factory=lambda: _NONE)
     # Base URL and model of each; an empty one is the request's, or the agent's.
     fallbacks: tuple[tuple[str, str], ...] = ()
+    # Of its vote.
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,7 @@ class Requested:
     vllm_model: str
     response_format: Optional[ResponseFormat] = None
     sampling: Mapping[str, Any] = field(default_factory=lambda: _NONE)
+    strategy: Strategy = field(default_factory=Independent)
 
 
 @dataclass(frozen=True)
@@ -89,6 +100,7 @@ class Result:
     metadata: Mapping[str, str] = field(default_factory=dict)
     # None where it is not recorded.
     usage: Optional[Usage] = None
+    assessment: Optional[Assessment] = None
 
     @property
     def completed(self) -> bool:
@@ -155,6 +167,18 @@ class Schema:
         except DecodeError as error:
             raise UnreadableError(f"not a {name}: {error}") from error
 
+    def requested(self, data: bytes) -> Any:
+        """Reads a DeliberationRequested; raises UnreadableError.
+
+        A request with a strategy that compares is in a field of its own, so that
+        workers from before strategies refuse it. Here it is in `request`.
+        """
+        message = self.parse(REQUESTED, data)
+        if not message.HasField("request") and message.HasField("strategy_request"):
+            message.request.CopyFrom(message.strategy_request)
+            message.ClearField("strategy_request")
+        return message
+
     def started(
         self,
         requested: Requested,
@@ -182,10 +206,12 @@ class Schema:
         return message  # type: ignore[no-any-return]
 
     def completed(
-        self, requested: Requested, results: Iterable[Result], duration_s: float
+        self, requested: Requested, results: Iterable[Result], duration_s: float, winner: str = ""
     ) -> Message:
         """The end with at least one proposal."""
-        message = self._new(COMPLETED, requested.deliberation_id, requested.task_id)
+        message: Any = self._new(COMPLETED, requested.deliberation_id, requested.task_id)
+        if winner:
+            message.winner = winner
         return _ended(message, results, duration_s)
 
     def failed(  # noqa: PLR0913 - as many as the message has
@@ -222,6 +248,7 @@ class Schema:
             replica=replica.name,
             version=replica.version,
             ray_version=replica.ray_version,
+            level=LEVEL,
         )
         message.started_at.seconds = replica.started_ns // _NANOS
         message.started_at.nanos = replica.started_ns % _NANOS
@@ -238,8 +265,12 @@ class Schema:
 
 
 def read_requested(message: Any) -> Requested:
-    """The plain form of a whole DeliberationRequested."""
+    """The plain form of a whole DeliberationRequested; raises UnreadableError."""
     request = message.request
+    try:
+        strategy = read_strategy(request)
+    except UnknownStrategyError as error:
+        raise UnreadableError(str(error)) from error
     return Requested(
         deliberation_id=message.deliberation_id,
         task_id=message.task_id,
@@ -254,6 +285,7 @@ def read_requested(message: Any) -> Requested:
                 agent.system_prompt,
                 _sampling(agent),
                 tuple((one.vllm_url, one.model) for one in agent.fallbacks),
+                agent.weight or 1.0,
             )
             for agent in request.agents
         ),
@@ -264,6 +296,7 @@ def read_requested(message: Any) -> Requested:
         vllm_model=message.vllm_model,
         sampling=_sampling(request),
         response_format=read_response_format(request.response_format),
+        strategy=strategy,
     )
 
 
@@ -345,6 +378,9 @@ def _write_result(message: Any, result: Result) -> None:
     message.proposal = _utf8(result.proposal)
     message.reasoning = _utf8(result.reasoning)
     message.score = result.score
+    if result.assessment is not None:
+        message.assessment.rank = result.assessment.rank
+        message.assessment.votes = result.assessment.votes
     for key, value in result.metadata.items():
         message.metadata[key] = _utf8(value)
     if result.usage is not None:

@@ -141,6 +141,10 @@ class ModelClient:
         call = partial(self._call, url, model, question, progress)
         return Server(self._endpoints.at(_name(url)), call)
 
+    async def answer_in(self, text: str, form: ResponseFormat) -> tuple[Optional[str], str]:
+        """What a proposal votes for; or why for nothing."""
+        return await self._formats.answer(form, text)
+
     def _allowed(self, base_url: str) -> URL:
         if not base_url:
             raise CallError("invalid_request", "no model server: neither request nor VLLM_URL")

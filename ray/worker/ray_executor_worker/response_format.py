@@ -64,18 +64,31 @@ class FormatChecker:
 
     async def check(self, form: ResponseFormat, text: str) -> Optional[str]:
         """Why a text does not fit; None where it does."""
+        answer, why = await self._run(form, text)
+        found: Optional[str] = json.loads(answer) if answer else why
+        return found
+
+    async def answer(self, form: ResponseFormat, text: str) -> tuple[Optional[str], str]:
+        """What a text answers, found by `answer_regex` or `answer_pointer`; or why nothing."""
+        answer, why = await self._run(form, text)
+        if not answer:
+            return None, why
+        found, why = json.loads(answer)
+        return found, why
+
+    async def _run(self, form: ResponseFormat, text: str) -> tuple[bytes, str]:
+        """The process's answer; empty, and why, where there is none."""
         asked = json.dumps({"kind": form.kind, "spec": form.spec, "text": text}).encode() + b"\n"
         async with self._turn:
             if form in self._slow:  # perhaps since this check waits for its turn
-                return _TOO_SLOW
+                return b"", _TOO_SLOW
             answer, why = await self._answer(asked)
             if not answer and why != _TOO_SLOW:
                 # The node's fault, not the form's: once more, in a new process.
                 answer, why = await self._answer(asked)
             if why == _TOO_SLOW:
                 self._slow.append(form)
-        found: Optional[str] = json.loads(answer) if answer else why
-        return found
+        return answer, why
 
     async def _answer(self, asked: bytes) -> tuple[bytes, str]:
         """The process's answer; empty, and why, where there is none."""

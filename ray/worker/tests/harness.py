@@ -17,6 +17,7 @@ from typing import Any, Awaitable, Callable, Optional
 
 import nats
 from aiohttp import web
+from google.protobuf import json_format
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import (
@@ -175,11 +176,17 @@ class Journalist:
         set_sampling(message.request, more.pop("sampling", {}))
         for kind, spec in more.pop("response_format", {}).items():
             setattr(message.request.response_format, kind, spec)
+        if "strategy" in more:
+            json_format.ParseDict(more.pop("strategy"), message.request.strategy)
         for agent in agents:
             given = dict(agent)
             sampling = given.pop("sampling", {})
             set_sampling(message.request.agents.add(**given), sampling)
         assert not more
+        if message.request.strategy.WhichOneof("kind") not in (None, "independent"):
+            # As the door writes it, for workers from before strategies to refuse.
+            message.strategy_request.CopyFrom(message.request)
+            message.ClearField("request")
         return message
 
     async def submit(self, id_: str, agents: list[dict[str, Any]], url: str, **more: Any) -> int:
@@ -331,7 +338,8 @@ class FakeModel:
     `long`, `half`, `big`, `zipped`, `halts` (in the body), `404`, `500`, `500x1` (once;
     `500x1-2` and the like count apart),
     `string-error`, `broken` (cut off in the body), `cut` (no answer), `full` (503 as
-    vLLM's own admission; `fullx1` once).
+    vLLM's own admission; `fullx1` once), `says TEXT` and `slow TEXT` (`TEXT` is the
+    proposal; `slow` once it is let go).
     """
 
     def __init__(self) -> None:
@@ -404,10 +412,12 @@ class FakeModel:
             return web.Response(body=bomb, headers={"Content-Encoding": "gzip"})
         if name in {"broken", "cut", "halts"}:
             return await self._break_off(request, name)
+        if name.startswith(("says ", "slow ")):
+            return web.json_response(completion(name[5:]))
         return web.json_response(_ANSWERS.get(name) or completion(f"proposal of {name}"))
 
     async def _wait(self, name: str) -> None:
-        if name == "slow" or name.startswith("wait-"):
+        if name.startswith(("slow", "wait-")):
             await self.let_go.wait()
         if name == "pause":
             await asyncio.sleep(0.02)
