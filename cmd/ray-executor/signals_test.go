@@ -108,7 +108,7 @@ func TestASecondCtrlC(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer conn.Close()
-	fmt.Fprint(conn, "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\nExpect: 100-continue\r\n"+
+	fmt.Fprint(conn, "POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\nExpect: 100-continue\r\n"+
 		"Ce-Specversion: 1.0\r\nCe-Id: 1\r\nCe-Source: /t\r\nCe-Type: ray_executor.v1.GetStatusRequest\r\nContent-Type: application/json\r\n\r\n")
 	if line, err := bufio.NewReader(conn).ReadString('\n'); err != nil || !strings.Contains(line, "100") {
 		t.Fatalf("%q, %v", line, err) // it reads the body, and so the request is under way
