@@ -54,8 +54,10 @@ func TestIdleAndSlowConnections(t *testing.T) {
 		after time.Duration
 		use   func(t *testing.T, connection net.Conn, background *sync.WaitGroup)
 	}{
-		"that sends nothing":   {10 * time.Second, func(*testing.T, net.Conn, *sync.WaitGroup) {}},
-		"with half of headers": {10 * time.Second, func(t *testing.T, connection net.Conn, _ *sync.WaitGroup) { send(t, connection, "GET / HTTP/1.1\r\nHost:") }},
+		"that sends nothing": {10 * time.Second, func(*testing.T, net.Conn, *sync.WaitGroup) {}},
+		"with half of headers": {10 * time.Second, func(t *testing.T, connection net.Conn, _ *sync.WaitGroup) {
+			send(t, connection, "GET / HTTP/1.1\r\nHost:")
+		}},
 		"with a slow body": {bodyTimeout, func(t *testing.T, connection net.Conn, background *sync.WaitGroup) {
 			send(t, connection, "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
 			background.Go(func() {
