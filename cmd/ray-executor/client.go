@@ -35,7 +35,7 @@ func (c *caller) dial() (*client.Client, error) { return c.program.dial(c.server
 // show writes a reply: with the function text, or in the format of --output.
 func (c *caller) show(reply proto.Message, text func(io.Writer)) error {
 	if c.output == "text" {
-		text(c.out)
+		text(c.text())
 		return nil
 	}
 	return (&printer{w: c.out, format: c.output}).encode(reply)

@@ -50,7 +50,7 @@ func (p program) deadListCommand() *cobra.Command {
 			return err
 		}
 		if encode == nil {
-			return writeDeadList(p.out, list)
+			return writeDeadList(p.text(), list)
 		}
 		for _, one := range list {
 			if err := encode(one); err != nil {
@@ -84,7 +84,7 @@ func (p program) deadShowCommand() *cobra.Command {
 			return err
 		}
 		if encode == nil {
-			return writeDead(p.out, dead)
+			return writeDead(p.text(), dead)
 		}
 		return encode(dead)
 	})
@@ -129,7 +129,7 @@ The command is safe to repeat: a second retry is the same deliberation.`,
 		if err != nil {
 			return err
 		}
-		results := tally{out: p.out}
+		results := tally{out: p.text()}
 		submit := func(ctx context.Context, request *pb.ExecuteDeliberationRequest) error {
 			_, err := client.Submit(ctx, request)
 			return explain(err)

@@ -60,7 +60,7 @@ type dev struct {
 // reverse order: a worker that drains still needs NATS. All checks come before
 // anything is started.
 func (d *dev) run(ctx context.Context) error {
-	ctx, d.out = untilBroken(ctx, d.out)
+	ctx, d.out = untilBroken(ctx, d.text())
 	defer d.stop()
 	for _, step := range []func(context.Context) error{d.check, d.startNATS, d.startModel, d.startRay, d.deploy} {
 		if err := step(ctx); err != nil {

@@ -118,9 +118,9 @@ func runChecks(ctx context.Context, out io.Writer, output format, checks []check
 				return err
 			}
 		case err != nil:
-			fmt.Fprintf(out, "%-8s failed: %v\n", check.name, err)
+			fmt.Fprintf(terminal{out}, "%-8s failed: %v\n", check.name, err)
 		default:
-			fmt.Fprintf(out, "%-8s ok: %s\n", check.name, found)
+			fmt.Fprintf(terminal{out}, "%-8s ok: %s\n", check.name, found)
 		}
 	}
 	if !healthy {

@@ -68,7 +68,7 @@ func (c *caller) list(client *client.Client, request *pb.ListDeliberationsReques
 		if c.output != "text" {
 			err = printer.encode(page)
 		} else {
-			writeList(c.out, page, now, first, !all)
+			writeList(c.text(), page, now, first, !all)
 		}
 		if err != nil {
 			return err

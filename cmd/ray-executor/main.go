@@ -26,7 +26,7 @@ func main() {
 	program := program{args: os.Args[1:], environ: os.Environ(), out: os.Stdout, errors: os.Stderr, force: force}
 	err := program.run(ctx)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "ray-executor:", err)
+		fmt.Fprintln(terminal{os.Stderr}, "ray-executor:", err)
 	}
 	os.Exit(exitCode(err))
 }
@@ -45,6 +45,7 @@ type program struct {
 
 // run runs the command until it returns or ctx ends.
 func (p program) run(ctx context.Context) error {
+	p.errors = terminal{p.errors}
 	ran, err := p.root().ExecuteContextC(ctx)
 	switch {
 	case err == nil || ctx.Err() == nil:

@@ -68,7 +68,7 @@ RELAY_PATIENCE, with the sink's last answer.`,
 		if encode != nil {
 			return printUndelivered(ctx, journal, encode)
 		}
-		return listUndelivered(ctx, journal, p.out)
+		return listUndelivered(ctx, journal, p.text())
 	})
 }
 
@@ -131,7 +131,7 @@ undelivered end with --all. An end that the sink accepts leaves the list.`,
 		if err != nil {
 			return err
 		}
-		return retryUndelivered(ctx, settings, log, id, p.out)
+		return retryUndelivered(ctx, settings, log, id, p.text())
 	})
 }
 

@@ -49,7 +49,7 @@ func addReconnect(command *cobra.Command, reconnect *time.Duration) {
 // watch prints a deliberation's changes, then its end. Any end but completed is
 // an error, for scripts.
 func (c *caller) watch(id string, reconnect time.Duration) error {
-	progress := newProgress(c.out, c.output == "text")
+	progress := newProgress(c.text(), c.output == "text")
 	status, err := c.follow(c.Context(), c.server, id, reconnect, progress)
 	if err != nil {
 		return &followError{id, c.server, explain(err)}
