@@ -34,13 +34,28 @@ const (
 type openLedger struct {
 	mu       sync.Mutex
 	ledger   *deliberation.Ledger
-	revision uint64 // of the last snapshot
-	saved    uint64 // its sequence
+	revision uint64   // of the last snapshot
+	saved    position // its position
 	tried    time.Time
 	near     bool // the last published number of open ones was near the limit
 
 	warnings journal.Throttle // of ends that cannot be written
 	failures journal.Throttle // of tasks that NATS did not answer in time
+}
+
+// position is how far a ledger is. What it forgets moves it without a message, so
+// a journal that has become silent gets its last snapshot too.
+type position struct {
+	sequence  uint64
+	forgotten int64
+}
+
+func positionOf(ledger *deliberation.Ledger) position {
+	return position{ledger.Sequence(), ledger.Stats().GetForgottenDeliberations()}
+}
+
+func (p position) after(other position) bool {
+	return p.sequence > other.sequence || p.sequence == other.sequence && p.forgotten > other.forgotten
 }
 
 // followJournal folds the journal into a ledger while it grows. Meanwhile it ends
@@ -52,7 +67,7 @@ func (k *Keeper) followJournal(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	current := &openLedger{ledger: ledger, revision: revision, saved: ledger.Sequence()}
+	current := &openLedger{ledger: ledger, revision: revision, saved: positionOf(ledger)}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		return k.journal.Follow(ctx, ledger.Sequence()+1, func(mark deliberation.Mark) {
@@ -109,8 +124,8 @@ func every(ctx context.Context, interval time.Duration, call func() error) error
 // store theirs only once their ledger is ahead of it: the snapshot never goes back.
 func (k *Keeper) snapshot(ctx context.Context, current *openLedger) error {
 	current.mu.Lock()
-	open := current.ledger.Stats().GetActiveDeliberations()
-	if current.ledger.Sequence() <= current.saved || time.Since(current.tried) < snapshotPause(open) {
+	at, open := positionOf(current.ledger), current.ledger.Stats().GetActiveDeliberations()
+	if !at.after(current.saved) || time.Since(current.tried) < snapshotPause(open) {
 		current.mu.Unlock()
 		return nil
 	}
@@ -127,14 +142,14 @@ func (k *Keeper) snapshot(ctx context.Context, current *openLedger) error {
 		return err
 	}
 	if saved {
-		current.revision, current.saved = revision, snapshot.Sequence
+		current.revision, current.saved = revision, at
 		return nil
 	}
 	theirs, revision, err := k.journal.Ledger(ctx)
 	if err != nil {
 		return err
 	}
-	current.revision, current.saved = revision, theirs.Sequence()
+	current.revision, current.saved = revision, positionOf(theirs)
 	return nil
 }
 

@@ -50,6 +50,14 @@ func TestWhatTheJournalHasLostIsForgotten(t *testing.T) {
 				t.Fatal(err)
 			}
 			w.keep(t, keepertest.Quiet())
+			// The statistics have it although nothing is published after it.
+			again(t, func() error {
+				ledger, _, err := w.Ledger(t.Context())
+				if err != nil || ledger.Stats().GetForgottenDeliberations() != 1 {
+					return fmt.Errorf("the statistics are %v, %w", ledger.Stats(), err)
+				}
+				return nil
+			})
 			w.Submit(t, "probe", 1, 1)
 			again(t, func() error {
 				ledger, _, err := w.Ledger(t.Context())
