@@ -170,23 +170,26 @@ func (f *Function) Handle(w http.ResponseWriter, r *http.Request) {
 func routes(f *Function, served *functions.Functions, settings config.Config) http.Handler {
 	mux := http.NewServeMux()
 	served.Mount(mux)
-	mux.HandleFunc("GET /health/liveness", health(f.Alive))
-	mux.HandleFunc("GET /health/readiness", health(f.Ready))
+	mux.HandleFunc("GET /health/liveness", health(f.Alive, served.IsOperator))
+	mux.HandleFunc("GET /health/readiness", health(f.Ready, served.IsOperator))
 	if settings.MetricsPort == 0 {
 		mux.Handle("GET /metrics", served.Protect(promhttp.HandlerFor(served.Metrics(), promhttp.HandlerOpts{})))
 	}
 	return auth.ForBrowsers(settings.CORSOrigins, auth.ForWebhooks(settings.WebhookOrigins, mux))
 }
 
-// health answers a probe: 200, or 503 and why.
-func health(check func(context.Context) (bool, error)) http.HandlerFunc {
+// health answers a probe: 200 or 503. Why is for operators: it has addresses.
+func health(check func(context.Context) (bool, error), operator func(*http.Request) bool) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		body := map[string]string{"status": "ok"}
 		w.Header().Set("Content-Type", "application/json")
 		if ok, err := check(r.Context()); !ok {
 			w.Header().Set("Retry-After", "1")
 			w.WriteHeader(http.StatusServiceUnavailable)
-			body = map[string]string{"status": "not ready", "reason": deliberation.AsError(err).Error()}
+			body = map[string]string{"status": "not ready"}
+			if operator(r) {
+				body["reason"] = deliberation.AsError(err).Error()
+			}
 		}
 		_ = json.NewEncoder(w).Encode(body) // a probe that went away learns nothing more
 	}

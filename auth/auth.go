@@ -9,6 +9,7 @@ package auth
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -40,6 +41,8 @@ type Caller struct {
 	Scopes []Scope
 	// Pools are those that the caller may submit to; none: all.
 	Pools []string
+
+	digest [sha256.Size]byte // of the API key; zero for none
 }
 
 // Operator is the caller if nobody is authenticated: all is allowed.
@@ -176,6 +179,18 @@ func (c *Check) Caller(r *http.Request) (*Caller, error) {
 	return nil, errUnknownKey
 }
 
+// Revocable reports whether a caller may lose its key while a call lasts.
+func (c *Check) Revocable() bool { return c.keys != nil }
+
+// Still returns a caller as the file of keys has it now, for calls that last; nil:
+// the key is no longer there.
+func (c *Check) Still(caller *Caller) *Caller {
+	if c.keys == nil || caller == nil || caller.digest == [sha256.Size]byte{} {
+		return caller
+	}
+	return c.keys.find(caller.digest)
+}
+
 // Default returns the caller of a call that came through no door. nil: nobody, so
 // the call is refused.
 func (c *Check) Default() *Caller {
@@ -194,12 +209,15 @@ func fromThisMachine(r *http.Request) bool {
 		return true
 	}
 	tcp, ok := address.(*net.TCPAddr)
-	return ok && tcp.IP.IsLoopback() && namesThisMachine(r)
+	return ok && tcp.IP.IsLoopback() && namesThisMachine(r) && !proxied(r.Header)
 }
 
 var (
 	// ErrMissing is the answer to a call without credentials.
 	ErrMissing = unauthenticated("credentials are missing: send the header Authorization with the value Bearer and an API key")
+
+	// ErrRemoved ends a call that lasts longer than its key.
+	ErrRemoved = unauthenticated("these credentials are no longer valid: ask the operator for an API key")
 
 	errMalformed  = unauthenticated("must be one header of the form Bearer and an API key")
 	errUnknownKey = unauthenticated("these credentials are not valid here: ask the operator for an API key")

@@ -24,7 +24,8 @@ import (
 func trust(origins []string) (*http.CrossOriginProtection, error) {
 	protection := http.NewCrossOriginProtection()
 	for _, origin := range origins {
-		if err := protection.AddTrustedOrigin(origin); err != nil {
+		// CORS would read `*` as a pattern, and this check would not.
+		if err := protection.AddTrustedOrigin(origin); err != nil || strings.Contains(origin, "*") {
 			return nil, fmt.Errorf("CORS_ORIGINS: %q must be an origin such as https://console.example.com", origin)
 		}
 	}
@@ -51,6 +52,16 @@ func namesThisMachine(r *http.Request) bool {
 		return address.IsLoopback()
 	}
 	return host == "" || host == "localhost" || strings.HasSuffix(host, ".localhost")
+}
+
+// proxied reports whether a proxy passes a request on: its caller may be anywhere.
+func proxied(header http.Header) bool {
+	for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip", "Via"} {
+		if len(header.Values(name)) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // exposed are the headers of replies that pages may read, for REST, CloudEvents,

@@ -54,7 +54,13 @@ func openKeys(path string, log *slog.Logger) (*keyFile, error) {
 	if err != nil {
 		return nil, err
 	}
-	return f, f.take(content)
+	if err := f.take(content); err != nil {
+		return nil, err
+	}
+	if len(*f.keys.Load()) == 0 { // later it is how an operator removes the last key
+		return nil, fmt.Errorf("%s: has 0 keys: must have 1 to %d", path, maxKeys)
+	}
+	return f, nil
 }
 
 // take replaces the keys by those of a file's content.
@@ -71,9 +77,10 @@ func (f *keyFile) take(content []byte) error {
 
 // caller returns the caller of an API key, nil for none. Digests are compared in
 // constant time, and each of them, so that the time shows nothing of the keys.
-func (f *keyFile) caller(token string) (caller *Caller) {
+func (f *keyFile) caller(token string) *Caller { return f.find(sha256.Sum256([]byte(token))) }
+
+func (f *keyFile) find(digest [sha256.Size]byte) (caller *Caller) {
 	f.refresh()
-	digest := sha256.Sum256([]byte(token))
 	for _, one := range *f.keys.Load() {
 		if subtle.ConstantTimeCompare(one.digest[:], digest[:]) == 1 {
 			caller = one.caller
@@ -140,20 +147,24 @@ type entry struct {
 // put there in its place.
 func parseKeys(content []byte) ([]key, error) {
 	var file struct {
-		Keys []entry `yaml:"keys"`
+		Keys *[]entry `yaml:"keys"`
 	}
 	decoder := yaml.NewDecoder(bytes.NewReader(content))
 	decoder.KnownFields(true)
 	if err := decoder.Decode(&file); err != nil {
 		return nil, errors.New("must be YAML of the form `keys: [{tenant: …, sha256: …, scopes: [submit, read, cancel], pools: [default]}]`, without other fields")
 	}
-	if len(file.Keys) == 0 || len(file.Keys) > maxKeys {
-		return nil, fmt.Errorf("has %d keys: must have 1 to %d", len(file.Keys), maxKeys)
+	if file.Keys == nil { // not `keys: []`, which admits nobody
+		return nil, fmt.Errorf("has 0 keys: must have 1 to %d", maxKeys)
 	}
-	keys := make([]key, len(file.Keys))
-	for i := range file.Keys {
+	entries := *file.Keys
+	if len(entries) > maxKeys {
+		return nil, fmt.Errorf("has %d keys: must have 1 to %d", len(entries), maxKeys)
+	}
+	keys := make([]key, len(entries))
+	for i := range entries {
 		var err error
-		if keys[i], err = file.Keys[i].key(); err != nil {
+		if keys[i], err = entries[i].key(); err != nil {
 			return nil, fmt.Errorf("keys[%d].%w", i, err)
 		}
 		for before := range i {
@@ -192,5 +203,6 @@ func (e *entry) key() (key, error) {
 			return key{}, fmt.Errorf("pools: %q must be 1 to 32 characters of a-z 0-9 -", pool)
 		}
 	}
-	return key{[sha256.Size]byte(digest), &Caller{Tenant: e.Tenant, Scopes: e.Scopes, Pools: e.Pools}}, nil
+	sum := [sha256.Size]byte(digest)
+	return key{sum, &Caller{Tenant: e.Tenant, Scopes: e.Scopes, Pools: e.Pools, digest: sum}}, nil
 }

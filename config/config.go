@@ -37,6 +37,8 @@ type Config struct {
 	GRPCDefault bool
 	// Host is an address, or Loopback: 127.0.0.1, and ::1 where there is IPv6.
 	Host string `env:"HOST"`
+	// BareHost is that of ports which ask for no credentials: AUTH does not open them.
+	BareHost string
 	// Auth says who may call, AuthKeys is the file of API keys. Only the function
 	// server reads them.
 	Auth     string `env:"AUTH"`
@@ -235,8 +237,11 @@ func readFile(path string) (map[string]string, error) {
 func (c *Config) fill(settings map[string]string) {
 	knative := settings["K_SERVICE"] != ""
 	c.InCluster = knative || settings["KUBERNETES_SERVICE_HOST"] != ""
-	if c.Host == "" {
-		c.Host = Loopback
+	if c.BareHost = c.Host; c.Host == "" {
+		c.Host, c.BareHost = Loopback, Loopback
+		if c.InCluster {
+			c.BareHost = everywhere
+		}
 		if c.InCluster || c.Auth != "" {
 			c.Host = everywhere
 		}

@@ -22,7 +22,7 @@ func TestDefaults(t *testing.T) {
 	}
 	const nats = "nats://nats.swe-ai-fleet.svc.cluster.local:4222"
 	want := config.Config{
-		Host: "localhost", Port: 8080, GRPCPort: 50056, GRPCDefault: true, NATSURL: nats, WorkerNATSURL: nats,
+		Host: "localhost", BareHost: "localhost", Port: 8080, GRPCPort: 50056, GRPCDefault: true, NATSURL: nats, WorkerNATSURL: nats,
 		RayAddress: "ray://ray-gpu-head-svc.ray.svc.cluster.local:10001", WorkerReplicas: 1,
 		PoolList: []string{"default"}, Functions: []string{"submit", "status", "stats", "cancel", "list"}, Keeper: true,
 		JournalReplicas: 1, JournalMaxAge: 168 * time.Hour, JournalMaxBytes: 8 << 30, JournalMaxMessages: 4_000_000, RelayPatience: 24 * time.Hour, LogLevel: slog.LevelInfo, LogFormat: "auto",
@@ -56,7 +56,7 @@ func TestEverySettingIsRead(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := config.Config{
-		Host: "10.0.0.1", Port: 1, GRPCPort: 50057, Auth: "none", AuthKeys: creds, CORSOrigins: []string{"https://a", "https://b:1"}, WebhookOrigins: []string{"*"}, MetricsPort: 9090, NATSURL: "nats://a:4222,tls://b:4222", NATSCreds: creds, NATSCA: authority,
+		Host: "10.0.0.1", BareHost: "10.0.0.1", Port: 1, GRPCPort: 50057, Auth: "none", AuthKeys: creds, CORSOrigins: []string{"https://a", "https://b:1"}, WebhookOrigins: []string{"*"}, MetricsPort: 9090, NATSURL: "nats://a:4222,tls://b:4222", NATSCreds: creds, NATSCA: authority,
 		NATSUser: "me", NATSUserFile: creds, NATSPassword: "p", NATSPasswordFile: creds, NATSToken: "t", NATSTokenFile: creds,
 		NATSCert: creds, NATSKey: creds, VLLMAPIKeyFile: creds, WorkerNATSURL: "ws://c", NATSPrefix: "TEAM-A_",
 		RayAddress: "https://ray:8265", RayAuthToken: "token", WorkerReplicas: 2, WorkerPIP: true,

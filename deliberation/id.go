@@ -29,10 +29,31 @@ func DerivedID(source, id string) string { return "ce-" + Digest(source, id) }
 // caller: two tenants whose events, or Idempotency-Keys, are equal have two
 // deliberations. Without a tenant it is the id itself.
 func TenantID(tenant, id string) string {
-	if tenant == "" {
-		return id
+	own := ownPrefix(tenant)
+	if tenant == "" || strings.HasPrefix(id, own) {
+		return id // one that was derived already
 	}
-	return "t-" + Digest(tenant, id)
+	return own + Digest(tenant, id)
+}
+
+// FreshID is NewID for a tenant's caller: sent again as an Idempotency-Key, it stays
+// the same id.
+func FreshID(tenant string) string {
+	if tenant == "" {
+		return NewID()
+	}
+	return ownPrefix(tenant) + NewID()
+}
+
+func ownPrefix(tenant string) string { return "t-" + Digest(tenant)[:16] + "-" }
+
+// derivedID has the forms of the ids that doors derive.
+var derivedID = regexp.MustCompile(`^(t-[a-z2-7]{16}-|(ce|key)-[a-z2-7]{32}$)`)
+
+// MayName reports whether a tenant's caller may choose an id: none that a door
+// derives for others, or a tenant could take the id of another's next event.
+func MayName(tenant, id string) bool {
+	return !derivedID.MatchString(id) || tenant != "" && strings.HasPrefix(id, ownPrefix(tenant))
 }
 
 // RetryID returns the id under which a dead letter is submitted again. It depends

@@ -39,6 +39,12 @@ func (f *Functions) Protect(behind http.Handler) http.Handler {
 	})
 }
 
+// IsOperator reports whether a request comes from a caller with the scope admin.
+func (f *Functions) IsOperator(r *http.Request) bool {
+	caller, err := f.auth.Caller(r)
+	return err == nil && caller.Admin()
+}
+
 // callerOf returns who makes a call. A call from within the process has no caller:
 // it is allowed only where everybody is.
 func (f *Functions) callerOf(ctx context.Context) (*auth.Caller, error) {

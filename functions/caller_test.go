@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -22,8 +23,10 @@ import (
 	"rayexecutor/auth"
 	"rayexecutor/deliberation"
 	"rayexecutor/functions"
+	"rayexecutor/gate"
 	pb "rayexecutor/proto/ray_executor/v1"
 	"rayexecutor/proto/ray_executor/v1/rayexecutorv1connect"
+	"rayexecutor/tests/await"
 )
 
 // keys are API keys and what the file says of each.
@@ -324,6 +327,133 @@ func TestDerivedIDsAreTheTenants(t *testing.T) {
 	}
 	if len(d.journal.entries) != 4 {
 		t.Errorf("%d deliberations, not one an event and one a key of each tenant", len(d.journal.entries))
+	}
+}
+
+// submitKeyed submits over REST with an Idempotency-Key and extra fields, and
+// returns the status and the id of the answer.
+func (d *doors) submitKeyed(t *testing.T, key, idempotency, fields string) (status int, id string) {
+	t.Helper()
+	body := `{"task_id":"t","task_description":"d","role":"DEV","agents":[{"id":"a"}]` + fields + `}`
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, d.url+"/v1/deliberations", strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header = http.Header{"Content-Type": {"application/json"}, "Authorization": {"Bearer " + key}}
+	if idempotency != "" {
+		r.Header.Set("Idempotency-Key", idempotency)
+	}
+	response, err := d.http.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	var reply struct {
+		ID string `json:"deliberation_id"`
+	}
+	if err := json.NewDecoder(response.Body).Decode(&reply); err != nil {
+		t.Fatal(err)
+	}
+	return response.StatusCode, reply.ID
+}
+
+// TestARepeatWithTheAnswersIDIsTheSame: docs/reliability.md promises it for the id in
+// its field and as Idempotency-Key.
+func TestARepeatWithTheAnswersIDIsTheSame(t *testing.T) {
+	t.Parallel()
+	d := open(t, keys(t, map[string]string{"a": "tenant: a, scopes: [submit]", "b": "tenant: b, scopes: [submit]"}))
+	for _, idempotency := range []string{"", "order-1"} {
+		status, id := d.submitKeyed(t, "a", idempotency, "")
+		if status != http.StatusAccepted {
+			t.Fatalf("with the key %q: %d", idempotency, status)
+		}
+		for name, repeat := range map[string][2]string{
+			"in its field": {"", `,"deliberation_id":"` + id + `"`}, "as Idempotency-Key": {id, ""}, "both": {id, `,"deliberation_id":"` + id + `"`},
+		} {
+			if status, again := d.submitKeyed(t, "a", repeat[0], repeat[1]); status != http.StatusOK || again != id {
+				t.Errorf("%s, repeated %s: %d, id %s, not %s", idempotency, name, status, again, id)
+			}
+		}
+		if status, _ := d.submitKeyed(t, "b", id, ""); status != http.StatusAccepted {
+			t.Errorf("another tenant's key of the same text: %d", status)
+		}
+	}
+}
+
+// TestNobodyTakesAnIDThatIsDerivedForAnother: else the other's event is refused.
+func TestNobodyTakesAnIDThatIsDerivedForAnother(t *testing.T) {
+	t.Parallel()
+	d := open(t, keys(t, map[string]string{"a": "tenant: a, scopes: [submit]", "b": "tenant: b, scopes: [submit]", "admin": "tenant: ops, scopes: [admin]"}))
+	for _, id := range []string{
+		deliberation.TenantID("a", deliberation.DerivedID("/s", "1")), deliberation.DerivedID("/s", "1"), deliberation.FreshID("a"),
+	} {
+		if status, _ := d.submitKeyed(t, "b", "", `,"deliberation_id":"`+id+`"`); status != http.StatusBadRequest {
+			t.Errorf("%s: %d", id, status)
+		}
+		if status, _ := d.submitKeyed(t, "admin", "", `,"deliberation_id":"`+id+`"`); status != http.StatusAccepted {
+			t.Errorf("%s by an operator: %d", id, status)
+		}
+	}
+}
+
+// TestAWatchEndsWithItsKey: a removed key gets no more events.
+func TestAWatchEndsWithItsKey(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "keys.yaml")
+	give := func(entries string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte("keys: ["+entries+"]\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	digest := sha256.Sum256([]byte("a"))
+	give("{tenant: a, sha256: " + hex.EncodeToString(digest[:]) + ", scopes: [submit, read]}")
+	check, err := auth.New(auth.Options{Auth: "keys", Keys: path, Log: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := open(t, func(o *functions.Options) { o.Auth = check })
+	_, id := d.submitKeyed(t, "a", "", "")
+	stream := d.sendAs(t, http.MethodGet, "/v1/deliberations/"+id+"/events", "", "", "a")
+	give("")
+	if body, err := io.ReadAll(stream.Body); err != nil || !strings.Contains(string(body), "no longer valid") {
+		t.Errorf("the stream ended with %v: %s", err, body)
+	}
+	if got := d.sendAs(t, http.MethodGet, "/v1/deliberations/"+id, "", "", "a"); got.StatusCode != http.StatusUnauthorized {
+		t.Errorf("the last key was removed: %s", got.Status)
+	}
+}
+
+// TestProbesTakeNobodysPlace: calls of the health service without credentials, with
+// bodies that do not end, delay no caller.
+func TestProbesTakeNobodysPlace(t *testing.T) {
+	t.Parallel()
+	limits := gate.For(32 << 20)
+	d := open(t, keys(t, someKeys), func(o *functions.Options) { o.Limits = limits })
+	reading := make(chan struct{}, limits.Requests)
+	for range limits.Requests {
+		go func() {
+			body, end := io.Pipe()
+			defer end.Close()
+			go func() { // the server reads
+				_, _ = end.Write([]byte{0})
+				reading <- struct{}{}
+			}()
+			r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, d.url+"/"+grpchealth.HealthV1ServiceName+"/Check", body)
+			if err != nil {
+				return
+			}
+			r.Header.Set("Content-Type", "application/grpc")
+			if response, err := d.http.Do(r); err == nil {
+				response.Body.Close()
+			}
+		}()
+	}
+	for range min(limits.Requests, 64) {
+		await.Receive(t, "a probe is read", reading)
+	}
+	if got := d.sendAs(t, http.MethodGet, "/v1/deliberations/none", "", "", "reader"); got.StatusCode != http.StatusNotFound {
+		t.Errorf("a caller with a key: %s", got.Status)
 	}
 }
 

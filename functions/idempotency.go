@@ -5,6 +5,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"rayexecutor/auth"
 	"rayexecutor/deliberation"
 	"rayexecutor/events"
 	pb "rayexecutor/proto/ray_executor/v1"
@@ -25,6 +26,9 @@ func originOf(r *http.Request, request proto.Message) (Origin, error) {
 		return origin, nil
 	}
 	origin.DeliberationID = keyedID(r.Header.Get(idempotencyKey))
+	if caller := auth.From(r.Context()); caller != nil && origin.DeliberationID != "" {
+		origin.DeliberationID = deliberation.TenantID(caller.Tenant, origin.DeliberationID)
+	}
 	if id := submit.GetDeliberationId(); origin.DeliberationID == "" || id != "" && id != origin.DeliberationID {
 		return origin, deliberation.Invalidf(idempotencyKey, "must not be empty, nor name another deliberation than deliberation_id: send either")
 	}

@@ -22,6 +22,9 @@ func (f *Functions) Submit(ctx context.Context, request *pb.ExecuteDeliberationR
 	if err != nil {
 		return nil, err
 	}
+	if named := request.GetDeliberationId(); !caller.Admin() && !deliberation.MayName(caller.Tenant, named) {
+		return nil, deliberation.Invalidf("deliberation_id", "has the form of ids that the server derives for others: choose another")
+	}
 	id := idOf(request, origin, caller)
 	record, err := f.rules.Accept(id, request)
 	if err != nil {
@@ -78,7 +81,7 @@ func idOf(request *pb.ExecuteDeliberationRequest, origin Origin, caller *auth.Ca
 	case origin.DeliberationID != "":
 		return deliberation.TenantID(caller.Tenant, origin.DeliberationID)
 	default:
-		return deliberation.NewID()
+		return deliberation.FreshID(caller.Tenant)
 	}
 }
 

@@ -56,6 +56,7 @@ func (f *Functions) Watch(ctx context.Context, request *pb.WatchDeliberationRequ
 		defer end()
 		watching, stop := context.WithCancelCause(ctx)
 		defer stop(nil)
+		defer f.whileAllowed(ctx, stop)()
 		defer context.AfterFunc(f.streams, func() { stop(errStopping) })()
 		handle := func(entry deliberation.Entry) error {
 			event := watchEvent(entry)
@@ -74,10 +75,40 @@ func (f *Functions) Watch(ctx context.Context, request *pb.WatchDeliberationRequ
 			return nil // the metrics count it as ok: nothing failed here
 		case errors.Is(cause, errStopping):
 			return errStopping
+		case errors.Is(cause, auth.ErrRemoved):
+			return auth.ErrRemoved
 		default:
 			return about(request.GetDeliberationId(), err)
 		}
 	})
+}
+
+// recheck is the interval in which a watch looks whether its key is still valid.
+const recheck = 5 * time.Second
+
+// whileAllowed stops a watch once its caller's key is removed, or no longer allows it.
+func (f *Functions) whileAllowed(ctx context.Context, stop context.CancelCauseFunc) (end func()) {
+	caller := auth.From(ctx)
+	if caller == nil || !f.auth.Revocable() {
+		return func() {}
+	}
+	ticker, ended := time.NewTicker(recheck), make(chan struct{})
+	go func() {
+		defer ticker.Stop()
+		for {
+			select {
+			case <-ticker.C:
+				now := f.auth.Still(caller)
+				if now == nil || now.Tenant != caller.Tenant || now.May(auth.Read) != nil || caller.Admin() && !now.Admin() {
+					stop(auth.ErrRemoved)
+					return
+				}
+			case <-ended:
+				return
+			}
+		}
+	}()
+	return func() { close(ended) }
 }
 
 // sendCounted sends an event, whose memory counts until it is written: a watch may

@@ -34,7 +34,7 @@ the line can be posted to the broker again.`,
 			if err != nil {
 				return err
 			}
-			listeners, err := portSetting{"PORT", settings.Port}.listen(command.Context(), settings.Host)
+			listeners, err := portSetting{"PORT", settings.Port}.listen(command.Context(), settings.BareHost)
 			if err != nil {
 				return err
 			}

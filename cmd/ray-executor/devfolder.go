@@ -112,7 +112,8 @@ func runningDev(folder string) (settings map[string]string, ok bool) {
 		return nil, false
 	}
 	defer file.Close()
-	if !errors.Is(lock(file, false), errLocked) {
+	// Another user's dev would get our token, and name our servers.
+	if !ours(file) || !errors.Is(lock(file, false), errLocked) {
 		return nil, false
 	}
 	text, err := io.ReadAll(file)

@@ -32,3 +32,13 @@ func freeDisk(folder string) (int64, error) {
 	}
 	return int64(stat.Bavail * uint64(stat.Bsize)), nil
 }
+
+// ours reports whether a file belongs to this user.
+func ours(file *os.File) bool {
+	info, err := file.Stat()
+	if err != nil {
+		return false
+	}
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	return ok && int(stat.Uid) == os.Geteuid()
+}

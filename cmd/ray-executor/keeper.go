@@ -56,7 +56,7 @@ func serveKeeper(ctx context.Context, settings config.Config, log *slog.Logger, 
 	} else if err := addMetricsServer(ctx, &group, settings, metrics, force); err != nil {
 		log.Warn("the keeper serves no metrics: METRICS_PORT is not available", "reason", err)
 	}
-	listeners, err := portSetting{"PORT", settings.Port}.listen(ctx, settings.Host)
+	listeners, err := portSetting{"PORT", settings.Port}.listen(ctx, settings.BareHost)
 	if err != nil {
 		log.Warn("the keeper serves no metrics: PORT is not available", "reason", err)
 	}

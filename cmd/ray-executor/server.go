@@ -73,7 +73,7 @@ func addServer(group *run.Group, server *http.Server, listener net.Listener, for
 // addMetricsServer adds an actor that serves /metrics on METRICS_PORT, where no
 // credentials are asked for.
 func addMetricsServer(ctx context.Context, group *run.Group, settings config.Config, metrics prometheus.Gatherer, force <-chan struct{}) error {
-	listeners, err := portSetting{"METRICS_PORT", settings.MetricsPort}.listen(ctx, settings.Host)
+	listeners, err := portSetting{"METRICS_PORT", settings.MetricsPort}.listen(ctx, settings.BareHost)
 	if err != nil {
 		return err
 	}
