@@ -255,7 +255,7 @@ func TestRunbookCommands(t *testing.T) {
 	if len(blocks) < 18 {
 		t.Errorf("docs/runbooks.md has %d blocks of commands", len(blocks))
 	}
-	environ := append(sys.Environ(), "RAY_EXECUTOR_SERVER="+sys.URL(),
+	environ := append(sys.Environ(), "RAY_EXECUTOR_SERVER="+sys.URL(), "KEEPER_URL="+sys.URL(),
 		"PATH="+filepath.Join(system.Root(), "bin")+":"+filepath.Join(system.Root(), ".tools")+":"+os.Getenv("PATH"))
 	commands := map[string]bool{}
 	for _, block := range blocks {
