@@ -90,38 +90,47 @@ func TestOverlayOfSeveralClusters(t *testing.T) {
 	}
 }
 
-// TestTheGuideToKeys renders the overlay of docs/security.md: the functions ask for
-// keys, and each has the file.
+// TestTheGuideToKeys renders the overlay of docs/security.md: the Service that callers
+// use asks for keys and has the file; those behind the Triggers, which send none, do not.
 func TestTheGuideToKeys(t *testing.T) {
 	t.Parallel()
+	guide := example(t, section(t, text(t, "docs/security.md"), "On Kubernetes"))
+	all := strings.Replace(guide, "name: ray-executor}", "labelSelector: app.kubernetes.io/component=functions}", 1)
+	if asking := askForKeys(t, guide); !slices.Equal(asking, []string{"ray-executor"}) {
+		t.Errorf("%v ask for keys", asking)
+	}
+	if asking := askForKeys(t, all); len(asking) != 5 {
+		t.Errorf("%v ask for keys", asking)
+	}
+}
+
+// askForKeys renders an overlay, and returns the functions that ask for keys. They may
+// be published, and have the file.
+func askForKeys(t *testing.T, overlay string) (asking []string) {
+	t.Helper()
 	folder := t.TempDir()
-	write(t, filepath.Join(folder, "settings.env"), "AUTH=keys\nAUTH_KEYS=/etc/ray-executor-keys/keys.yaml\n")
-	overlay := example(t, strings.Replace(section(t, text(t, "docs/security.md"), "On Kubernetes"), "# in", "resources: ["+between(t, folder, filepath.Join(root, "deploy/base"))+"]\n# in", 1))
-	write(t, filepath.Join(folder, "kustomization.yaml"), "namespace: swe-ai-fleet\n"+
-		"configMapGenerator:\n- {name: ray-executor, namespace: swe-ai-fleet, behavior: merge, envs: [settings.env]}\n"+overlay)
+	write(t, filepath.Join(folder, "kustomization.yaml"), "resources: ["+between(t, folder, filepath.Join(root, "deploy/base"))+"]\n"+overlay)
 	s, err := load(render(t, between(t, root, folder)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	asking := 0
 	for _, m := range s.manifests {
 		service, ok := m.typed.(*servingv1.Service)
 		if !ok || service.Labels["app.kubernetes.io/component"] != "functions" {
 			continue
 		}
-		asking++
 		delete(service.Labels, "networking.knative.dev/visibility")
-		if err := s.admission(service); err != nil {
-			t.Errorf("%s: %v", service.Name, err)
+		if s.admission(service) != nil {
+			continue
 		}
-		mounts := service.Spec.Template.Spec.Containers[0].VolumeMounts
-		if len(mounts) != 1 || !strings.HasPrefix(s.settings["AUTH_KEYS"], mounts[0].MountPath+"/") {
-			t.Errorf("%s mounts %v", service.Name, mounts)
+		asking = append(asking, service.Name)
+		container := service.Spec.Template.Spec.Containers[0]
+		at := slices.IndexFunc(container.Env, func(one corev1.EnvVar) bool { return one.Name == "AUTH_KEYS" })
+		if len(container.VolumeMounts) != 1 || at < 0 || !strings.HasPrefix(container.Env[at].Value, container.VolumeMounts[0].MountPath+"/") {
+			t.Errorf("%s mounts %v", service.Name, container.VolumeMounts)
 		}
 	}
-	if asking != 5 {
-		t.Errorf("%d functions ask for keys", asking)
-	}
+	return asking
 }
 
 // between is the way from one folder to another, as kustomize wants it.

@@ -195,6 +195,11 @@ func (s *system) admission(service *servingv1.Service) error {
 			said = found.Data["AUTH"]
 		}
 	}
+	for _, one := range container.Env { // it comes before envFrom
+		if one.Name == "AUTH" {
+			said = one.Value
+		}
+	}
 	switch {
 	case said == "":
 		return errors.New("AUTH is not said")
