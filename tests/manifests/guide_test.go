@@ -8,6 +8,7 @@ import (
 	"strings"
 	"testing"
 
+	monitoringv1 "github.com/prometheus-operator/prometheus-operator/pkg/apis/monitoring/v1"
 	corev1 "k8s.io/api/core/v1"
 	networkingv1 "k8s.io/api/networking/v1"
 	servingv1 "knative.dev/serving/pkg/apis/serving/v1"
@@ -131,6 +132,25 @@ func askForKeys(t *testing.T, overlay string) (asking []string) {
 		}
 	}
 	return asking
+}
+
+// TestTheGuideToScraping renders the overlay of docs/operating.md by which Prometheus
+// sends a key to the function servers.
+func TestTheGuideToScraping(t *testing.T) {
+	t.Parallel()
+	_, guide, _ := strings.Cut(text(t, "docs/operating.md"), "\n### Scraping with keys\n")
+	guide, _, _ = strings.Cut(guide, "\n### ")
+	folder := t.TempDir()
+	write(t, filepath.Join(folder, "kustomization.yaml"), "resources: ["+between(t, folder, filepath.Join(root, "deploy/base"))+
+		"]\ncomponents: ["+between(t, folder, filepath.Join(root, "deploy/monitoring"))+"]\n"+example(t, guide))
+	s, err := load(render(t, between(t, root, folder)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	monitor, found := find[*monitoringv1.PodMonitor](s, "ray-executor-functions")
+	if !found || monitor.Spec.PodMetricsEndpoints[0].Authorization == nil || monitor.Spec.PodMetricsEndpoints[0].Authorization.Credentials.Key != "token" {
+		t.Errorf("Prometheus sends no key: %v", monitor)
+	}
 }
 
 // between is the way from one folder to another, as kustomize wants it.
