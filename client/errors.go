@@ -162,8 +162,8 @@ func (c *Client) unanswered(remote *connect.Error) *Error {
 // none, or it is malformed.
 func retryAfter(header http.Header) time.Duration {
 	value := header.Get("Retry-After")
-	if seconds, err := strconv.ParseFloat(value, 64); err == nil {
-		return time.Duration(min(max(seconds, 0), longestRetryAfter.Seconds()) * float64(time.Second))
+	if seconds, err := strconv.ParseFloat(value, 64); err == nil && seconds > 0 { // NaN is not
+		return time.Duration(min(seconds, longestRetryAfter.Seconds()) * float64(time.Second))
 	}
 	if date, err := http.ParseTime(value); err == nil {
 		return min(max(time.Until(date), 0), longestRetryAfter)

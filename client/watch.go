@@ -2,6 +2,7 @@ package client
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"iter"
 	"time"
@@ -28,7 +29,7 @@ func (c *Client) Wait(ctx context.Context, id string) (*pb.GetDeliberationStatus
 
 // Follow is Wait, and calls show for each event.
 func (c *Client) Follow(ctx context.Context, id string, show func(*pb.WatchDeliberationResponse)) (*pb.GetDeliberationStatusResponse, error) {
-	pauses := newPauses()
+	pauses, down := newPauses(), watch{client: c, pauses: newPauses()}
 	for after := uint64(0); ; {
 		for event, err := range c.Watch(ctx, id, after) {
 			if err != nil && CodeOf(err) != Unimplemented { // AWS Lambda has no streams: the status shows the end
@@ -40,9 +41,16 @@ func (c *Client) Follow(ctx context.Context, id string, show func(*pb.WatchDelib
 			}
 		}
 		status, err := c.Status(ctx, id)
+		if failed, ok := errors.AsType[*Error](err); ok {
+			if failed = down.again(ctx, failed); failed != nil {
+				return nil, failed
+			}
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
+		down.reached()
 		if deliberation.State(status.GetStatus()).Ended() {
 			return status, nil
 		}
@@ -141,7 +149,7 @@ func (w *watch) again(ctx context.Context, failed *Error) *Error {
 	if w.lost.IsZero() {
 		w.lost = time.Now()
 	}
-	if time.Since(w.lost) > w.client.options.Reconnect {
+	if max(time.Since(w.lost), failed.RetryAfter) > w.client.options.Reconnect {
 		return failed
 	}
 	return w.client.pause(ctx, w.pauses, failed)

@@ -119,7 +119,7 @@ func (t *totals) named(name string) *poolTotals {
 
 // use adds to the usage of a model.
 func (t *totals) use(model string, usage *pb.Usage) {
-	if _, known := t.models[model]; !known && len(t.models) >= maxModels {
+	if _, known := t.models[model]; !known && (len(t.models) >= maxModels || usage.GetPromptTokens()+usage.GetCompletionTokens() == 0) {
 		model = OtherLabel
 	}
 	t.models[model] = addUsage(t.models[model], usage)

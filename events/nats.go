@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -183,7 +184,9 @@ func Timeout(header map[string][]string) time.Duration {
 }
 
 // Tenant returns the tenant in a request's header; empty for none.
-func Tenant(header map[string][]string) string { return first(header, headerTenant) }
+func Tenant(header map[string][]string) string {
+	return strings.ToValidUTF8(first(header, headerTenant), "\ufffd")
+}
 
 // Usage returns the usage in an end's header; nil if it has none, or one that
 // cannot be read: an older version wrote the end, or not ours.
@@ -200,7 +203,7 @@ func ModelUsage(header map[string][]string) []*pb.StatsSnapshot_Model {
 	named, _ := url.ParseQuery(first(header, headerModels)) // it also returns what it can read
 	models := make([]*pb.StatsSnapshot_Model, 0, len(named))
 	for model, values := range named {
-		if usage := parseCounts(values[0]); usage != nil && len(models) < maxModels {
+		if usage := parseCounts(values[0]); usage != nil && len(models) < maxModels && utf8.ValidString(model) {
 			models = append(models, &pb.StatsSnapshot_Model{Model: model, Usage: usage})
 			rest = subtract(rest, usage)
 		}

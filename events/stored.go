@@ -18,7 +18,7 @@ import (
 func MarshalStored(message proto.Message) ([]byte, error) {
 	if record, ok := message.(*pb.DeliberationRequested); ok && deliberation.Compares(record.GetRequest()) {
 		guarded := proto.Clone(record).(*pb.DeliberationRequested)
-		guarded.StrategyRequest, guarded.Request = guarded.GetRequest(), nil
+		guarded.StrategyRequest, guarded.Request = guarded.GetRequest(), &pb.ExecuteDeliberationRequest{}
 		message = guarded
 	}
 	data, err := marshalProto(message)
@@ -34,7 +34,7 @@ func UnmarshalStored(data []byte, into proto.Message) error {
 	if err := proto.Unmarshal(data, into); err != nil {
 		return fmt.Errorf("read a %s: %w", Type(into), err)
 	}
-	if record, ok := into.(*pb.DeliberationRequested); ok && record.GetRequest() == nil {
+	if record, ok := into.(*pb.DeliberationRequested); ok && record.GetStrategyRequest() != nil && len(record.GetRequest().GetAgents()) == 0 {
 		record.Request, record.StrategyRequest = record.GetStrategyRequest(), nil
 	}
 	return nil

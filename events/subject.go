@@ -3,6 +3,7 @@ package events
 import (
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"rayexecutor/deliberation"
 )
@@ -75,7 +76,7 @@ func AnnouncementSubject(end deliberation.State) string {
 // ParseSubject takes a journal subject apart; ok is false for any other.
 func ParseSubject(subject string) (kind deliberation.Kind, qualifier, id string, ok bool) {
 	tokens := strings.Split(subject, ".")
-	if len(tokens) != 4 || tokens[0] != "deliberation" || tokens[2] == "" || tokens[3] == "" {
+	if !utf8.ValidString(subject) || len(tokens) != 4 || tokens[0] != "deliberation" || tokens[2] == "" || tokens[3] == "" {
 		return "", "", "", false
 	}
 	kind = deliberation.Kind(tokens[1])

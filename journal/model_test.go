@@ -173,6 +173,9 @@ func (m *machine) restart(t *rapid.T) {
 	if _, err := m.ReadLeader(m.ctx, "nobody"); err != nil {
 		t.Fatalf("after a restart: %v", err)
 	}
+	if err := m.worker.Wake(m.ctx); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // check compares one deliberation with the model after every step.

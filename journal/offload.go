@@ -110,7 +110,9 @@ func (j *Journal) inline(ctx context.Context, message proto.Message) error {
 	case err != nil:
 		return err
 	}
-	reflected.Set(bulky, whole.ProtoReflect().Get(bulky))
+	if whole.ProtoReflect().Has(bulky) { // a newer version may have it elsewhere; Set panics for what is unset
+		reflected.Set(bulky, whole.ProtoReflect().Get(bulky))
+	}
 	reflected.Clear(ref)
 	return nil
 }

@@ -68,6 +68,7 @@ func (k *Keeper) followJournal(ctx context.Context) error {
 		return err
 	}
 	current := &openLedger{ledger: ledger, revision: revision, saved: positionOf(ledger)}
+	defer k.totals.freeze(current)
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		return k.journal.Follow(ctx, ledger.Sequence()+1, func(mark deliberation.Mark) {

@@ -79,7 +79,8 @@ type totals struct {
 	pools []string
 
 	mu     sync.Mutex
-	ledger *openLedger // nil: none has caught up yet
+	ledger *openLedger          // nil: none has caught up yet
+	last   *deliberation.Totals // of the ledger before, until the next has caught up
 	fill   journal.Fill
 	filled bool
 }
@@ -94,23 +95,47 @@ func (t *totals) Describe(descs chan<- *prometheus.Desc) {
 // Collect implements [prometheus.Collector].
 func (t *totals) Collect(metrics chan<- prometheus.Metric) {
 	t.mu.Lock()
-	ledger, fill, filled := t.ledger, t.fill, t.filled
+	ledger, last, fill, filled := t.ledger, t.last, t.fill, t.filled
 	t.mu.Unlock()
 	if filled {
 		collectFill(metrics, fill)
 	}
-	if ledger == nil {
+	var totals deliberation.Totals
+	switch {
+	case ledger != nil:
+		totals = ledger.totals()
+	case last != nil:
+		totals = *last
+		totals.Pools = slices.Clone(totals.Pools)
+	default:
 		return
 	}
-	ledger.mu.Lock()
-	totals := ledger.ledger.Totals()
-	ledger.mu.Unlock()
 	for _, name := range t.pools {
 		if !slices.ContainsFunc(totals.Pools, func(pool deliberation.PoolTotals) bool { return pool.GetPool() == name }) {
 			totals.Pools = append(totals.Pools, deliberation.PoolTotals{StatsSnapshot_Pool: &pb.StatsSnapshot_Pool{Pool: name}})
 		}
 	}
 	collectTotals(metrics, totals)
+}
+
+func (l *openLedger) totals() deliberation.Totals {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ledger.Totals()
+}
+
+// freeze keeps a ledger's totals in its place: the next ledger is loaded while they
+// are exported, and a pod has no room for both.
+func (t *totals) freeze(current *openLedger) {
+	if t == nil {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.ledger == current {
+		last := current.totals()
+		t.ledger, t.last = nil, &last
+	}
 }
 
 func gauge(metrics chan<- prometheus.Metric, desc *prometheus.Desc, value float64, labels ...string) {
@@ -186,13 +211,18 @@ func (k *Keeper) export(ctx context.Context, current *openLedger) error {
 	if k.totals == nil {
 		return nil
 	}
-	state, err := k.journal.State(ctx)
-	if err != nil {
-		return err
-	}
+	var state journal.State
+	read := false
 	var before uint64
 	since := time.Now()
 	return every(ctx, deadlineEvery, func() error {
+		if !read {
+			var err error
+			if state, err = k.journal.State(ctx); err != nil {
+				return k.unlessAway(current, "read the journal's state", err)
+			}
+			read = true
+		}
 		current.mu.Lock()
 		sequence := current.ledger.Sequence()
 		current.mu.Unlock()

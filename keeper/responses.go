@@ -250,7 +250,10 @@ func payloadOf(requested *pb.DeliberationRequested, result *pb.DeliberationResul
 	}
 	if !deliberation.Proposed(result) {
 		payload.Status = string(deliberation.Failed)
-		payload.Error, payload.ErrorType = metadata["error"], cmp.Or(metadata["error_type"], string(deliberation.Damaged))
+		payload.Error = metadata["error"]
+		if metadata["status"] != "not_needed" { // that is no failure, and has no type
+			payload.ErrorType = cmp.Or(metadata["error_type"], string(deliberation.Damaged))
+		}
 		return payload
 	}
 	payload.Status, payload.Success = string(deliberation.Completed), true

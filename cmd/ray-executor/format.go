@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode"
@@ -128,10 +129,14 @@ func readNode(decoder *json.Decoder) (*yaml.Node, error) {
 	return node, nil
 }
 
+// oldScalar is what YAML 1.1 reads as another type or as a merge key, and the
+// library, which writes YAML 1.2, does not quote. PyYAML and others read 1.1.
+var oldScalar = regexp.MustCompile(`^(?i:y|n|yes|no|on|off|<<|=|[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?)$`)
+
 // plainText reports whether the library writes a text correctly without quotes,
 // which add escapes. It fails for a merge key and for a text of several lines that
 // begins with a space or an empty line.
 func plainText(text string) bool {
 	hidden := func(r rune) bool { return r != '\n' && !unicode.IsPrint(r) }
-	return text != "<<" && strings.TrimLeft(text, " \n") == text && !strings.ContainsFunc(text, hidden)
+	return !oldScalar.MatchString(text) && strings.TrimLeft(text, " \n") == text && !strings.ContainsFunc(text, hidden)
 }

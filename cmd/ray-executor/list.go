@@ -99,7 +99,7 @@ func writeList(w io.Writer, page *pb.ListDeliberationsResponse, now time.Time, h
 		if one.GetEndedAt() != nil {
 			took = between(one.GetSubmittedAt(), one.GetEndedAt())
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\n", one.GetDeliberationId(), one.GetStatus(), one.GetTaskId(),
+		fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%d\t%d\t%s\t%s\n", one.GetDeliberationId(), one.GetStatus(), oneLine(one.GetTaskId()),
 			one.GetPool(), one.GetAgents(), one.GetAttempts(), shortAge(now.Sub(one.GetSubmittedAt().AsTime())), took)
 	}
 	_ = table.Flush() // an error of the terminal or the pipe has no reader

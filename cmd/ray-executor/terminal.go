@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"io"
+	"strings"
 	"unicode"
 )
 
@@ -34,6 +35,17 @@ func printable(r rune) rune {
 	default:
 		return r
 	}
+}
+
+// oneLine keeps a caller's text in its cell or line: a line break in it would look
+// like another deliberation.
+func oneLine(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r < ' ' {
+			return r + 0x2400
+		}
+		return r
+	}, text)
 }
 
 // text is the output of a command as text.

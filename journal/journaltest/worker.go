@@ -18,6 +18,7 @@ import (
 	"rayexecutor/deliberation"
 	"rayexecutor/events"
 	pb "rayexecutor/proto/ray_executor/v1"
+	"rayexecutor/tests/await"
 )
 
 // Worker writes to the journal what a Ray worker writes, by the same
@@ -33,6 +34,12 @@ func NewWorker(tb testing.TB, url string) *Worker {
 	tb.Helper()
 	_, js := Dial(tb, url)
 	return &Worker{js: js, Cluster: "here"}
+}
+
+// Wake waits until the server answers the worker again, which may not have noticed
+// yet that it was restarted: what it publishes until then gets no answer.
+func (w *Worker) Wake(ctx context.Context) error {
+	return await.Until(ctx, "the worker's connection", func() error { return w.js.Conn().FlushTimeout(time.Second) })
 }
 
 // Started writes the start of an attempt, 1 for the first. first is the

@@ -8,7 +8,9 @@ because another result exists gives way to that result.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any, Optional
 
@@ -22,7 +24,7 @@ from .prompts import Prompts
 from .response_format import ResponseFormat
 from .retry import Progress
 from .slots import Seat, weight
-from .strategies import Round, Vote
+from .strategies import Round, Turn, Vote
 from .tasks import cancel
 
 log = logging.getLogger(f"ray.serve.{__name__}")
@@ -36,6 +38,7 @@ class Agents:
     __slots__ = (
         "_asked",
         "_attempt",
+        "_away",
         "_journal",
         "_over",
         "_prompts",
@@ -54,6 +57,8 @@ class Agents:
         # set once the round is over or the deadline has come.
         self._tasks: dict[int, asyncio.Task[None]] = {}
         self._asked = 0
+        # Those that wait for model servers.
+        self._away: set[int] = set()
         self._over: asyncio.Future[None]
 
     # Recorded results
@@ -144,8 +149,11 @@ class Agents:
 
     def _ask_wanted(self) -> None:
         """Asks whom the round wants now; a round that wants nobody is over."""
-        wanted = self._round.wanted(self._attempt.turns())
-        for index in wanted:
+        turns = self._attempt.turns()
+        wanted = self._round.wanted(turns)
+        # Whoever waits for a model server may never answer: others are asked meanwhile.
+        away = {index: Turn(completed=False) for index in self._away}
+        for index in self._round.wanted({**away, **turns}) if wanted and away else wanted:
             if index not in self._tasks:
                 task = self._tasks[index] = asyncio.get_running_loop().create_task(self._ask(index))
                 self._asked += 1
@@ -225,7 +233,7 @@ class Agents:
             answer = await attempt.context.models.ask(
                 self._prompts.question(index, attempt.deadline, room, attempt.delivery.traceparent),
                 progress,
-                self._seat.idle,
+                partial(self._idle, index),
             )
         except CallError as error:
             return attempt.failure(index, error.error_type, error.text, attempt.now() - begun)
@@ -239,6 +247,18 @@ class Agents:
         if not attempt.answers.fits(result):
             return attempt.failure(index, "too_large", TOO_MUCH, attempt.now() - begun)
         return result
+
+    @contextlib.asynccontextmanager
+    async def _idle(self, index: int) -> AsyncIterator[None]:
+        """While an agent waits for a model server."""
+        self._away.add(index)
+        try:
+            if self._round.early and not self._over.done():
+                self._ask_wanted()
+            async with self._seat.idle():
+                yield
+        finally:
+            self._away.discard(index)
 
     async def _voted(self, proposal: str) -> dict[str, str]:
         """What a proposal votes for, or why for nothing; empty without a vote.

@@ -22,6 +22,8 @@ _PAUSE_S = (0.5, 15.0)
 # With less time left there is no further call: the failure is recorded before the deadline.
 _LAST_S = 0.5
 _MAX_ERROR_CHARS = 500
+# A call that takes longer is being answered: a connection is refused before (model.py).
+_ANSWERING_S = 11.0
 
 Idle = Callable[[], AsyncContextManager[None]]
 
@@ -98,6 +100,16 @@ class Asking:
             longest = min(most, longest * 2)
 
     async def _call(self, server: Server) -> Answer:
+        # Until its next failure it is not said that the agent waits.
+        answering = asyncio.get_running_loop().call_later(
+            _ANSWERING_S, server.endpoint.expect_no_more, self.back
+        )
+        try:
+            return await self._run(server)
+        finally:
+            answering.cancel()
+
+    async def _run(self, server: Server) -> Answer:
         return await self.retrier.run(
             server.call,
             endpoint=server.endpoint,

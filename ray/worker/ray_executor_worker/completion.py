@@ -117,7 +117,7 @@ def _failure(status: int, error: Any, headers: Mapping[str, str]) -> CallError:
         text + where,
         retryable=retryable or full,
         retry_after=retry_after(headers) if retryable or full else None,
-        broken=code >= 500 and not full,
+        broken=code >= 500 and code != 503,
         away=full or code == 503,
     )
 

@@ -17,7 +17,7 @@ from .claim import Claim
 from .endpoint import ErrorType
 from .journal import Event, Expectation
 from .messages import Result
-from .strategies import Assessment, Round, Steps, Verdict, finish
+from .strategies import Assessment, Round, Steps, finish
 
 log = logging.getLogger(f"ray.serve.{__name__}")
 
@@ -53,14 +53,13 @@ class Ending:
             attempt.answers.add(index, result)
         for index in attempt.answers.too_many():
             attempt.answers.add(index, attempt.failure(index, "too_large", TOO_MUCH))
-        verdict = finish(rest, attempt.turns())
         if not attempt.answers.long:
-            await self._write(claim, missing, verdict)
+            await self._write(claim, missing, rest)
             return
         # One at a time: an end with all long answers is up to 16 MiB.
         async with attempt.context.long_ends:
             await self._agents.inline_long()
-            await self._write(claim, missing, verdict)
+            await self._write(claim, missing, rest)
 
     async def refuse(self, why: str, *, given_up: bool = False) -> None:
         """Ends a deliberation that no worker can read."""
@@ -69,8 +68,9 @@ class Ending:
         failed = attempt.context.schema.failed(attempt.id, "", [], 0.0, why, given_up=given_up)
         await self._append("failed", failed)
 
-    async def _write(self, claim: Claim, missing: list[int], verdict: Verdict) -> None:
+    async def _write(self, claim: Claim, missing: list[int], rest: Steps) -> None:
         attempt, schema = self._attempt, self._attempt.context.schema
+        verdict = finish(rest, attempt.turns())
         results = [
             _assessed(attempt.answers.results[index], verdict.assessments.get(index))
             for index in range(len(attempt.requested.agents))

@@ -174,7 +174,7 @@ class Schema:
         workers from before strategies refuse it. Here it is in `request`.
         """
         message = self.parse(REQUESTED, data)
-        if not message.HasField("request") and message.HasField("strategy_request"):
+        if message.HasField("strategy_request") and not message.request.agents:
             message.request.CopyFrom(message.strategy_request)
             message.ClearField("strategy_request")
         return message

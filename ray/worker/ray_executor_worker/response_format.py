@@ -17,6 +17,7 @@ from typing import Any, Optional, Union
 _PATIENCE_S = 5.0
 _LINE_BYTES = 64 * 1024
 _TOO_SLOW = "it cannot be checked within a second"
+_NO_ANSWER = f"it cannot be checked: no answer within {_PATIENCE_S:.0f} s"
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class FormatChecker:
             answer = await asyncio.wait_for(self._ask(asked), _PATIENCE_S)
             why = "" if answer else await self._death()
         except asyncio.TimeoutError:
-            answer, why = b"", _TOO_SLOW
+            answer, why = b"", _NO_ANSWER
         except OSError as error:
             answer, why = b"", f"it cannot be checked: {error.strerror or error}"
         except BaseException:

@@ -166,7 +166,7 @@ async def _call(call: Callable[[], Awaitable[T]], endpoint: Endpoint) -> T:
             except CallError as error:
                 if error.broken:
                     endpoint.failed(error, probe=probe)
-                else:
+                elif error.sent:
                     endpoint.refused()
                 raise
             endpoint.succeeded()

@@ -85,7 +85,8 @@ class Slots:
 
     def park(self, place: Place) -> None:
         """Gives all its slots back for a time; it retains them where too much is parked."""
-        if not place.started or self._parked + place.weight > self._parking:
+        too_much = self._parked and self._parked + place.weight > self._parking
+        if not place.started or too_much:
             return
         self._count(place, -place.weight)
         place.started, place.parked = False, True

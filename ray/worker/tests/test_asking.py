@@ -269,3 +269,19 @@ async def test_a_wait_outlives_its_worker(
     assert how == "completed"
     assert [r.metadata["attempts"] for r in end.results] == ["1", "1"]
     assert len(starting.requests) == 2
+
+
+async def test_a_model_that_answers_503_holds_up_no_other_of_its_server(
+    journalist: Journalist, model: FakeModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ray_executor_worker.endpoint._FAILING_S", 0.0)
+    monkeypatch.setattr("ray_executor_worker.endpoint._PAUSE_S", (30.0, 30.0))
+    async with working(journalist):
+        down = [a(f"a{i}", "503") for i in range(60)]
+        await journalist.submit("down", down, model.url, max_retries=3, timeout_seconds=60)
+        await until(lambda: len(model.requests) >= 60, wanted=True)
+        for retries in (0, 3):
+            await journalist.submit(f"ok-{retries}", [a("b")], model.url, max_retries=retries)
+            how, _ = await journalist.end(f"ok-{retries}")
+            assert how == "completed"
+        await journalist.cancel("down")

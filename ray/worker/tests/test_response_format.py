@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -171,3 +173,16 @@ def test_what_the_server_is_asked() -> None:
         "structured_outputs": {"choice": ["a", "b"]}
     }
     assert ResponseFormat("regex", "a+").parameters() == {"structured_outputs": {"regex": "a+"}}
+
+
+async def test_a_paused_checker_condemns_no_form(
+    checker: FormatChecker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form = ResponseFormat("answer_regex", "([0-9]+)")
+    assert (await checker.answer(form, "it is 7"))[0] == "7"
+    monkeypatch.setattr("ray_executor_worker.response_format._PATIENCE_S", 0.2)
+    assert checker._process
+    os.kill(checker._process.pid, signal.SIGSTOP)
+    await checker.answer(form, "it is 8")
+    monkeypatch.undo()
+    assert (await checker.answer(form, "it is 9"))[0] == "9"

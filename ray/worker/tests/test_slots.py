@@ -238,3 +238,24 @@ async def test_a_large_request_takes_its_slots_until_it_is_read(
         assert worker._pullers["default"].slots.free == 99
         model.let_go.set()
         await journalist.settled()
+
+
+async def test_a_deliberation_wider_than_the_parking_is_parked() -> None:
+    # default:1000 over ten replicas.
+    door = Door(100, 100)
+    seat = Seat(door.slots, door.enter("wide", 256))
+    seat.shrink(256, 256)
+    back = asyncio.Event()
+
+    async def waits() -> None:
+        async with seat.idle():
+            await back.wait()
+
+    waiting = [asyncio.create_task(waits()) for _ in range(256)]
+    await until(lambda: door.slots.taken, 0)
+    door.enter("other", 1)
+    assert door.started == ["wide", "other"]
+    back.set()
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)

@@ -202,3 +202,36 @@ def test_a_long_answer_is_its_digest() -> None:
     assert brief("  a\n") == "a"
     assert brief("x" * 2000).startswith("sha256:")
     assert brief("x" * 2000) != brief("x" * 2001)
+
+
+async def test_an_early_vote_asks_others_while_one_waits_for_its_server(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    agents = [
+        a("a0", "503"),
+        a("a1", "says x"),
+        a("a2", "says y"),
+        a("a3", "says y"),
+        a("a4", "says x"),
+    ]
+    async with working(journalist):
+        strategy = {"vote": {"stop_at_majority": True}}
+        await journalist.submit("d1", agents, model.url, max_retries=1, strategy=strategy)
+        await journalist.wait_for("deliberation.agent.4.d1")
+        await journalist.cancel("d1")
+
+
+async def test_the_verdict_counts_what_could_be_read(
+    journalist: Journalist, model: FakeModel
+) -> None:
+    agents = [a("a0", "long", weight=3), a("a1", "slow y")]
+    async with working(journalist):
+        await journalist.submit("d1", agents, model.url, strategy={"vote": {}})
+        await journalist.wait_for("deliberation.agent.0.d1")
+        await journalist.nc.jetstream().purge_stream(
+            "DELIBERATIONS", subject="deliberation.agent.0.d1"
+        )
+        model.let_go.set()
+        how, ended = await journalist.end("d1")
+    assert (how, ended.winner) == ("completed", "a1")
+    assert [result.assessment.rank for result in ended.results] == [0, 1]
