@@ -105,7 +105,7 @@ func TestMetricsPageIsCurrent(t *testing.T) {
 	for _, from := range []struct{ title, from string }{
 		{"Each function server, of its own calls", "functions"},
 		{"Each keeper, of the whole installation", "keeper"},
-		{"Both, of their own connection to NATS", "both"},
+		{"Function servers and keepers, each of its own connection to NATS", "both"},
 		{"Each worker replica, at the metrics port of its Ray node", "worker"},
 	} {
 		fmt.Fprintf(&table, "\n## %s\n\n| metric | type | labels | meaning |\n|---|---|---|---|\n", from.title)
