@@ -209,7 +209,7 @@ func fromThisMachine(r *http.Request) bool {
 		return true
 	}
 	tcp, ok := address.(*net.TCPAddr)
-	return ok && tcp.IP.IsLoopback() && namesThisMachine(r) && !proxied(r.Header)
+	return ok && tcp.IP.IsLoopback() && namesThisMachine(r)
 }
 
 var (

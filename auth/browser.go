@@ -54,16 +54,6 @@ func namesThisMachine(r *http.Request) bool {
 	return host == "" || host == "localhost" || strings.HasSuffix(host, ".localhost")
 }
 
-// proxied reports whether a proxy passes a request on: its caller may be anywhere.
-func proxied(header http.Header) bool {
-	for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-Ip", "Via"} {
-		if len(header.Values(name)) > 0 {
-			return true
-		}
-	}
-	return false
-}
-
 // exposed are the headers of replies that pages may read, for REST, CloudEvents,
 // Connect and gRPC-Web.
 var exposed = []string{
