@@ -29,7 +29,7 @@ func (c *Client) Wait(ctx context.Context, id string) (*pb.GetDeliberationStatus
 
 // Follow is Wait, and calls show for each event.
 func (c *Client) Follow(ctx context.Context, id string, show func(*pb.WatchDeliberationResponse)) (*pb.GetDeliberationStatusResponse, error) {
-	pauses, down := newPauses(), watch{client: c, pauses: newPauses()}
+	pauses, down := newPauses(), outage{client: c, pauses: newPauses()}
 	for after := uint64(0); ; {
 		for event, err := range c.Watch(ctx, id, after) {
 			if err != nil && CodeOf(err) != Unimplemented { // AWS Lambda has no streams: the status shows the end
@@ -67,8 +67,8 @@ func (c *Client) Follow(ctx context.Context, id string, show func(*pb.WatchDelib
 func (c *Client) Watch(ctx context.Context, id string, after uint64) iter.Seq2[*pb.WatchDeliberationResponse, error] {
 	return func(yield func(*pb.WatchDeliberationResponse, error) bool) {
 		w := watch{
-			client: c, request: &pb.WatchDeliberationRequest{DeliberationId: id, AfterSequence: after},
-			yield: yield, pauses: newPauses(),
+			outage:  outage{client: c, pauses: newPauses()},
+			request: &pb.WatchDeliberationRequest{DeliberationId: id, AfterSequence: after}, yield: yield,
 		}
 		for !w.over {
 			failed := w.stream(ctx)
@@ -85,12 +85,11 @@ func (c *Client) Watch(ctx context.Context, id string, after uint64) iter.Seq2[*
 
 // watch is the state of one Watch over its streams.
 type watch struct {
-	client  *Client
+	outage
+
 	request *pb.WatchDeliberationRequest // AfterSequence is that of the last event
 	yield   func(*pb.WatchDeliberationResponse, error) bool
 	over    bool // the deliberation has ended, or the caller reads no further
-	pauses  *backoff.ExponentialBackOff
-	lost    time.Time // when the server stopped answering; zero while it answers
 }
 
 // stream yields the events of one stream. It returns nil if the watch is over, or
@@ -135,22 +134,29 @@ func (w *watch) stream(parent context.Context) *Error {
 	return failed
 }
 
-// reached notes that the server answers.
-func (w *watch) reached() {
-	w.lost = time.Time{}
-	w.pauses.Reset()
+// outage is how long a server has not answered, for Options.Reconnect.
+type outage struct {
+	client *Client
+	pauses *backoff.ExponentialBackOff
+	since  time.Time // zero while the server answers
 }
 
-// again waits before the next stream, or returns the error of the watch.
-func (w *watch) again(ctx context.Context, failed *Error) *Error {
+// reached notes that the server answers.
+func (o *outage) reached() {
+	o.since = time.Time{}
+	o.pauses.Reset()
+}
+
+// again waits before the next try, or returns the error that ends the wait.
+func (o *outage) again(ctx context.Context, failed *Error) *Error {
 	if !repeatable(failed) || ctx.Err() != nil {
 		return failed
 	}
-	if w.lost.IsZero() {
-		w.lost = time.Now()
+	if o.since.IsZero() {
+		o.since = time.Now()
 	}
-	if max(time.Since(w.lost), failed.RetryAfter) > w.client.options.Reconnect {
+	if max(time.Since(o.since), failed.RetryAfter) > o.client.options.Reconnect {
 		return failed
 	}
-	return w.client.pause(ctx, w.pauses, failed)
+	return o.client.pause(ctx, o.pauses, failed)
 }

@@ -5,6 +5,7 @@ package config
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -237,15 +238,13 @@ func readFile(path string) (map[string]string, error) {
 func (c *Config) fill(settings map[string]string) {
 	knative := settings["K_SERVICE"] != ""
 	c.InCluster = knative || settings["KUBERNETES_SERVICE_HOST"] != ""
-	if c.BareHost = c.Host; c.Host == "" {
-		c.Host, c.BareHost = Loopback, Loopback
-		if c.InCluster {
-			c.BareHost = everywhere
+	unlessSet := func(open bool) string {
+		if c.Host == "" && open {
+			return everywhere
 		}
-		if c.InCluster || c.Auth != "" {
-			c.Host = everywhere
-		}
+		return cmp.Or(c.Host, Loopback)
 	}
+	c.BareHost, c.Host = unlessSet(c.InCluster), unlessSet(c.InCluster || c.Auth != "")
 	if settings["GRPC_PORT"] == "" && !knative {
 		c.GRPCPort, c.GRPCDefault = grpcPort, true
 	}

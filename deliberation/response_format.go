@@ -29,8 +29,8 @@ func checkResponseFormat(format *pb.ResponseFormat) error {
 			return Invalidf("response_format.json_schema", "%s", err)
 		}
 	case *pb.ResponseFormat_Regex:
-		if _, err := syntax.Parse(format.GetRegex(), syntax.Perl); err != nil {
-			return Invalidf("response_format.regex", "is not a regular expression in RE2's syntax: %s", Short(err.Error()))
+		if err := checkRegex(format.GetRegex()); err != nil {
+			return Invalidf("response_format.regex", "%s", err)
 		}
 	case *pb.ResponseFormat_Choice:
 		return checkTexts("response_format.choice.values", format.GetChoice().GetValues(), maxChoice)
@@ -110,6 +110,14 @@ type foreignError string
 
 func (e foreignError) Error() string {
 	return "it refers to " + Short(string(e)) + "; put the definition into $defs"
+}
+
+// checkRegex refuses what RE2 cannot parse. Its error says so to a caller.
+func checkRegex(pattern string) error {
+	if _, err := syntax.Parse(pattern, syntax.Perl); err != nil {
+		return fmt.Errorf("is not a regular expression in RE2's syntax: %s", Short(err.Error()))
+	}
+	return nil
 }
 
 // parsed accepts what RE2 can parse. It compiles nothing, because a short

@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"regexp/syntax"
 	"strings"
 
 	pb "rayexecutor/proto/ray_executor/v1"
@@ -50,8 +49,8 @@ var jsonPointer = regexp.MustCompile(`^(/([^~/]|~[01])*)*$`)
 // checkSharedRegex refuses an expression that RE2 does not read, or that Python
 // does not read alike: the worker finds the answers with Python's re.
 func checkSharedRegex(pattern string) error {
-	if _, err := syntax.Parse(pattern, syntax.Perl); err != nil {
-		return fmt.Errorf("is not a regular expression in RE2's syntax: %s", Short(err.Error()))
+	if err := checkRegex(pattern); err != nil {
+		return err
 	}
 	for i := 0; i < len(pattern); i++ {
 		rest := pattern[i:]

@@ -1,6 +1,7 @@
 package deliberation
 
 import (
+	"cmp"
 	"slices"
 
 	pb "rayexecutor/proto/ray_executor/v1"
@@ -45,7 +46,7 @@ func count(agents []*pb.Agent, results []*pb.DeliberationResult) (winner *string
 	if len(answers) == 0 {
 		return nil
 	}
-	slices.SortStableFunc(answers, func(a, b string) int { return descending(counts[a], counts[b]) })
+	slices.SortStableFunc(answers, func(a, b string) int { return cmp.Compare(counts[b], counts[a]) })
 	standing := make(map[string]int, len(answers))
 	for rank, answer := range answers {
 		standing[answer] = rank
@@ -72,15 +73,4 @@ func voteOf(agent *pb.Agent) float64 {
 		return 1
 	}
 	return float64(agent.GetWeight())
-}
-
-func descending(a, b float64) int {
-	switch {
-	case a > b:
-		return -1
-	case a < b:
-		return 1
-	default:
-		return 0
-	}
 }

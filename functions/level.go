@@ -3,6 +3,7 @@ package functions
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"rayexecutor/deliberation"
@@ -53,10 +54,5 @@ func (f *Functions) checkWorkers(ctx context.Context, record *pb.DeliberationReq
 }
 
 func pulls(beat *pb.WorkerHeartbeat, pool string) bool {
-	for _, one := range beat.GetPools() {
-		if one.GetName() == pool {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(beat.GetPools(), func(one *pb.WorkerHeartbeat_Pool) bool { return one.GetName() == pool })
 }

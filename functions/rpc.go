@@ -29,11 +29,11 @@ var rpcServices = []string{rayexecutorv1connect.RayExecutorServiceName, fleetv1c
 // connect-go distinguishes them by the content type.
 func (f *Functions) mountRPC(mux *http.ServeMux) {
 	reflector := grpcreflect.NewStaticReflector(slices.Concat(rpcServices, []string{grpchealth.HealthV1ServiceName})...)
-	service := f.rpcDoors(mux, gate.Door{MaxBody: gate.MaxBody, Admit: f.admit})
-	small := f.rpcDoors(mux, gate.Door{MaxBody: maxQuestion, Admit: f.admit})
+	service := f.rpcDoors(mux, f.gate, gate.Door{MaxBody: gate.MaxBody, Admit: f.admit})
+	small := f.rpcDoors(mux, f.gate, gate.Door{MaxBody: maxQuestion, Admit: f.admit})
 	// Whoever has no credentials must not take the places of those who have: probes
 	// have a gate of their own.
-	probed := f.rpcDoorsBehind(gate.New(probeLimits), mux, gate.Door{MaxBody: maxQuestion})
+	probed := f.rpcDoors(mux, gate.New(probeLimits), gate.Door{MaxBody: maxQuestion})
 	options := connect.WithHandlerOptions(connect.WithReadMaxBytes(gate.MaxBody), connect.WithCodec(protoCodec{}),
 		connect.WithCodec(jsonCodec{"json"}), connect.WithCodec(jsonCodec{"json; charset=utf-8"}))
 	service(rayexecutorv1connect.NewRayExecutorServiceHandler(rpcs{f}, options))
@@ -50,19 +50,15 @@ const maxQuestion = 64 << 10
 
 var rpcRefusals = connect.NewErrorWriter()
 
-// rpcDoors returns a function that adds a service to a mux, as a door like the
-// given one. The gate answers in the protocol of the call: a gRPC client cannot
-// read a problem document.
-func (f *Functions) rpcDoors(mux *http.ServeMux, door gate.Door) func(path string, service http.Handler) {
-	return f.rpcDoorsBehind(f.gate, mux, door)
-}
-
 // probeLimits bound the calls of gRPC's health service.
 var probeLimits = gate.Limits{Requests: 64, Streams: 1, Reads: 1, Bodies: maxProbes, Replies: maxProbes, Sends: maxProbes}
 
 const maxProbes = 1 << 20
 
-func (f *Functions) rpcDoorsBehind(before *gate.Gate, mux *http.ServeMux, door gate.Door) func(path string, service http.Handler) {
+// rpcDoors returns a function that adds a service to a mux, behind a gate and as a
+// door like the given one. The gate answers in the protocol of the call: a gRPC
+// client cannot read a problem document.
+func (f *Functions) rpcDoors(mux *http.ServeMux, before *gate.Gate, door gate.Door) func(path string, service http.Handler) {
 	door.ReadError = rpcError
 	door.Refuse = func(w http.ResponseWriter, r *http.Request, err error) {
 		f.metrics.observe("", err, 0)

@@ -208,9 +208,6 @@ func histogram(desc *prometheus.Desc, counted counted) prometheus.Metric {
 
 // export exports a ledger once it has caught up with the journal.
 func (k *Keeper) export(ctx context.Context, current *openLedger) error {
-	if k.totals == nil {
-		return nil
-	}
 	var state journal.State
 	read := false
 	var before uint64

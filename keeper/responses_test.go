@@ -21,10 +21,14 @@ import (
 
 func responding(layout *journal.Layout) { layout.AgentResponses = true }
 
-// respond runs a keeper that publishes a response for each agent.
-func (w world) respond(t *testing.T) (stop func()) {
+// respond deploys for responses and runs a keeper that publishes one for each agent,
+// until the test ends. It returns those that are published from now on.
+func (w world) respond(t *testing.T) (heard <-chan *nats.Msg) {
 	t.Helper()
-	return w.keep(t, keepertest.Quiet(), keeper.AgentResponses())
+	w.Redeploy(t, responding)
+	heard = w.Subscribe(t, "agent.response.>")
+	w.keep(t, keepertest.Quiet(), keeper.AgentResponses())
+	return heard
 }
 
 // readableResponse is a response as a consumer reads it.
@@ -69,9 +73,7 @@ func TestAgentResponses(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	w.Complete(t, "before", journaltest.Result(0, "yes"))
-	w.Redeploy(t, responding)
-	heard := w.Subscribe(t, "agent.response.>")
-	defer w.respond(t)()
+	heard := w.respond(t)
 	w.Submit(t, "d1", 3, 77)
 	w.Complete(t, "d1", journaltest.Result(0, "yes"), journaltest.Result(1, ""))
 
@@ -94,9 +96,7 @@ func TestAgentResponses(t *testing.T) {
 func TestResponsesOfTheBacklogReview(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
-	w.Redeploy(t, responding)
-	heard := w.Subscribe(t, "agent.response.>")
-	defer w.respond(t)()
+	heard := w.respond(t)
 	for id, test := range map[string]struct{ task, kind, subject string }{
 		"role":       {"ceremony-1:story-2:role-QA", "", "agent.response.completed.backlog-review.role"},
 		"extraction": {"ceremony-1:story-2:task-extraction", "", "agent.response.completed.task-extraction"},
@@ -128,9 +128,7 @@ func TestResponsesOfTheBacklogReview(t *testing.T) {
 func TestALargeResponse(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
-	w.Redeploy(t, responding)
-	heard := w.Subscribe(t, "agent.response.>")
-	defer w.respond(t)()
+	heard := w.respond(t)
 	w.Complete(t, "d1", journaltest.Result(0, strings.Repeat(`x`, 1200<<10)))
 	response := readResponse(t, keepertest.Next(t, heard))
 	if response.Payload.Proposal.Content != "" || response.Payload.NumAgents != 1 {
@@ -153,9 +151,7 @@ func TestSwitchedOffAndOn(t *testing.T) {
 	w.Redeploy(t, func(*journal.Layout) {})
 	w.Complete(t, "between", journaltest.Result(0, "yes"))
 	w.Redeploy(t, responding)
-	w.Redeploy(t, responding) // again changes nothing
-	heard := w.Subscribe(t, "agent.response.>")
-	defer w.respond(t)()
+	heard := w.respond(t) // deployed again: that changes nothing
 	w.Complete(t, "after", &pb.DeliberationResult{AgentId: "a0", Proposal: "yes"})
 	if response := readResponse(t, keepertest.Next(t, heard)); response.CorrelationID != "after" {
 		t.Errorf("heard of %s", response.CorrelationID)

@@ -23,9 +23,15 @@ func (t terminal) Write(text []byte) (int, error) {
 // printable replaces control characters by their pictures (Unicode's block U+2400),
 // and those that have none, or that change the direction of text, by U+FFFD.
 func printable(r rune) rune {
-	switch {
-	case r == '\n' || r == '\t':
+	if r == '\n' || r == '\t' {
 		return r
+	}
+	return picture(r)
+}
+
+// picture is printable, for line breaks and tabs too.
+func picture(r rune) rune {
+	switch {
 	case r < ' ':
 		return r + 0x2400
 	case r == 0x7f:
@@ -40,12 +46,7 @@ func printable(r rune) rune {
 // oneLine keeps a caller's text in its cell or line: a line break in it would look
 // like another deliberation.
 func oneLine(text string) string {
-	return strings.Map(func(r rune) rune {
-		if r < ' ' {
-			return r + 0x2400
-		}
-		return r
-	}, text)
+	return strings.Map(picture, text)
 }
 
 // text is the output of a command as text.

@@ -122,6 +122,10 @@ func TestAWatchAsksOnce(t *testing.T) {
 	var calls atomic.Int32
 	forward := httputil.NewSingleHostReverseProxy(target)
 	forward.FlushInterval = -1
+	// Its own: other tests' servers close connections of the default transport.
+	transport := &http.Transport{}
+	defer transport.CloseIdleConnections()
+	forward.Transport = transport
 	counting := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		calls.Add(1)
 		forward.ServeHTTP(w, r)

